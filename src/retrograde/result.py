@@ -1,0 +1,160 @@
+"""What a computation answers, and how far the answer can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from torch import Tensor
+
+
+class Status(IntEnum):
+    """How the solve of one sample ended. Its ``message`` is what an error says."""
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    DIVERGED = 2
+
+    @property
+    def message(self) -> str:
+        """The status as a sentence."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.CONVERGED: "converged",
+    Status.MAX_STEPS: "stopped at max_steps before the residual fell below the tolerance",
+    Status.DIVERGED: "diverged: the iterates became infinite or NaN",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Receipt:
+    """What is known of a gradient at a steady state, for each sample.
+
+    Attributes:
+        method: the solver of the adjoint.
+        status: (...,) a `Status`.
+        residual: (...,) |D (Wᵀs + g) - s| / |s|.
+        steps: (...,) how often the adjoint step was taken.
+        state_residual: (...,) |f(Wx + b) - x| / |x| of the state the gradient was taken at; None where b was not given.
+        conditioning: (...,) |s| / |Dg|, a lower bound on the norm of (I - DWᵀ)⁻¹, which amplifies every residual.
+    """
+
+    method: str
+    status: Tensor
+    residual: Tensor
+    steps: Tensor
+    state_residual: Tensor | None
+    conditioning: Tensor
+
+    @property
+    def converged(self) -> Tensor:
+        """(...,) bool."""
+        return self.status == Status.CONVERGED
+
+    @property
+    def error_estimate(self) -> Tensor:
+        """(...,) the residuals amplified: the order of the gradient's relative error, not a bound on it."""
+        residual = self.residual if self.state_residual is None else self.residual + self.state_residual
+        return self.conditioning * residual
+
+    def __str__(self) -> str:
+        """One line."""
+        if not self.status.numel():
+            return f"{self.method}: no samples"
+        return (
+            f"{self.method}: {int(self.converged.sum())} of {self.status.numel()} adjoints converged in at most "
+            f"{int(self.steps.max())} steps, residual at most {float(self.residual.max()):.1e}, "
+            f"gradient error about {float(self.error_estimate.max()):.1e}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SteadyState:
+    """x = f(Wx + b), and how it was found. `...` is the batch.
+
+    Attributes:
+        x: (..., n), differentiable: R(x).backward() is recurrent backpropagation.
+        status: (...,) a `Status`.
+        residual: (...,) |f(Wx + b) - x| / |x|, neither damped nor accelerated.
+        steps: (...,) how many steps the solver took.
+        tolerance: what the residual had to fall below.
+        method: the solver.
+    """
+
+    x: Tensor
+    status: Tensor
+    residual: Tensor
+    steps: Tensor
+    tolerance: float
+    method: str
+    _receipts: list[Receipt] = field(default_factory=list, repr=False)
+
+    @property
+    def converged(self) -> Tensor:
+        """(...,) bool."""
+        return self.status == Status.CONVERGED
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What the latest backward through x found; None before the first."""
+        return self._receipts[-1] if self._receipts else None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """x(1), ..., x(T).
+
+    Attributes:
+        x: (T, ..., n), differentiable: R(x).backward() is backpropagation through time.
+        x0: (..., n), x(0).
+    """
+
+    x: Tensor
+    x0: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """A gradient taken by hand: add ``eta`` times each to climb the reward.
+
+    Attributes:
+        s: dR/db for each sample, (..., n); along a trajectory dR/db(t), (T, ..., n).
+        dW: dR/dW summed over the batch, one tensor for each of ``W.weights``.
+        db: (n,) s summed over everything but the neurons: the gradient of a bias that all samples and times share.
+        receipt: of a steady state; None along a trajectory, whose back-substitution is exact.
+        dx0: (..., n) dR/dx(0), along a trajectory.
+        dleak: dR/da, along a trajectory with a leak.
+    """
+
+    s: Tensor
+    dW: tuple[Tensor, ...]
+    db: Tensor
+    receipt: Receipt | None = None
+    dx0: Tensor | None = None
+    dleak: Tensor | None = None
+
+
+class ConvergenceError(RuntimeError):
+    """The numbers failed. ``result`` is what was found all the same."""
+
+    def __init__(self, message: str, result: Any):
+        super().__init__(message)
+        self.result = result
+
+
+def convergence_error(
+    what: str, told: SteadyState | Receipt, tolerance: float, advice: str, result: Any
+) -> ConvergenceError:
+    """The error for a batch of which some samples failed: status, residual against tolerance, steps, what to try."""
+    failed = ~told.converged
+    status, residual = told.status[failed], told.residual[failed]
+    statuses = ", ".join(f"{int((status == code).sum())} {Status(code).message}" for code in status.unique().tolist())
+    return ConvergenceError(
+        f"{what}: {int(failed.sum())} of {failed.numel()} samples failed with {told.method} "
+        f"({statuses}). The worst residual is {float(residual.max()):.2e} against a tolerance of {tolerance:.2e}, "
+        f"after at most {int(told.steps.max())} steps. {advice} throw=False returns what was found.",
+        result,
+    )
