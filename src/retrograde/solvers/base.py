@@ -1,0 +1,169 @@
+"""The loop of every solver, written once.
+
+A solver knows nothing of networks: it sees a step z -> z' and looks for z = step(z), one sample a row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrograde.result import Status
+
+Linear = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """z = step(z) for a batch of samples, z (samples, n).
+
+    Attributes:
+        step: z -> z'. A sample's z' depends on that sample alone.
+        take: the problem of the samples with these indices.
+        factorise: z -> the map r -> (I - J(z))⁻¹ r, J the Jacobian of step. It may give again what it found before,
+            unless told ``anew=True``.
+        affine: whether step(z) = Jz + c.
+        iterate: (z, damping, rtol, max_steps) -> z, residual, steps: the step taken until each sample's residual has
+            fallen, as one call; None where there is no kernel for it.
+    """
+
+    step: Linear
+    take: Callable[[Tensor], Problem]
+    factorise: Callable[..., Linear]
+    affine: bool = False
+    iterate: Callable[[Tensor, float, float, int], tuple[Tensor, Tensor, Tensor]] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What a solver found for each sample: value (samples, n), and status, residual, steps (samples,)."""
+
+    value: Tensor
+    status: Tensor
+    residual: Tensor
+    steps: Tensor
+
+    @classmethod
+    def like(cls, z: Tensor) -> Solution:
+        """Room for the solution of a problem that starts at z."""
+        count = (len(z),)
+        status = torch.full(count, int(Status.MAX_STEPS), device=z.device)
+        return cls(z.clone(), status, _norm(z), torch.zeros(count, dtype=torch.int64, device=z.device))
+
+    def record(self, rows: Tensor, value: Tensor, status: Tensor, residual: Tensor, steps: Tensor) -> None:
+        """Write down how the samples `rows` ended."""
+        self.value[rows], self.status[rows], self.residual[rows], self.steps[rows] = value, status, residual, steps
+
+
+def _norm(z: Tensor) -> Tensor:
+    half = z.dtype in (torch.float16, torch.bfloat16)
+    return torch.linalg.vector_norm(z, dim=-1, dtype=torch.float32 if half else z.dtype)
+
+
+def relative_residual(step: Tensor, z: Tensor) -> Tensor:
+    """|step(z) - z| / max(|z|, tiny) for each sample; tiny is eps squared, 1e-14 in float32."""
+    size = _norm(z)
+    return _norm(step - z) / size.clamp(min=torch.finfo(size.dtype).eps ** 2)
+
+
+def default_rtol(dtype: torch.dtype) -> float:
+    """Eps to the power 0.85: 1.3e-6 in float32, 5e-14 in float64. A step's own rounding lies a little below."""
+    return torch.finfo(dtype).eps ** 0.85
+
+
+def check_number(name: str, value: Any, kind: type = Real) -> Any:
+    """`value`, a number of that kind; TypeError otherwise. True and False are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {'an integer' if kind is Integral else 'a number'}, got {value!r}")
+    return value
+
+
+class Solver(ABC):
+    """Finds z = step(z). Subclasses are frozen dataclasses."""
+
+    @abstractmethod
+    def solve(self, problem: Problem, z: Tensor) -> Solution:
+        """The solution reached from z, (samples, n), sample by sample."""
+
+    @abstractmethod
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """What the relative residual has to fall below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration(Solver):
+    """A solver that takes turns. Each sample stops by its own residual, and those that stopped cost nothing more.
+
+    Args:
+        rtol: the relative, undamped residual to reach; None takes it from the dtype.
+        max_steps: how many steps a sample may take.
+    """
+
+    rtol: float | None = None
+    max_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.rtol is not None and not 0 < check_number("rtol", self.rtol) < 1:
+            raise ValueError(f"rtol: expected None or a number between 0 and 1, got {self.rtol}")
+        if check_number("max_steps", self.max_steps, Integral) < 1:
+            raise ValueError(f"max_steps: expected an integer of at least 1, got {self.max_steps}")
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """``rtol``, or what the dtype allows."""
+        return default_rtol(dtype) if self.rtol is None else self.rtol
+
+    def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
+        """What the solver remembers from turn to turn, tensors with samples first."""
+        return ()
+
+    @abstractmethod
+    def turn(
+        self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | int]:
+        """From z, step(z) and the residual to the next z; what is remembered; and the steps that cost each sample."""
+
+    def solve(self, problem: Problem, z: Tensor) -> Solution:
+        """Take turns until every sample has converged or failed."""
+        rtol = self.tolerance(z.dtype)
+        solution = Solution.like(z)
+        rows = torch.arange(len(z), device=z.device)
+        memory = self.start(problem, z)
+        steps = torch.zeros_like(solution.steps)
+        most = 0
+        while len(rows):
+            step = problem.step(z)
+            residual = relative_residual(step, z)
+            going = (residual > rtol) & (residual < torch.inf)
+            if most >= self.max_steps:
+                going &= steps < self.max_steps
+            if not going.all():
+                stopped = ~going
+                status = verdict(residual[stopped], rtol)
+                solution.record(rows[stopped], z[stopped], status, residual[stopped], steps[stopped])
+                left = going.nonzero()[:, 0]
+                if not len(left):
+                    break
+                problem = problem.take(left)
+                rows, z, step, residual, steps, *rest = (
+                    tensor[left] for tensor in (rows, z, step, residual, steps, *memory)
+                )
+                memory = tuple(rest)
+
+            z, memory, cost = self.turn(problem, z, step, residual, memory)
+            steps = steps + cost
+            most += int(cost.max() if isinstance(cost, Tensor) else cost)
+        return solution
+
+
+def verdict(residual: Tensor, rtol: float) -> Tensor:
+    """Why samples stopped that stopped with these residuals."""
+    status = torch.full_like(residual, int(Status.MAX_STEPS), dtype=torch.int64)
+    status[~residual.isfinite()] = int(Status.DIVERGED)
+    status[residual <= rtol] = int(Status.CONVERGED)
+    return status

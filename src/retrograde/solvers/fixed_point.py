@@ -1,0 +1,47 @@
+"""z ← step(z), again and again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from retrograde.solvers.base import Iteration, Problem, Solution, check_number, verdict
+
+
+@dataclass(frozen=True)
+class FixedPoint(Iteration):
+    """z ← z + damping (step(z) - z): the network's own dynamics, and for an adjoint the dynamics of Almeida and Pineda.
+
+    It converges where the eigenvalues of DW lie inside the unit circle (damped: inside a larger one that touches 1), by
+    a factor of the largest of them a step.
+
+    Args:
+        damping: 0 < damping <= 1. Less than 1 tames oscillation; the residual that counts is the undamped one.
+        rtol: the relative residual to reach; None takes it from the dtype.
+        max_steps: how many steps a sample may take.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < check_number("damping", self.damping) <= 1:
+            raise ValueError(f"damping: expected 0 < damping <= 1, got {self.damping}")
+
+    def solve(self, problem: Problem, z: Tensor) -> Solution:
+        """All turns in one call, where a kernel takes them."""
+        if problem.iterate is None:
+            return super().solve(problem, z)
+        rtol = self.tolerance(z.dtype)
+        z, residual, steps = problem.iterate(z, self.damping, rtol, self.max_steps)
+        return Solution(z, verdict(residual, rtol), residual, steps)
+
+    def turn(
+        self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...], int]:
+        """The step itself, or part of the way."""
+        return (step if self.damping == 1 else z + self.damping * (step - z)), memory, 1
