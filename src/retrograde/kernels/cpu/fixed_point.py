@@ -1,0 +1,75 @@
+"""z = step(z) by iteration, for a whole batch in one call; each sample stops by its own residual.
+
+Four samples at a time share each load of the matrix. When one of them stops, the next that waits takes its place, so a
+slow sample costs its own steps alone, and a sample's arithmetic is the same whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
+from retrograde.kernels.cpu.products import add_product_4
+
+
+@njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
+def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual, steps):
+    """z <- z + damping (step(z) - z), written to z (B, n), residual (B,) and steps (B,).
+
+    step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D (B, n). A is Mᵀ, (n, n); c is (B, n).
+    """
+    B, n = z.shape
+    for thread in prange(threads):
+        waiting, end = B * thread // threads, B * (thread + 1) // threads
+        u, x = np.empty((4, n), z.dtype), np.zeros((4, n), z.dtype)
+        sample = np.full(4, -1)
+        count = np.zeros(4, np.int64)
+        lanes = 0
+        while True:
+            for lane in range(4):
+                if sample[lane] < 0 and waiting < end:
+                    sample[lane], count[lane] = waiting, 0
+                    for j in range(n):
+                        x[lane, j] = z[waiting, j]
+                    waiting += 1
+                    lanes += 1
+            if lanes == 0:
+                break
+            for lane in range(4):
+                if sample[lane] >= 0:
+                    for j in range(n):
+                        u[lane, j] = c[sample[lane], j]
+            add_product_4(A, x, u)  # even for one sample: its bits shall not depend on the others
+            for lane in range(4):
+                i = sample[lane]
+                if i < 0:
+                    continue
+                if kind == SLOPES:
+                    times_slope(kind, D[i], u[lane])
+                else:
+                    apply(kind, u[lane])
+                gap, size = _distance(u[lane], x[lane])
+                r = gap / max(size, tiny)
+                if r > rtol and r < np.inf and count[lane] < max_steps:
+                    count[lane] += 1
+                    for j in range(n):
+                        x[lane, j] += damping * (u[lane, j] - x[lane, j])
+                else:
+                    residual[i], steps[i] = r, count[lane]
+                    for j in range(n):
+                        z[i, j] = x[lane, j]
+                    sample[lane] = -1
+                    lanes -= 1
+
+
+@njit(error_model="numpy", fastmath=FAST | {"reassoc"})
+def _distance(u, x):
+    """|u - x| and |x|."""
+    gap = size = 0.0
+    for j in range(len(u)):
+        gap += (u[j] - x[j]) * (u[j] - x[j])
+        size += x[j] * x[j]
+    return math.sqrt(gap), math.sqrt(size)

@@ -1,0 +1,55 @@
+"""Products of a few rows with a matrix that stays in cache: what a batch slice needs at each step."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from retrograde.kernels.cpu.functions import FAST
+
+# The inner loop runs over neurons and becomes vector instructions. Four rows share each load of A, and four rows of A
+# share each load and store of u: that is what keeps the multipliers busy. Each term is one fused multiply-add, in this
+# order.
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def add_product_4(A, x, u):
+    """U += x A for four rows, x and u (4, n), A (n, n)."""
+    n = A.shape[0]
+    x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
+    u0, u1, u2, u3 = u[0], u[1], u[2], u[3]
+    whole = n - n % 4
+    for k in range(0, whole, 4):
+        a00, a01, a02, a03 = x0[k], x0[k + 1], x0[k + 2], x0[k + 3]
+        a10, a11, a12, a13 = x1[k], x1[k + 1], x1[k + 2], x1[k + 3]
+        a20, a21, a22, a23 = x2[k], x2[k + 1], x2[k + 2], x2[k + 3]
+        a30, a31, a32, a33 = x3[k], x3[k + 1], x3[k + 2], x3[k + 3]
+        w0, w1, w2, w3 = A[k], A[k + 1], A[k + 2], A[k + 3]
+        for j in range(n):
+            u0[j] = (((u0[j] + a00 * w0[j]) + a01 * w1[j]) + a02 * w2[j]) + a03 * w3[j]
+            u1[j] = (((u1[j] + a10 * w0[j]) + a11 * w1[j]) + a12 * w2[j]) + a13 * w3[j]
+            u2[j] = (((u2[j] + a20 * w0[j]) + a21 * w1[j]) + a22 * w2[j]) + a23 * w3[j]
+            u3[j] = (((u3[j] + a30 * w0[j]) + a31 * w1[j]) + a32 * w2[j]) + a33 * w3[j]
+    for k in range(whole, n):
+        a0, a1, a2, a3 = x0[k], x1[k], x2[k], x3[k]
+        w = A[k]
+        for j in range(n):
+            u0[j] += a0 * w[j]
+            u1[j] += a1 * w[j]
+            u2[j] += a2 * w[j]
+            u3[j] += a3 * w[j]
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def add_product_1(A, x, u):
+    """U += x A for one row, x and u (n,), A (n, n)."""
+    n = A.shape[0]
+    whole = n - n % 4
+    for k in range(0, whole, 4):
+        a0, a1, a2, a3 = x[k], x[k + 1], x[k + 2], x[k + 3]
+        w0, w1, w2, w3 = A[k], A[k + 1], A[k + 2], A[k + 3]
+        for j in range(n):
+            u[j] = (((u[j] + a0 * w0[j]) + a1 * w1[j]) + a2 * w2[j]) + a3 * w3[j]
+    for k in range(whole, n):
+        a, w = x[k], A[k]
+        for j in range(n):
+            u[j] += a * w[j]

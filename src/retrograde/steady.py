@@ -1,0 +1,131 @@
+"""Steady states x = f(Wx + b): solved for, then their adjoint attached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrograde import kernels
+from retrograde.adjoint import is_small, one_minus_DW, steady_gradients
+from retrograde.autograd import attach
+from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
+from retrograde.connectivity import Operator, as_operator
+from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
+from retrograde.recurrence import Recurrence
+from retrograde.result import Gradients, Receipt, SteadyState, convergence_error
+from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
+from retrograde.solvers.factors import Factors
+
+
+def default_solver(W: Operator) -> Solver:
+    """The network's own dynamics; for a small full W, Newton where they do not settle."""
+    return Cascade(FixedPoint(max_steps=100), Newton()) if is_small(W) else FixedPoint()
+
+
+def steady_state(
+    W: Any,
+    b: Tensor,
+    f: str | Nonlinearity = "tanh",
+    *,
+    x0: Tensor | None = None,
+    solver: Solver | None = None,
+    adjoint: Solver | None = None,
+    throw: bool = True,
+) -> SteadyState:
+    """x = f(Wx + b) for each sample, differentiable in W and b by recurrent backpropagation.
+
+    Args:
+        W: (n, n), a tensor, a sparse matrix or a Connectivity.
+        b: (..., n), the total input.
+        f: the name of a nonlinearity, or a Nonlinearity.
+        x0: (..., n), where to start; None is 0. No gradient reaches it: the steady state does not depend on it, only
+            which of several is found.
+        solver: None for the default: FixedPoint, then for a full W of up to 1024 neurons Newton where it is needed.
+        adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
+            left, where there is one) for a full W of up to 1024 neurons, else GMRES.
+        throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
+
+    Returns:
+        A `SteadyState`: ``x``, and for each sample ``converged``, ``residual``, ``steps``, ``status``.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape or dtype, or not finite.
+        ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
+
+    References:
+        H. S. Seung, "Backprop for recurrent networks"; F. J. Pineda, Phys. Rev. Lett. 59 (1987).
+
+    >>> W = torch.tensor([[0.0, 0.5], [-0.5, 0.0]])
+    >>> b = torch.tensor([1.0, 0.0], requires_grad=True)
+    >>> state = steady_state(W, b, f="identity")
+    >>> state.x.sum().backward()  # R = x₁ + x₂
+    >>> b.grad
+    tensor([0.4000, 1.2000])
+    """
+    net = Recurrence(as_operator(W), as_nonlinearity(f))
+    b, x = _checked(net, b, x0)
+    for name, given in (("solver", solver), ("adjoint", adjoint)):
+        if given is not None and not isinstance(given, Solver):
+            raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
+    solver = solver or default_solver(net.W.bind())
+
+    batch, n = x.shape[:-1], x.shape[-1]
+    x, total = x.reshape(-1, n), b.detach().expand(x.shape).reshape(-1, n)
+    factors = Factors(len(x), n)
+    with torch.no_grad():
+        found = solver.solve(_problem(net, total, factors, torch.arange(len(x), device=x.device)), x)
+
+    receipts: list[Receipt] = []
+
+    def gradients(net: Recurrence, x: Tensor, b: Tensor, x0: None, g: Tensor, wants_dW: bool) -> Gradients:
+        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants_dW)
+        assert answer.receipt is not None
+        receipts.append(answer.receipt)
+        return answer
+
+    state = SteadyState(
+        x=attach(found.value.reshape(*batch, n), gradients, net, b),
+        status=found.status.reshape(batch),
+        residual=found.residual.reshape(batch),
+        steps=found.steps.reshape(batch),
+        tolerance=solver.tolerance(x.dtype),
+        method=repr(solver),
+        _receipts=receipts,
+    )
+    if throw and not state.converged.all():
+        advice = "Try FixedPoint(damping=0.5), Newton() or another x0; a network with a large W may settle nowhere."
+        raise convergence_error("steady state", state, state.tolerance, advice, state)
+    return state
+
+
+def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
+    """b and the start x, looked over; x has the whole batch's shape."""
+    W = net.W.bind()
+    n = W.shape[0]
+    check_last_axis("b", check_like("b", b, W.like), n)
+    if x0 is None:
+        x0 = torch.zeros(n, dtype=b.dtype, device=b.device)
+    check_last_axis("x0", check_like("x0", x0, W.like), n)
+    for name, tensor in (("b", b), ("x0", x0), *(("W", weight) for weight in W.weights)):
+        check_finite(name, tensor)
+    net.f.check_elementwise(n, W.like)
+    return b, x0.detach().expand(broadcast_shapes("b and x0", b=b.shape, x0=x0.shape))
+
+
+def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor) -> Problem:
+    """What a solver sees: x = f(Wx + b), for the samples `rows` of the batch."""
+
+    def factorise(x: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
+        D = net.slopes(net.step(x, b), x, b)
+        factors.put(rows, one_minus_DW(net.W.bind(), D))
+        return lambda r: factors.solve(rows, r)
+
+    return Problem(
+        step=lambda x: net.step(x, b),
+        take=lambda some: _problem(net, b[some], factors, rows[some]),
+        factorise=factorise,
+        iterate=kernels.fixed_point(net.W.bind(), net.f, b),
+    )
