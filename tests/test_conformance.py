@@ -1,0 +1,155 @@
+"""The public checks pass for everything here, and catch what is wrong."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import retrograde as rg
+from retrograde.testing import (
+    NONLINEARITIES,
+    check_connectivity,
+    check_nonlinearity,
+    check_solver,
+    gradient_disagreements,
+    structures,
+)
+
+RECTANGULAR = {
+    "Dense": lambda: rg.Dense(torch.randn(3, 5)),
+    "Sparse": lambda: rg.Sparse(torch.randn(3, 5).relu().to_sparse()),
+    "Sparse, empty": lambda: rg.Sparse(torch.zeros(3, 5).to_sparse()),
+    "LowRank": lambda: rg.LowRank(torch.randn(3, 2), torch.randn(5, 2)),
+    "Convolution": lambda: rg.Convolution(torch.randn(2, 3, 3, 5), grid=(4, 5), padding="zeros"),
+    "Sum": lambda: rg.Sum(rg.Dense(torch.randn(3, 5)), rg.LowRank(torch.randn(3, 1), torch.randn(5, 1))),
+}
+
+
+class Diagonal(rg.Connectivity):
+    """A sixth structure, as small as one can be: the rest is automatic differentiation's."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    @property
+    def shape(self):
+        return len(self.weight), len(self.weight)
+
+    @property
+    def weights(self):
+        return (self.weight,)
+
+    def product(self, x, *weights):
+        return x * weights[0]
+
+
+@pytest.mark.parametrize("name", structures())
+def test_every_structure_conforms(name):
+    check_connectivity(structures()[name])
+
+
+@pytest.mark.parametrize("name", RECTANGULAR)
+def test_every_structure_may_be_rectangular(name):
+    torch.manual_seed(0)
+    check_connectivity(RECTANGULAR[name]().double())
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_every_nonlinearity_conforms(name):
+    check_nonlinearity(NONLINEARITIES[name])
+
+
+SOLVERS = [
+    rg.FixedPoint(),
+    rg.FixedPoint(damping=0.5),
+    rg.Newton(),
+    rg.Direct(),
+    rg.Krylov("gmres"),
+    rg.Krylov(restart=4),
+    rg.Cascade(rg.FixedPoint(max_steps=5), rg.Newton()),
+    rg.Cascade(rg.FixedPoint(max_steps=5), rg.Direct()),
+]
+
+
+@pytest.mark.parametrize("solver", SOLVERS[:-1], ids=repr)
+def test_every_solver_conforms(solver):
+    check_solver(solver)
+
+
+def test_four_routes_to_every_gradient_agree():
+    rows = list(gradient_disagreements())
+    assert len(rows) == len(structures()) * len(NONLINEARITIES) * 3
+    assert max(row.worst for row in rows) <= 1e-10
+
+
+def test_a_sixth_structure_is_one_class():
+    weight = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64)
+    check_connectivity(Diagonal(weight))
+    net = rg.Network(Diagonal(weight))
+    for R in (
+        net.steady_state(torch.ones(2, 6).double()).x.sum(),
+        net.trajectory(torch.ones(3, 2, 6).double()).x.sum(),
+    ):
+        (gradient,) = torch.autograd.grad(R, net.W.weight)
+        assert gradient.shape == (6,) and gradient.abs().min() > 0
+
+
+class WrongOuter(Diagonal):
+    def outer_product(self, s, x, *weights):
+        return ((2 * s * x).sum(0),)
+
+
+class WrongTranspose(rg.Dense):
+    def transposed_product(self, s, *weights):
+        return s @ weights[0].T
+
+
+class ForgetsTheBatch(rg.Dense):
+    def outer_product(self, s, x, *weights):
+        return (s[:1].T @ x[:1],)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (WrongOuter(torch.randn(4)), "outer"),
+        (WrongTranspose(torch.randn(4, 4)), r"W\.T @ s"),
+        (ForgetsTheBatch(torch.randn(4, 4)), "outer"),
+    ],
+)
+def test_a_wrong_structure_is_caught(wrong, said):
+    with pytest.raises(AssertionError, match=said):
+        check_connectivity(wrong.double())
+
+
+@dataclass(frozen=True)
+class WrongSlope(rg.Tanh):
+    def slope(self, x):
+        return 1 - x
+
+
+@dataclass(frozen=True)
+class WrongInverse(rg.Sigmoid):
+    def inverse(self, x):
+        return -super().inverse(x)
+
+
+@pytest.mark.parametrize(("wrong", "said"), [(WrongSlope(), "slope"), (WrongInverse(), "inverse")])
+def test_a_wrong_nonlinearity_is_caught(wrong, said):
+    with pytest.raises(AssertionError, match=said):
+        check_nonlinearity(wrong)
+
+
+@dataclass(frozen=True)
+class GivesUpEarly(rg.FixedPoint):
+    """It calls anything converged."""
+
+    def tolerance(self, dtype):
+        return 0.5
+
+
+def test_a_wrong_solver_is_caught():
+    with pytest.raises(AssertionError, match="forward"):
+        check_solver(GivesUpEarly())

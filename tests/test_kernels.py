@@ -1,0 +1,167 @@
+"""Each kernel against the plain path that it stands in for."""
+
+import numpy as np
+import pytest
+import torch
+
+import retrograde as rg
+from retrograde import kernels
+
+NAMES = ("tanh", "sigmoid", "relu", "softplus", "identity")
+DTYPES = (torch.float32, torch.float64)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Call a function with the plain path forced."""
+
+    def call(function):
+        with monkeypatch.context() as patch:
+            patch.setenv("RETROGRADE_PLAIN", "1")
+            return function()
+
+    return call
+
+
+def close(a, b, steps=1):
+    """To rounding: a few eps for each step of a contraction, relative to the largest entry."""
+    for x, y in zip(a, b, strict=True):
+        assert x.dtype == y.dtype and x.shape == y.shape
+        scale = max(1.0, float(y.detach().abs().max())) if y.numel() else 1.0
+        assert float((x - y).detach().abs().max() if y.numel() else 0) <= 50 * steps * torch.finfo(y.dtype).eps * scale
+
+
+def network(n, f, dtype, leak=None):
+    generator = torch.Generator().manual_seed(n)
+    W = 0.7 * torch.randn(n, n, generator=generator, dtype=dtype) / n**0.5
+    return rg.Network(W, f=f, b=0.1 * torch.randn(n, generator=generator, dtype=dtype), leak=leak)
+
+
+def trajectory_and_gradients(net, input, x0, steps=None):
+    input, x0 = input.clone().requires_grad_(), x0.clone().requires_grad_()
+    x = net.trajectory(input, x0, steps=steps).x
+    leaves = [input, x0, *net.parameters()]
+    return [
+        x.detach(),
+        *torch.autograd.grad(
+            (x.sin() * torch.linspace(0.5, 1, len(x)).to(x)[(..., *[None] * (x.ndim - 1))]).sum(), leaves
+        ),
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("f", NAMES)
+@pytest.mark.parametrize("leak", (None, 0.3, "each"), ids=str)
+def test_trajectories_and_their_gradients(f, leak, dtype, plain):
+    n, T = 13, 6
+    if leak == "each":
+        leak = torch.nn.Parameter(torch.linspace(0.2, 1, n, dtype=dtype))
+    net = network(n, f, dtype, leak)
+    assert kernels.why_plain(net.W.bind(), net.f) is None
+    for shape in ((n,), (1, n), (4, n), (7, n), (2, 3, n), (0, n)):
+        x0 = torch.randn(shape, dtype=dtype)
+        for input, steps in ((torch.randn(T, *shape, dtype=dtype), None), (torch.randn(shape, dtype=dtype), T)):
+            ours = trajectory_and_gradients(net, input, x0, steps)
+            close(ours, plain(lambda i=input, x=x0, s=steps: trajectory_and_gradients(net, i, x, s)), steps=20)
+
+
+@pytest.mark.parametrize("n", (1, 2, 3, 4, 5, 8, 31, 64, 67))
+def test_any_number_of_neurons_and_samples(n, plain):
+    net = network(n, "tanh", torch.float64)
+    for samples in (1, 2, 3, 4, 5, 9):
+        input, x0 = torch.randn(5, samples, n).double(), torch.randn(samples, n).double()
+        close(
+            trajectory_and_gradients(net, input, x0),
+            plain(lambda i=input, x=x0: trajectory_and_gradients(net, i, x)),
+            20,
+        )
+
+
+def test_an_input_shared_by_the_batch_and_strided_arguments(plain):
+    net = network(6, "tanh", torch.float64)
+    x0 = torch.randn(6, 5).double().T
+    for input in (
+        torch.randn(4, 6).double(),
+        torch.randn(4, 1, 6).double(),
+        torch.randn(5, 4, 6).double().transpose(0, 1),
+    ):
+        close(trajectory_and_gradients(net, input, x0), plain(lambda i=input: trajectory_and_gradients(net, i, x0)), 20)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("f", NAMES)
+@pytest.mark.parametrize("damping", (1.0, 0.6))
+def test_steady_states_and_their_gradients(f, dtype, damping, plain):
+    net = network(11, f, dtype)
+    input = torch.randn(9, 11, dtype=dtype)
+    solver = rg.FixedPoint(damping=damping)
+
+    def solve():
+        state = net.steady_state(input, solver=solver, adjoint=solver)
+        gradients = torch.autograd.grad(state.x.sin().sum(), list(net.parameters()))
+        return state, gradients
+
+    (ours, our_gradients), (theirs, their_gradients) = solve(), plain(solve)
+    assert ours.converged.all() and ours.receipt.converged.all()
+    assert (ours.steps - theirs.steps).abs().max() <= 1  # rounding decides the last
+    close([ours.x], [theirs.x], steps=ours.tolerance / torch.finfo(dtype).eps)
+    close(our_gradients, their_gradients, steps=10 * ours.tolerance / torch.finfo(dtype).eps)
+
+
+def test_a_samples_bits_do_not_depend_on_its_batch():
+    net = network(19, "tanh", torch.float32)
+    input = torch.randn(10, 19) * torch.logspace(-3, 1, 10)[:, None]
+    together = net.steady_state(input, solver=rg.FixedPoint())
+    for i in range(10):
+        pair = net.steady_state(input[[i, 3]], solver=rg.FixedPoint())
+        assert torch.equal(pair.x[0], together.x[i]) and pair.steps[0] == together.steps[i]
+
+
+def test_a_failure_is_told_sample_by_sample():
+    net = rg.Network(torch.tensor([[2.0]]), f="relu", b=False)
+    state = net.steady_state(torch.tensor([[0.0], [1.0], [-1.0]]), solver=rg.FixedPoint(), throw=False)
+    assert state.status.tolist() == [rg.Status.CONVERGED, rg.Status.DIVERGED, rg.Status.CONVERGED]
+    slow = net.steady_state(torch.tensor([[1.0]]), solver=rg.FixedPoint(max_steps=7), throw=False)
+    assert slow.status.tolist() == [rg.Status.MAX_STEPS] and slow.steps.tolist() == [7]
+
+
+def test_the_same_bits_from_run_to_run():
+    net = network(40, "tanh", torch.float32)
+    input, x0 = torch.randn(30, 12, 40), torch.randn(12, 40)
+    first, second = (trajectory_and_gradients(net, input, x0) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("f", "exact"),
+    [(0, torch.tanh), (1, torch.sigmoid), (3, torch.nn.Softplus(threshold=700))],
+    ids=NAMES[:2] + NAMES[3:4],
+)
+def test_float32_functions_are_within_three_units_in_the_last_place(f, exact):
+    from retrograde.kernels.cpu.functions import apply
+
+    wide = np.concatenate([np.linspace(-100, 100, 200001), 10.0 ** np.linspace(-30, 2, 20001)])
+    u = np.concatenate([wide, -wide]).astype(np.float32)
+    want = exact(torch.from_numpy(u.astype(np.float64))).numpy()
+    got = u.copy()
+    apply(f, got)
+    smallest = 1.2e-38  # about the smallest normal number, below which they stay
+    unit = np.spacing(np.maximum(np.abs(want), smallest).astype(np.float32)).astype(np.float64)
+    normal = np.abs(want) > smallest
+    assert (np.abs(got - want) / unit)[normal].max() < 3
+    assert np.abs(got - want)[~normal].max(initial=0) <= smallest
+    ends = np.array([np.nan, np.inf, -np.inf], np.float32)
+    apply(f, ends)
+    assert (
+        np.isnan(ends[0])
+        and ends[1] == exact(torch.tensor(torch.inf))
+        and abs(ends[2] - exact(torch.tensor(-torch.inf))) <= smallest
+    )
+
+
+def test_explain_says_which_path_and_why(plain):
+    assert "fused" in kernels.explain(network(4, "tanh", torch.float32))
+    assert "Sparse" in kernels.explain(rg.Network(torch.eye(3).to_sparse()))
+    assert "sin" in kernels.explain(rg.Network(3, f=rg.Pointwise(torch.sin)))
+    assert "bfloat16" in kernels.explain(rg.Network(3).bfloat16())
+    assert "RETROGRADE_PLAIN" in plain(lambda: kernels.explain(rg.Network(3)))
