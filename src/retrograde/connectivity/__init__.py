@@ -8,6 +8,7 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
+from retrograde.checks import check_finite, check_floating
 from retrograde.connectivity.base import Connectivity, Operator, Transposed
 from retrograde.connectivity.convolution import Convolution
 from retrograde.connectivity.dense import Dense
@@ -45,6 +46,7 @@ def as_connectivity(W: Any) -> Connectivity:
     elif scipy.sparse.issparse(W) or (isinstance(W, Tensor) and W.layout != torch.strided):
         W = Sparse(W)
     elif isinstance(W, Tensor):
+        check_finite("W", check_floating("W", W))
         W = Dense(W)
     elif not isinstance(W, Connectivity):
         raise TypeError(f"W: expected an int, a tensor, a sparse matrix or a Connectivity, got {type(W).__name__}")
