@@ -18,8 +18,8 @@ LAYERS = [
     {"checks", "nonlinearity", "result"},
     {"connectivity", "solvers"},
     {"recurrence", "kernels"},
-    {"adjoint", "autograd"},
-    {"steady", "trajectories", "unfolding"},
+    {"adjoint", "autograd", "through_time"},
+    {"steady", "trajectories", "unfolding", "by_hand"},
     {"spectrum"},
     {"network"},
     {"nn"},
@@ -78,7 +78,7 @@ def test_kernels_are_asked_for_where_the_work_is_alone():
     users = {
         p.relative_to(SOURCE).parts[0].removesuffix(".py") for p in FILES if "retrograde.kernels" in set(imports(p))
     }
-    assert users <= {"adjoint", "steady", "trajectories", "connectivity", "kernels"}
+    assert users <= {"adjoint", "through_time", "steady", "trajectories", "connectivity", "kernels"}
 
 
 def test_testing_uses_public_names_alone():

@@ -266,3 +266,68 @@ def test_jacobian_of_a_trajectory_of_a_sparse_network_stays_sparse():
     x = net.trajectory(randn(n), steps=T).x.detach()
     J = net.jacobian_trajectory(x, torch.zeros(n, dtype=DTYPE))
     assert J._nnz() <= T * n + (T - 1) * (1000 + n)
+
+
+# --- in pieces of time, and at some times alone
+
+
+@pytest.mark.parametrize("plain", ("0", "1"), ids=("kernel", "plain"))
+@pytest.mark.parametrize("leak", (None, 0.4), ids=str)
+@pytest.mark.parametrize("length", (1, 2, 3, 7, 8))
+def test_an_adjoint_taken_in_pieces_of_time_is_the_adjoint(length, leak, plain, monkeypatch):
+    monkeypatch.setenv("RETROGRADE_PLAIN", plain)
+    T, B, n = 7, 3, 5
+    trained = None if leak is None else torch.nn.Parameter(torch.tensor(leak, dtype=torch.float64))
+    net = rg.Network(not_normal(n), b=randn(n), leak=trained)
+    input, reward = randn(T, B, n, seed=1), Reward(n)
+
+    def gradients(input):
+        x0 = randn(B, n, seed=2).requires_grad_()
+        leaves = [x0, *net.parameters()]
+        return torch.autograd.grad(reward(net.trajectory(input, x0).x), leaves)
+
+    whole = gradients(input.requires_grad_())  # dR/db(t) is asked for: one piece
+    monkeypatch.setattr("retrograde.through_time._PIECE", length * B * n)
+    assert_all_close(gradients(input.detach()), whole, conditioning=4, solved=False)
+
+
+@pytest.mark.parametrize("plain", ("0", "1"), ids=("kernel", "plain"))
+@pytest.mark.parametrize("leak", (None, 0.4), ids=str)
+@pytest.mark.parametrize("t", (1, 4, -1, [2], [5, 2, -2], [3, 3, 1], []), ids=str)
+def test_a_reward_at_some_times_alone(t, leak, plain, monkeypatch):
+    monkeypatch.setenv("RETROGRADE_PLAIN", plain)
+    net = rg.Network(not_normal(5), b=randn(5), leak=leak)
+    leaves = [randn(6, 3, 5, seed=1).requires_grad_(), randn(3, 5, seed=2).requires_grad_(), *net.parameters()]
+    path, reward = net.trajectory(*leaves[:2]), Reward(5)
+    rows = [i - 1 if i > 0 else i for i in ([t] if isinstance(t, int) else t)]
+    wanted = path.x[rows[0]] if isinstance(t, int) else path.x[rows]
+    assert torch.equal(path.at(t), wanted)
+    got, want = (torch.autograd.grad(reward(x), leaves, retain_graph=True) for x in (path.at(t), wanted))
+    assert_all_close(got, want, conditioning=4, solved=False)
+
+
+def test_a_reward_at_one_time_is_handed_back_as_one(monkeypatch):
+    seen = []
+    whole = rg.trajectories.trajectory_gradients
+    monkeypatch.setattr(rg.trajectories, "trajectory_gradients", lambda *a: seen.append(a[4].shape) or whole(*a))
+    path = rg.Network(4).trajectory(torch.randn(9, 2, 4))
+    path.at(3).sum().backward()
+    assert seen == [(1, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("t", "error"),
+    [
+        (0, ValueError),
+        (7, ValueError),
+        (-7, ValueError),
+        ([1, 0], ValueError),
+        (True, TypeError),
+        (1.0, TypeError),
+        (["1"], TypeError),
+    ],
+    ids=str,
+)
+def test_no_such_time(t, error):
+    with pytest.raises(error, match=r"^t: expected"):
+        rg.Network(4).trajectory(steps=6).at(t)

@@ -1,6 +1,6 @@
 """Exact gradients of any reward through a recurrent network, at a steady state or along a trajectory."""
 
-from retrograde.adjoint import backpropagation_through_time, recurrent_backpropagation
+from retrograde.by_hand import backpropagation_through_time, recurrent_backpropagation
 from retrograde.connectivity import Connectivity, Convolution, Dense, LowRank, Sparse, Sum
 from retrograde.network import Network
 from retrograde.nonlinearity import Identity, Nonlinearity, Pointwise, ReLU, Sigmoid, Softplus, Tanh

@@ -10,20 +10,27 @@ import torch
 from torch import Tensor
 
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients
+from retrograde.result import Gradients, Wants
 
 
 def attach(
-    x: Tensor, gradients: Callable[..., Gradients], net: Recurrence, b: Tensor, x0: Tensor | None = None
+    x: Tensor,
+    gradients: Callable[..., Gradients],
+    net: Recurrence,
+    b: Tensor | None,
+    bias: Tensor | None = None,
+    x0: Tensor | None = None,
+    value: Tensor | None = None,
 ) -> Tensor:
-    """x, solved for outside autograd, as a differentiable function of the weights, b, x0 and the leak.
+    """x, solved for outside autograd, as a differentiable function of the weights, b, the bias, x0 and the leak.
 
-    A backward calls ``gradients(net, x, b, x0, g, wants_dW)`` with the numbers of the forward, and raises where weights
-    were overwritten since.
+    A backward calls ``gradients(net, x, b, bias, x0, g, wants)`` with the numbers of the forward, and raises where
+    weights were overwritten since. Given a `value`, read from x, that is what comes back in place of x.
     """
     W, leak = net.W.bind(), net.leak
     fixed, trained = (None, leak) if isinstance(leak, Tensor) else (leak, None)
-    return _Attach.apply(x, replace(net, W=W.structure, leak=fixed), gradients, b, x0, trained, *W.weights)
+    net = replace(net, W=W.structure, leak=fixed)
+    return _Attach.apply(x, value, net, gradients, b, bias, x0, trained, *W.weights)
 
 
 class _Attach(torch.autograd.Function):
@@ -33,35 +40,39 @@ class _Attach(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        value: Tensor | None,
         net: Recurrence,
         gradients: Callable[..., Gradients],
-        b: Tensor,
+        b: Tensor | None,
+        bias: Tensor | None,
         x0: Tensor | None,
         leak: Tensor | None,
         *weights: Tensor,
     ) -> Tensor:
         ctx.net, ctx.gradients = net, gradients
-        ctx.save_for_backward(x, b, x0, leak, *weights)
-        return x.view_as(x)
+        ctx.save_for_backward(x, b, bias, x0, leak, *weights)
+        return x.view_as(x) if value is None else value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        x, b, x0, leak, *weights = ctx.saved_tensors
+        x, b, bias, x0, leak, *weights = ctx.saved_tensors
         net = replace(ctx.net, W=ctx.net.W.bind(*weights), leak=ctx.net.leak if leak is None else leak)
-        wants_dW = any(ctx.needs_input_grad[6:])
+        _, _, _, _, s, db, _, _, *dW = ctx.needs_input_grad
+        wants = Wants(s, any(dW), db)
         with torch.no_grad():
-            found = ctx.gradients(net, x, b, x0, g, wants_dW)
+            found = ctx.gradients(net, x, b, bias, x0, g, wants)
         answer: tuple[Tensor | None, ...] = (
-            found.s.sum_to_size(b.shape),
+            found.s.sum_to_size(b.shape) if s else None,
+            found.db if db else None,
             found.dx0 if x0 is not None else None,
             found.dleak if leak is not None else None,
-            *(found.dW if wants_dW else (None,) * len(weights)),
+            *(found.dW if wants.dW else (None,) * len(weights)),
         )
         if torch.is_grad_enabled():  # the caller asked for create_graph
-            sources = [t for t in (g, b, x0, leak, *weights) if t is not None and t.requires_grad]
+            sources = [t for t in (g, b, bias, x0, leak, *weights) if t is not None and t.requires_grad]
             answer = tuple(None if d is None else _NoSecondDerivative.apply(d, *sources) for d in answer)
-        return None, None, None, *answer
+        return None, None, None, None, *answer
 
 
 class _NoSecondDerivative(torch.autograd.Function):

@@ -15,7 +15,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import SteadyState, Trajectory
 from retrograde.solvers import Solver
 from retrograde.steady import steady_state
-from retrograde.trajectories import check_leak, check_leak_fits, trajectory
+from retrograde.trajectories import check_leak, check_leak_fits, run
 from retrograde.unfolding import Layer, Unfolded
 
 
@@ -154,7 +154,9 @@ class Network(nn.Module):
             )
         if input is None and steps is None:
             raise ValueError("steps: expected T, as there is no input whose length tells it")
-        return trajectory(self.W, self.total(input), x0, self.f, steps=steps, leak=self.leak)
+        if input is not None and steps is None:
+            return run(self.recurrence, input, self.b, x0, None, "input")
+        return run(self.recurrence, None, self.total(input), x0, steps, "input")
 
     def input_for_trajectory(self, x: Tensor, x0: Tensor) -> Tensor:
         """The one input, (T, ..., n), that drives the network along x, (T, ..., n), from x0, (..., n).

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from numbers import Integral
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -114,6 +116,33 @@ class Trajectory:
 
     x: Tensor
     x0: Tensor
+    _at: Callable[[list[int]], Tensor] = field(repr=False)
+
+    def at(self, t: int | Sequence[int]) -> Tensor:
+        """x(t), (..., n), or for several times (times, ..., n): for a reward on these alone.
+
+        It equals ``x[t - 1]`` and has the same gradient, whose backward sweep starts at the last of these times and is
+        handed no zeros for the others.
+
+        Args:
+            t: 1 <= t <= T; or from the end, -1 for T.
+
+        Raises:
+            ValueError, TypeError: not a time of this trajectory.
+        """
+        T, one = len(self.x), not isinstance(t, Sequence)
+        times: list[Any] = [t] if one else list(t)  # type: ignore[arg-type]
+        for each in times:
+            if isinstance(each, bool) or not isinstance(each, Integral):
+                raise TypeError(f"t: expected an integer or a list of them, got {each!r}")
+            if not 1 <= int(each) <= T and not -T <= int(each) <= -1:
+                raise ValueError(f"t: expected 1 to {T}, or -{T} to -1, got {each}; x(0) is x0")
+        rows = [int(each) - 1 if each > 0 else T + int(each) for each in times]
+        unique = sorted(set(rows))
+        x = self._at(unique)
+        if one:
+            return x[0]
+        return x if rows == unique else x[[unique.index(row) for row in rows]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +160,21 @@ class Gradients:
 
     s: Tensor
     dW: tuple[Tensor, ...]
-    db: Tensor
+    db: Tensor | None = None
     receipt: Receipt | None = None
     dx0: Tensor | None = None
     dleak: Tensor | None = None
+
+
+class Wants(NamedTuple):
+    """Which gradients are asked for, of those that cost something."""
+
+    s: bool
+    dW: bool
+    db: bool
+
+
+EVERYTHING = Wants(True, True, True)
 
 
 class ConvergenceError(RuntimeError):

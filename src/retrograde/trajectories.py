@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from retrograde import kernels
-from retrograde.adjoint import trajectory_gradients
 from retrograde.autograd import attach
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import as_operator
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import ConvergenceError, Trajectory
+from retrograde.result import ConvergenceError, Gradients, Trajectory, Wants
+from retrograde.through_time import total_input, trajectory_gradients
 
 
 def trajectory(
@@ -58,36 +60,68 @@ def trajectory(
     >>> x0.grad
     tensor([-1., 0.])
     """
-    net = Recurrence(as_operator(W), as_nonlinearity(f), check_leak(leak))
-    b, x0, T = _checked(net, b, x0, steps)
+    net = Recurrence(as_operator(W), as_nonlinearity(f), leak)
+    return run(net, b, None, x0, None) if steps is None else run(net, None, b, x0, steps)
+
+
+def run(
+    net: Recurrence, b: Tensor | None, bias: Tensor | None, x0: Tensor | None, steps: int | None, name: str = "b"
+) -> Trajectory:
+    """The trajectory for the input b(t) + bias: b has an axis of time and bias has none, and one of them may be None.
+
+    `name` is what errors call b, or the bias where there is no b.
+    """
+    W = net.W.bind()
+    looked_at = (name, b), (name, bias), ("x0", x0), *(("W", weight) for weight in W.weights)
+    b, x0, T = _checked(net, b, bias, x0, steps, name)
     with torch.no_grad():
-        x = kernels.forward_sweep(net.W.bind(), net.f, net.leak, b, x0, T)
-        if x is None:
-            x = forward_sweep(net, b if steps is None else b.expand(T, *b.shape), x0)
+        path, finite = kernels.forward_sweep(W, net.f, net.leak, b, bias, x0, T) or (None, False)
+        if not finite:
+            for told, tensor in looked_at:
+                if tensor is not None:
+                    check_finite(told, tensor)
+        if path is None:
+            path = forward_sweep(net, b, bias, x0, T)
 
-    def gradients(net: Recurrence, x: Tensor, b: Tensor, x0: Tensor, g: Tensor, wants_dW: bool) -> Any:
-        return trajectory_gradients(net, x, x0, b, g, wants_dW)
+    def gradients(
+        net: Recurrence,
+        path: Tensor,
+        b: Tensor | None,
+        bias: Tensor | None,
+        x0: Tensor,
+        g: Tensor,
+        wants: Wants,
+        rows: np.ndarray | None = None,
+    ) -> Gradients:
+        return trajectory_gradients(net, path, b, bias, g, wants, rows)
 
-    path = Trajectory(attach(x, gradients, net, b, x0), x0)
-    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
-        bad = ~torch.isfinite(x).all(-1)
+    def x_at(times: list[int]) -> Tensor:
+        rows = np.full(T, -1)
+        rows[times] = np.arange(len(times))
+        return attach(path, partial(gradients, rows=rows), net, b, bias, x0, path[1:][times])
+
+    trajectory = Trajectory(attach(path, gradients, net, b, bias, x0, path[1:]), x0, x_at)
+    if not finite and not torch.isfinite(path).all():
+        bad = ~torch.isfinite(path[1:]).all(-1)
         first = int(bad.reshape(T, -1).any(1).nonzero()[0]) + 1
         samples = int(bad.any(0).sum())
         raise ConvergenceError(
             f"trajectory: {samples} of {bad[0].numel()} samples became infinite or NaN, first at t = {first} of {T}. "
             "An f without an upper bound grows where W is large: scale W down, or use a bounded f.",
-            path,
+            trajectory,
         )
+    return trajectory
+
+
+def forward_sweep(net: Recurrence, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int) -> Tensor:
+    """x(0), ..., x(T), one step after another."""
+    path = x0.new_empty(T + 1, *x0.shape)
+    path[0] = now = x0
+    for t in range(T):
+        b_t = total_input(None if b is None else b[t], bias)
+        assert b_t is not None
+        path[t + 1] = now = net.advance(now, b_t)
     return path
-
-
-def forward_sweep(net: Recurrence, b: Tensor, x0: Tensor) -> Tensor:
-    """x(1), ..., x(T), one step after another; b is (T, ..., n)."""
-    x = x0.new_empty(len(b), *x0.shape)
-    now = x0
-    for t in range(len(b)):
-        x[t] = now = net.advance(now, b[t])
-    return x
 
 
 def check_leak_fits(leak: float | Tensor | None, n: int, like: Tensor) -> None:
@@ -113,31 +147,33 @@ def check_leak(leak: float | Tensor | None) -> float | Tensor | None:
     return leak
 
 
-def _checked(net: Recurrence, b: Tensor, x0: Tensor | None, steps: int | None) -> tuple[Tensor, Tensor, int]:
+def _checked(
+    net: Recurrence, b: Tensor | None, bias: Tensor | None, x0: Tensor | None, steps: int | None, name: str
+) -> tuple[Tensor | None, Tensor, int]:
     """b, x0 and T, looked over: x0 has the whole batch's shape, and b broadcasts against (T, *x0.shape)."""
     W = net.W.bind()
-    n = W.shape[0]
-    check_last_axis("b", check_like("b", b, W.like), n)
-    if steps is None:
+    n, given = W.shape[0], bias if b is None else b
+    assert given is not None
+    check_last_axis(name, check_like(name, given, W.like), n)
+    if b is not None:
         if b.ndim < 2:
             raise ValueError(
-                f"b: expected shape (T, ..., {n}), time first, got {tuple(b.shape)}; for a constant b give steps=T"
+                f"{name}: expected shape (T, ..., {n}), time first, got {tuple(b.shape)}; "
+                f"for a constant {name} give steps=T"
             )
         T, each = len(b), b.shape[1:]
     else:
         if isinstance(steps, bool) or not isinstance(steps, int):
             raise TypeError(f"steps: expected an integer, got {type(steps).__name__}")
-        T, each = steps, b.shape
+        T, each = steps, given.shape
     if T < 1:
         raise ValueError(f"steps: expected a trajectory of at least one step, got T = {T}")
     if x0 is None:
-        x0 = torch.zeros(n, dtype=b.dtype, device=b.device)
+        x0 = given.new_zeros(n)
     check_last_axis("x0", check_like("x0", x0, W.like), n)
-    check_leak_fits(net.leak, n, W.like)
-    for name, tensor in (("b", b), ("x0", x0), *(("W", weight) for weight in W.weights)):
-        check_finite(name, tensor)
+    check_leak_fits(check_leak(net.leak), n, W.like)
     net.f.check_elementwise(n, W.like)
-    x0 = x0.expand(broadcast_shapes("b and x0", b=each, x0=x0.shape))
-    if steps is None:  # so that b[t] broadcasts against x(t)
+    x0 = x0.expand(broadcast_shapes(f"{name} and x0", **{name: each}, x0=x0.shape))
+    if b is not None:  # so that b[t] broadcasts against x(t)
         b = b.reshape(T, *(1,) * (x0.ndim - len(each)), *each)
     return b, x0, T

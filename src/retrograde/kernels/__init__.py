@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,33 +59,43 @@ def explain(net: Any) -> str:
 
 
 def forward_sweep(
-    W: Operator, f: Nonlinearity, leak: float | Tensor | None, b: Tensor, x0: Tensor, T: int
-) -> Tensor | None:
-    """x(1), ..., x(T), (T, ..., n), or None for the plain path; b broadcasts against (T, *x0.shape)."""
+    W: Operator, f: Nonlinearity, leak: float | Tensor | None, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int
+) -> tuple[Tensor, bool] | None:
+    """x(0), ..., x(T), (T + 1, ..., n), and whether all that was met is finite; or None for the plain path.
+
+    The input at t is b[t] + bias, of which one may be None; b broadcasts against (T, *x0.shape), bias against x0.
+    """
     if why_plain(W, f) is not None:
         return None
     from retrograde.kernels.cpu import sweeps
 
     n = x0.shape[-1]
-    if b.ndim < x0.ndim + 1:
-        b = b.expand(1, *x0.shape)
-    elif b.shape[1:-1].numel() != 1:
-        b = b.expand(len(b), *x0.shape)
-    b = b.reshape(len(b), -1, n)
-    x = x0.new_empty(T, *x0.shape)
+    path = _empty(T + 1, *x0.shape, like=x0)
+    path[0] = x0
+    samples = x0.shape[:-1].numel()
     A = W.weights[0].detach().T.contiguous()
-    start = x0.detach().reshape(-1, n).contiguous()
-    _share_threads()
-    sweeps.forward(  # type: ignore[call-arg]
-        *_arrays(A, b.detach().contiguous(), start, _leaks(leak, start)), _number(f), *_arrays(x.view(T, -1, n))
+    varying = x0.new_empty(0, 0, 0) if b is None else _by_sample(b, 1, x0.shape)
+    constant = x0.new_zeros(1, n) if bias is None else _by_sample(bias, 0, x0.shape)
+    threads = _share_threads()
+    finite = sweeps.forward(  # type: ignore[call-arg]
+        *_arrays(A, varying, constant, _leaks(leak, x0)),
+        _number(f),
+        _share(samples, n, threads),
+        *_arrays(path.view(T + 1, samples, n)),
     )
-    return x
+    return path, finite
 
 
 def substitute_back(
-    W: Operator, f: Nonlinearity | None, y: Tensor, g: Tensor, leak: float | Tensor | None
+    W: Operator,
+    f: Nonlinearity | None,
+    y: Tensor,
+    g: Tensor,
+    at: np.ndarray,
+    leak: float | Tensor | None,
+    after: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor | None] | None:
-    """S and, with a leak, l, as `adjoint.substitute_back` gives them; or None.
+    """S and, with a leak, l, as `through_time.substitute_back` gives them, or None.
 
     y (T, ..., n) are the outputs of f, from which the slopes are read on the way; or, where f is None, the slopes D.
     """
@@ -92,14 +103,20 @@ def substitute_back(
         return None
     from retrograde.kernels.cpu import sweeps
 
-    T, n = len(y), y.shape[-1]
-    s = torch.empty_like(y, memory_format=torch.contiguous_format)
-    l = None if leak is None else torch.empty_like(s)
-    y, g = y.contiguous().view(T, -1, n), g.contiguous().view(T, -1, n)
-    weight = W.weights[0].detach().contiguous()
-    _share_threads()
-    into = _arrays(s.view(T, -1, n), s.new_empty(0, 0, 0) if l is None else l.view(T, -1, n))
-    sweeps.adjoint(*_arrays(weight, y, g, _leaks(leak, y)), _number(f), *into)  # type: ignore[call-arg]
+    T, n, samples = len(y), y.shape[-1], y[0].numel() // y.shape[-1]
+    s = _empty(*y.shape, like=y)
+    l = None if leak is None else _empty(*y.shape, like=y)
+    none = y.new_empty(0, 0, 0)
+    s_next, l_next = (none.view(0, 0) if z is None else z.reshape(samples, n).contiguous() for z in after)
+    sweeps.adjoint(  # type: ignore[call-arg]
+        *_arrays(W.weights[0].detach().contiguous(), y.contiguous().view(T, samples, n)),
+        *_arrays(g.contiguous().view(len(g), samples, n)),
+        at,
+        *_arrays(_leaks(leak, y)),
+        _number(f),
+        _share(samples, n, _share_threads()),
+        *_arrays(s_next, l_next, s.view(T, samples, n), none if l is None else l.view(T, samples, n)),
+    )
     return s, l
 
 
@@ -145,6 +162,13 @@ def _iterate(
     return z, residual, steps
 
 
+def _share(samples: int, n: int, threads: int) -> int:
+    """How many samples a thread takes through time together: its part, or as many as leave room in its cache for W."""
+    most = max(4, 2**16 // n)
+    shares = threads * -(-samples // (threads * most))
+    return max(4, -(-samples // (4 * shares)) * 4) if shares else 4
+
+
 def _share_threads() -> int:
     """Give Numba as many threads as PyTorch has, and no more."""
     import numba
@@ -168,5 +192,18 @@ def _leaks(leak: float | Tensor | None, like: Tensor) -> Tensor:
     return torch.as_tensor(leak, dtype=like.dtype).detach().expand(like.shape[-1]).contiguous()
 
 
+def _by_sample(b: Tensor, time: int, batch: torch.Size) -> Tensor:
+    """b with `time` axes of time, then one of samples, B or 1, then neurons."""
+    lead, n = b.shape[:time], b.shape[-1]
+    if b.shape[time:-1].numel() != 1:
+        b = b.expand(*lead, *batch)
+    return b.detach().reshape(*lead, -1, n).contiguous()
+
+
+def _empty(*shape: int, like: Tensor) -> Tensor:
+    """An uninitialised tensor. NumPy asks for huge pages, and first touching those takes a fifth of the time."""
+    return torch.from_numpy(np.empty(shape, like.numpy().dtype))
+
+
 def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.numpy() for tensor in tensors]
+    return [tensor.detach().numpy() for tensor in tensors]
