@@ -16,8 +16,15 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: venv
-	$(BIN)/python -m benchmarks
+# The peers have an environment of their own: JAX never enters the other.
+bench: .venv-bench/.installed
+	.venv-bench/bin/python -m benchmarks
+
+.venv-bench/.installed: pyproject.toml constraints.txt benchmarks/constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -c benchmarks/constraints.txt -e '.[app,bench]'
+	touch $@
 
 venv: $(STAMP)
 
@@ -28,4 +35,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-bench build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

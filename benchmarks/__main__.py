@@ -1,121 +1,67 @@
-"""``make bench``: this library and plain PyTorch side by side, interleaved, each time beside its gradient's error.
+"""``make bench``: all peers that are installed side by side. ``python -m benchmarks --help`` tells the options.
 
-The error is that of dR/dW against the same gradient in float64 by another route: a dense solve at a steady state,
-autograd through the unfolded network along a trajectory.
+A run that was interrupted goes on where it was. To measure anew, delete ``results.jsonl``.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+import os
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
 
-import torch
-from torch import Tensor
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-import retrograde as rg
-
-REPEATS = 7
-
-Contestants = dict[str, Callable[[], Tensor]]
-
-
-def compare(title: str, contestants: Contestants, exact: Tensor) -> None:
-    """Time the contestants in turn, so that a slow spell of the machine hits all of them."""
-    errors = {name: float((run().double() - exact).norm() / exact.norm()) for name, run in contestants.items()}
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(REPEATS):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    ours = statistics.median(times["retrograde"])
-    for name, each in times.items():
-        median = statistics.median(each)
-        spread = f"{min(each):.2f}-{max(each):.2f}"
-        print(f"| {title} | {name} | {median:.2f} | {spread} | {median / ours:.2f} | {errors[name]:.0e} |")
+from benchmarks import steady, trajectories
+from benchmarks.figure import draw
+from benchmarks.measure import measure
+from benchmarks.report import report
+from benchmarks.results import Log
+from benchmarks.workers import Problem, Worker
 
 
-def steady(n: int, batch: int, gain: float) -> None:
-    """A tanh network's steady states, their adjoint and dR/dW, R = sum sin(x)."""
-    torch.manual_seed(0)
-    W, b = torch.randn(n, n) * gain / n**0.5, torch.randn(batch, n)
-    net = rg.Network(W, b=False)
-
-    def retrograde() -> Tensor:
-        return torch.autograd.grad(net.steady_state(b).x.sin().sum(), net.W.weight)[0]
-
-    def loop() -> Tensor:
-        """What one writes by hand: iterate without autograd to a tolerance of 1e-6, then the same for the adjoint."""
-        with torch.no_grad():
-            x, s = torch.zeros_like(b), torch.zeros_like(b)
-            for _ in range(1000):
-                before, x = x, torch.tanh(x @ W.T + b)
-                if (x - before).norm() <= 1e-6 * x.norm():
-                    break
-            D, g = 1 - x * x, x.cos()
-            for _ in range(1000):
-                before, s = s, D * (s @ W + g)
-                if (s - before).norm() <= 1e-6 * s.norm():
-                    break
-            return s.T @ x
-
-    def unrolled() -> Tensor:
-        """Autograd through fifty steps, its graph kept."""
-        w = W.clone().requires_grad_()
-        x = torch.zeros_like(b)
-        for _ in range(50):
-            x = torch.tanh(x @ w.T + b)
-        return torch.autograd.grad(x.sin().sum(), w)[0]
-
-    x = rg.Network(W.double(), b=False).steady_state(b.double()).x.detach()
-    D = 1 - x * x
-    M = torch.eye(n, dtype=torch.float64) - D[:, :, None] * W.double().T
-    exact = torch.linalg.solve(M, D * x.cos()).T @ x
-    title = f"steady state, n {n}, batch {batch}, gain {gain}"
-    compare(title, {"retrograde": retrograde, "loop by hand": loop, "autograd, 50 steps": unrolled}, exact)
+class Kind(StrEnum):
+    trajectories = "trajectories"
+    steady = "steady"
 
 
-def trajectory(n: int, batch: int, T: int) -> None:
-    """A tanh network's trajectories, their adjoint and dR/dW, R = sum sin(x(t))."""
-    torch.manual_seed(0)
-    W, b = torch.randn(n, n) * 0.9 / n**0.5, torch.randn(T, batch, n)
-    net = rg.Network(W, b=False)
-    rnn = torch.nn.RNN(n, n)
-    with torch.no_grad():
-        rnn.weight_hh_l0.copy_(W)
-        rnn.weight_ih_l0.copy_(torch.eye(n))
-        rnn.bias_ih_l0.zero_()
-        rnn.bias_hh_l0.zero_()
-
-    def retrograde() -> Tensor:
-        return torch.autograd.grad(net.trajectory(b).x.sin().sum(), net.W.weight)[0]
-
-    def torch_rnn() -> Tensor:
-        return torch.autograd.grad(rnn(b)[0].sin().sum(), rnn.weight_hh_l0)[0]
-
-    def unfolded() -> Tensor:
-        return torch.autograd.grad(mlp.activities(torch.zeros(batch, n), b).sin().sum(), net.W.weight)[0]
-
-    mlp = net.unfold(T)
-    wide = rg.Network(W.double(), b=False)
-    x = wide.unfold(T).activities(torch.zeros(batch, n, dtype=torch.float64), b.double())
-    exact = torch.autograd.grad(x.sin().sum(), wide.W.weight)[0]
-    title = f"trajectory, n {n}, batch {batch}, T {T}"
-    compare(title, {"retrograde": retrograde, "torch.nn.RNN": torch_rnn, "autograd, unfolded": unfolded}, exact)
+GRIDS = {Kind.trajectories: trajectories, Kind.steady: steady}
 
 
-def main() -> None:
-    """The tables."""
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, tanh; forward + adjoint + dR/dW.")
-    print("nn.RNN also multiplies its input by W_ih, here the identity: what an external b(t) costs there.\n")
-    print("| problem | by | ms, median | ms, range | times retrograde's | error of dR/dW |")
-    print("|---|---|---|---|---|---|")
-    for n, batch, gain in ((100, 64, 0.9), (256, 64, 0.9), (1000, 1, 0.9), (1000, 64, 0.9), (100, 64, 1.5)):
-        steady(n, batch, gain)
-    for n, batch, T in ((64, 1, 1000), (64, 32, 200), (128, 32, 200), (256, 64, 200)):
-        trajectory(n, batch, T)
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="A few cells of the grid.")] = False,
+    only: Annotated[Kind | None, typer.Option(help="One of the two grids.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each.")] = 7,
+    out: Annotated[Path, typer.Option(help="The folder of the results.")] = Path(__file__).parent,
+) -> None:
+    """Time the gradients of Retrograde and its peers; write RESULTS.md, results.svg and results.jsonl."""
+    grids = [GRIDS[kind] for kind in Kind if only in (None, kind)]
+    problems = [problem for grid in grids for problem in (grid.QUICK if quick else grid.GRID)]
+    log = Log(out / "results.jsonl")
+    if os.getloadavg()[0] > 0.5:
+        print("The machine is busy. Calls whose threads wait for each other will look slow.")
+    workers = {"torch": Worker(), "jax": Worker()}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns) as progress:
+            task = progress.add_task("", total=len(problems))
+            for problem in problems:
+                say = partial(_say, progress, task, problem)
+                if not log.has(problem):
+                    log.add(measure(problem, repeats, workers, say))
+                progress.advance(task)
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    (out / "RESULTS.md").write_text(report(log))
+    draw(log.results, out / "results.svg")
+
+
+def _say(progress: Progress, task: TaskID, problem: Problem, what: str) -> None:
+    progress.update(task, description=f"{problem}: {what}")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -108,6 +108,28 @@ def test_steady_states_and_their_gradients(f, dtype, damping, plain):
     close(our_gradients, their_gradients, steps=10 * ours.tolerance / torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("leak", (None, 0.3), ids=str)
+@pytest.mark.parametrize("n", (2, 15, 16, 17, 40, 67))
+def test_one_sample_whose_product_the_threads_share(n, leak, dtype, plain, monkeypatch):
+    monkeypatch.setattr(kernels, "_LONE", 1)
+    torch.set_num_threads(2)
+    net = network(n, "tanh", dtype, leak)
+    input, x0 = torch.randn(6, 1, n, dtype=dtype), torch.randn(1, n, dtype=dtype)
+    for drive, steps in ((input, None), (input[0], 6)):
+        ours = trajectory_and_gradients(net, drive, x0, steps)
+        close(ours, plain(lambda d=drive, s=steps: trajectory_and_gradients(net, d, x0, s)), steps=20)
+
+    def solve():
+        solver = rg.FixedPoint(damping=0.8)
+        state = net.steady_state(input[0], solver=solver, adjoint=solver)
+        return state, [state.x, *torch.autograd.grad(state.x.sin().sum(), [net.W.weight, net.b])]
+
+    (state, ours), (theirs, wanted) = solve(), plain(solve)
+    assert state.converged.all() and (state.steps - theirs.steps).abs().max() <= 1
+    close(ours, wanted, steps=10 * state.tolerance / torch.finfo(dtype).eps)
+
+
 def test_a_samples_bits_do_not_depend_on_its_batch():
     net = network(19, "tanh", torch.float32)
     input = torch.randn(10, 19) * torch.logspace(-3, 1, 10)[:, None]
@@ -157,6 +179,20 @@ def test_float32_functions_are_within_three_units_in_the_last_place(f, exact):
         and ends[1] == exact(torch.tensor(torch.inf))
         and abs(ends[2] - exact(torch.tensor(-torch.inf))) <= smallest
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("samples", (0, 1, 3, 255, 256, 257, 600))
+@pytest.mark.parametrize("edges", (0, 1, 40, 2000))
+def test_the_gradient_on_a_pattern(edges, samples, dtype):
+    shape = (90, 70)
+    ends = [torch.randint(1, size - 1, (edges,)) for size in shape]  # the first and the last have no connection
+    W = rg.Sparse.from_edges(ends[1], ends[0], torch.randn(edges, dtype=dtype), shape).bind()
+    s, x = (torch.randn(samples, size, dtype=dtype) for size in shape)
+    with torch.no_grad():
+        close(kernels.outer(W, s, x), W.outer(s, x), steps=20)
+        again = kernels.outer(W, s, x)
+    assert torch.equal(kernels.outer(W, s, x)[0], again[0])
 
 
 def test_explain_says_which_path_and_why(plain):

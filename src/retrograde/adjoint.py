@@ -110,7 +110,9 @@ def steady_gradients(
         conditioning=receipt.conditioning.reshape(batch),
         state_residual=None if b is None else relative_residual(net.step(x, b), x),
     )
-    gradients = Gradients(s, W.outer(s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt)
+    gradients = Gradients(
+        s, kernels.outer(W, s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt
+    )
     if throw and not receipt.converged.all():
         advice = (
             "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or Krylov(restart=100)."

@@ -58,14 +58,14 @@ class _Attach(torch.autograd.Function):
         (g,) = gradients
         x, b, bias, x0, leak, *weights = ctx.saved_tensors
         net = replace(ctx.net, W=ctx.net.W.bind(*weights), leak=ctx.net.leak if leak is None else leak)
-        _, _, _, _, s, db, _, _, *dW = ctx.needs_input_grad
-        wants = Wants(s, any(dW), db)
+        _, _, _, _, s, db, dx0, _, *dW = ctx.needs_input_grad
+        wants = Wants(s, any(dW), db, dx0)
         with torch.no_grad():
             found = ctx.gradients(net, x, b, bias, x0, g, wants)
         answer: tuple[Tensor | None, ...] = (
             found.s.sum_to_size(b.shape) if s else None,
             found.db if db else None,
-            found.dx0 if x0 is not None else None,
+            found.dx0 if dx0 else None,
             found.dleak if leak is not None else None,
             *(found.dW if wants.dW else (None,) * len(weights)),
         )

@@ -51,6 +51,9 @@ def check_finite(name: str, value: Tensor) -> Tensor:
 
 def broadcast_shapes(what: str, **shapes: torch.Size) -> torch.Size:
     """The common shape of the arguments named; ValueError naming them where there is none."""
+    first, *others = shapes.values()
+    if all(shape == first for shape in others):
+        return first
     try:
         return torch.broadcast_shapes(*shapes.values())
     except RuntimeError:

@@ -172,9 +172,10 @@ class Wants(NamedTuple):
     s: bool
     dW: bool
     db: bool
+    dx0: bool
 
 
-EVERYTHING = Wants(True, True, True)
+EVERYTHING = Wants(True, True, True, True)
 
 
 class ConvergenceError(RuntimeError):

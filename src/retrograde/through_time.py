@@ -66,20 +66,20 @@ def trajectory_gradients(
     the path. ``g`` is dR/dx(t) for t = 1..T; or, given `at`, g(t) is ``g[at[t - 1]]``, and 0 where that is -1.
     """
     W, T = net.W.bind(), len(path) - 1
+    last = T if at is None else int(np.flatnonzero(at >= 0).max(initial=0)) + 1  # behind the last reward s is 0
     at = np.arange(T) if at is None else at
-    last = int(np.flatnonzero(at >= 0).max(initial=0)) + 1  # behind the last reward s is 0
     length = last if wants.s else max(1, min(last, _PIECE // max(path[0].numel(), 1)))
     s = l = None
     sums: list[Tensor] = []
     for first in range((last - 1) // length * length, -1, -length):
         piece = slice(first, min(first + length, last))
-        before, x = path[:-1][piece], path[1:][piece]
+        before, x = path[piece], path[first + 1 : piece.stop + 1]
         total = total_input(None if b is None else b[piece], bias)
         after = (None if s is None else s[0], None if l is None else l[0])
         s, l = _substitute_back(net, before, x, total, g, at[piece], after)
         if not math.isfinite(s.sum()):
             check_finite("dR/dx", g)
-        more = list(W.outer(s, before)) if wants.dW else []
+        more = list(kernels.outer(W, s, before)) if wants.dW else []
         if wants.db:
             more.append(s.sum_to_size(path.shape[-1:] if bias is None else bias.shape))
         if l is not None and net.leak is not None:
@@ -87,10 +87,10 @@ def trajectory_gradients(
             more.append((l * (x - before) / net.leak).sum_to_size(torch.as_tensor(net.leak).shape))
         sums = [a.add_(b) for a, b in zip(sums, more, strict=True)] if sums else more
     assert s is not None
-    dx0 = W.T @ s[0]
+    dx0 = W.T @ s[0] if wants.dx0 else None
     dleak = None
     if l is not None and net.leak is not None:
-        dx0 = dx0 + (1 - net.leak) * l[0]
+        dx0 = None if dx0 is None else dx0 + (1 - net.leak) * l[0]
         dleak = sums.pop()
     db = sums.pop() if wants.db else None
     if wants.s and last < T:

@@ -169,7 +169,7 @@ def _checked(
     if T < 1:
         raise ValueError(f"steps: expected a trajectory of at least one step, got T = {T}")
     if x0 is None:
-        x0 = given.new_zeros(n)
+        x0 = given.new_zeros(each)
     check_last_axis("x0", check_like("x0", x0, W.like), n)
     check_leak_fits(check_leak(net.leak), n, W.like)
     net.f.check_elementwise(n, W.like)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from retrograde.connectivity import Dense, Operator
+from retrograde.connectivity import Dense, Operator, Sparse
 from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, Sigmoid, Softplus, Tanh
 
 # Their numbers in kernels.cpu.functions. Where there is no f, the slopes are given.
@@ -23,13 +24,17 @@ _SLOPES = -1
 
 
 def why_plain(W: Operator, f: Nonlinearity | None) -> str | None:
-    """Why no kernel serves this W and f, or None where one does."""
-    if os.environ.get("RETROGRADE_PLAIN", "0") not in ("", "0"):
-        return "RETROGRADE_PLAIN is set"
+    """Why no fused kernel serves this W and f, or None where one does."""
     if getattr(type(W.structure), "product", None) is not Dense.product:  # subclasses may say otherwise
         return f"no kernel for {type(W.structure).__name__}"
     if f is not None and type(f) not in _NUMBERS:
         return f"no kernel for {f}"
+    return _why_not_here(W)
+
+
+def _why_not_here(W: Operator) -> str | None:
+    if os.environ.get("RETROGRADE_PLAIN", "0") not in ("", "0"):
+        return "RETROGRADE_PLAIN is set"
     if W.like.device.type != "cpu":
         return f"no kernel on {W.like.device.type}"
     if W.like.dtype not in (torch.float32, torch.float64):
@@ -67,23 +72,20 @@ def forward_sweep(
     """
     if why_plain(W, f) is not None:
         return None
-    from retrograde.kernels.cpu import sweeps
+    from retrograde.kernels.cpu import lone, sweeps
 
-    n = x0.shape[-1]
-    path = _empty(T + 1, *x0.shape, like=x0)
-    path[0] = x0
-    samples = x0.shape[:-1].numel()
-    A = W.weights[0].detach().T.contiguous()
-    varying = x0.new_empty(0, 0, 0) if b is None else _by_sample(b, 1, x0.shape)
-    constant = x0.new_zeros(1, n) if bias is None else _by_sample(bias, 0, x0.shape)
-    threads = _share_threads()
-    finite = sweeps.forward(  # type: ignore[call-arg]
-        *_arrays(A, varying, constant, _leaks(leak, x0)),
-        _number(f),
-        _share(samples, n, threads),
-        *_arrays(path.view(T + 1, samples, n)),
-    )
-    return path, finite
+    samples, n = _samples(x0.shape)
+    path = np.empty((T + 1, samples, n), _dtype(x0))  # for which NumPy asks for huge pages, five times faster to touch
+    path[0] = _array(x0).reshape(samples, n)
+    varying = _by_sample(b, 1, x0.shape, (0, 0, 0), path.dtype)
+    constant = _by_sample(bias, 0, x0.shape, (1, n), path.dtype)
+    a, A = _leaks(leak, n, path.dtype), W.weights[0].T
+    if _is_lone(samples, n):
+        finite = lone.forward(_parts(A), varying.reshape(-1, n), constant[0], a, _number(f), path[:, 0])
+    else:
+        share, _ = _share(samples, n)
+        finite = sweeps.forward(_array(A), varying, constant, a, _number(f), share, path)
+    return torch.from_numpy(path).view(T + 1, *x0.shape), finite
 
 
 def substitute_back(
@@ -101,23 +103,37 @@ def substitute_back(
     """
     if why_plain(W, f) is not None:
         return None
-    from retrograde.kernels.cpu import sweeps
+    from retrograde.kernels.cpu import lone, sweeps
 
-    T, n, samples = len(y), y.shape[-1], y[0].numel() // y.shape[-1]
-    s = _empty(*y.shape, like=y)
-    l = None if leak is None else _empty(*y.shape, like=y)
-    none = y.new_empty(0, 0, 0)
-    s_next, l_next = (none.view(0, 0) if z is None else z.reshape(samples, n).contiguous() for z in after)
-    sweeps.adjoint(  # type: ignore[call-arg]
-        *_arrays(W.weights[0].detach().contiguous(), y.contiguous().view(T, samples, n)),
-        *_arrays(g.contiguous().view(len(g), samples, n)),
-        at,
-        *_arrays(_leaks(leak, y)),
-        _number(f),
-        _share(samples, n, _share_threads()),
-        *_arrays(s_next, l_next, s.view(T, samples, n), none if l is None else l.view(T, samples, n)),
-    )
-    return s, l
+    shape, dtype = y.shape, _dtype(y)
+    T, (samples, n) = len(y), _samples(shape[1:])
+    s = np.empty((T, samples, n), dtype)
+    l = np.empty((0, 0, 0) if leak is None else s.shape, dtype)
+    s_next, l_next = (_by_sample(z, 0, shape[1:], (0, 0), dtype) for z in after)
+    slopes, rewards = _array(y).reshape(s.shape), _array(g).reshape(len(g), samples, n)
+    a, weight = _leaks(leak, n, dtype), W.weights[0]
+    if _is_lone(samples, n):
+        after_one = s_next.reshape(-1), l_next.reshape(-1)
+        y_one, g_one = slopes.reshape(-1, n), rewards.reshape(-1, n)
+        lone.adjoint(_parts(weight), y_one, g_one, at, a, _number(f), *after_one, s[:, 0], l.reshape(-1, n))
+    else:
+        share, _ = _share(samples, n)
+        sweeps.adjoint(_array(weight), slopes, rewards, at, a, _number(f), share, s_next, l_next, s, l)
+    return torch.from_numpy(s).view(shape), None if leak is None else torch.from_numpy(l).view(shape)
+
+
+def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """``W.outer(s, x)``; at the entries of a sparse W by a kernel."""
+    structure = W.structure
+    if not isinstance(structure, Sparse) or _why_not_here(W) is not None:
+        return W.outer(s, x)
+    from retrograde.kernels.cpu import sampled
+
+    dW = np.zeros(len(structure.columns), _dtype(x))
+    s_T, x_T = (_array(z.reshape(-1, z.shape[-1]).T) for z in (s, x))
+    _share(torch.get_num_threads(), 1)
+    sampled.outer(_array(structure.row_starts), _array(structure.columns), s_T, x_T, dW)
+    return (torch.from_numpy(dW),)
 
 
 Iterate = Callable[[Tensor, float, float, int], tuple[Tensor, Tensor, Tensor]]
@@ -128,82 +144,107 @@ def fixed_point(W: Operator, f: Nonlinearity, b: Tensor) -> Iterate | None:
 
     It answers x, the residual and the steps of each sample.
     """
-    if why_plain(W, f) is not None or _is_lone(b):
+    if why_plain(W, f) is not None:
         return None
-    A = W.weights[0].detach().T.contiguous()
-    return lambda x, damping, rtol, max_steps: _iterate(A, b, b[:0], _number(f), x, damping, rtol, max_steps)
+    return partial(_iterate, W.weights[0].T, b, b[:0], _number(f))
 
 
 def adjoint_fixed_point(W: Operator, D: Tensor, g: Tensor) -> Iterate | None:
     """Likewise the iteration of s = D (Wᵀs + g)."""
-    if why_plain(W, None) is not None or _is_lone(g):
+    if why_plain(W, None) is not None:
         return None
-    A = W.weights[0].detach().contiguous()
-    return lambda s, damping, rtol, max_steps: _iterate(A, g, D, _number(None), s, damping, rtol, max_steps)
-
-
-def _is_lone(c: Tensor) -> bool:
-    """Whether there are fewer samples than threads, of so many neurons that threads better share one product."""
-    return len(c) < torch.get_num_threads() and c.shape[1] >= 512
+    return partial(_iterate, W.weights[0], g, D, _number(None))
 
 
 def _iterate(
     A: Tensor, c: Tensor, D: Tensor, kind: int, z: Tensor, damping: float, rtol: float, max_steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from retrograde.kernels.cpu import fixed_point
+    from retrograde.kernels.cpu import fixed_point, lone
 
-    z = z.clone(memory_format=torch.contiguous_format)
-    residual = z.new_empty(len(z))
-    steps = torch.empty(len(z), dtype=torch.int64)
-    tiny = torch.finfo(z.dtype).eps ** 2
-    numbers = (z.numpy().dtype.type(damping), rtol, tiny, max_steps, _share_threads())
-    arrays, into = _arrays(A, c.contiguous(), D.contiguous()), _arrays(z, residual, steps)
-    fixed_point.iterate(*arrays, kind, *numbers, *into)  # type: ignore[call-arg]
-    return z, residual, steps
-
-
-def _share(samples: int, n: int, threads: int) -> int:
-    """How many samples a thread takes through time together: its part, or as many as leave room in its cache for W."""
-    most = max(4, 2**16 // n)
-    shares = threads * -(-samples // (threads * most))
-    return max(4, -(-samples // (4 * shares)) * 4) if shares else 4
+    found = _array(z).copy()
+    (samples, n), dtype = found.shape, found.dtype.type
+    numbers = dtype(damping), rtol, torch.finfo(z.dtype).eps ** 2, max_steps
+    if _is_lone(samples, n):
+        one = lone.iterate(_parts(A), _array(c)[0], _array(D).reshape(-1), kind, *numbers, found[0])
+        residual, steps = np.array(one[:1], dtype), np.array(one[1:])
+    else:
+        _, threads = _share(samples, n)
+        residual, steps = np.empty(samples, dtype), np.empty(samples, np.int64)
+        fixed_point.iterate(_array(A), _array(c), _array(D), kind, *numbers, threads, found, residual, steps)
+    return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
 
 
-def _share_threads() -> int:
-    """Give Numba as many threads as PyTorch has, and no more."""
+# One sample of so many neurons is worth waiting for each other at each step.
+_LONE = 512
+
+
+def _is_lone(samples: int, n: int) -> bool:
+    return samples == 1 and n >= _LONE and torch.get_num_threads() > 1
+
+
+def _parts(A: Tensor) -> np.ndarray:
+    """A, (n, n), in parts of some columns each, (parts, n, columns), a part for each thread."""
+    n = len(A)
+    _, threads = _share(torch.get_num_threads(), n)
+    columns = -(-n // (16 * threads)) * 16
+    parts = A.new_zeros(threads, n, columns)
+    for p in range(threads):
+        part = A.detach()[:, p * columns : (p + 1) * columns]
+        parts[p, :, : part.shape[1]] = part
+    return _array(parts)
+
+
+def _share(samples: int, n: int) -> tuple[int, int]:
+    """How many samples a thread takes through time together, and how many threads there are.
+
+    The samples are each thread's part, or as many as leave room in its cache for W. Numba is given as many threads as
+    PyTorch has, and no more than there is work for.
+    """
     import numba
 
     torchs = torch.get_num_threads()
-    threads = min(torchs, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    threads = max(1, min(torchs, numba.config.NUMBA_NUM_THREADS, samples))  # type: ignore[attr-defined]
     numba.set_num_threads(threads)
     if torch.get_num_threads() != torchs:  # Numba's first call sets the OpenMP that the two share
         torch.set_num_threads(torchs)
-    return threads
+    rounds = -(-samples // (threads * max(4, 2**16 // n)))
+    share = -(-samples // max(1, threads * rounds))
+    share = max(share, 1)
+    return share if share <= 2 else -(-share // 4) * 4, threads
 
 
 def _number(f: Nonlinearity | None) -> int:
     return _SLOPES if f is None else _NUMBERS[type(f)]
 
 
-def _leaks(leak: float | Tensor | None, like: Tensor) -> Tensor:
-    """The leak of each neuron, or an empty tensor."""
+def _leaks(leak: float | Tensor | None, n: int, dtype: np.dtype) -> np.ndarray:
+    """The leak of each neuron, or an empty array."""
     if leak is None:
-        return like.new_empty(0)
-    return torch.as_tensor(leak, dtype=like.dtype).detach().expand(like.shape[-1]).contiguous()
+        return np.empty(0, dtype)
+    a = leak.detach().numpy() if isinstance(leak, Tensor) else leak
+    return np.full(n, a, dtype)
 
 
-def _by_sample(b: Tensor, time: int, batch: torch.Size) -> Tensor:
-    """b with `time` axes of time, then one of samples, B or 1, then neurons."""
-    lead, n = b.shape[:time], b.shape[-1]
-    if b.shape[time:-1].numel() != 1:
+def _by_sample(
+    b: Tensor | None, time: int, batch: torch.Size, otherwise: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
+    """b with `time` axes of time, one of samples, B or 1, and one of neurons; or zeros of another shape."""
+    if b is None:
+        return np.zeros(otherwise, dtype)
+    lead = b.shape[:time]
+    if b.shape[time:] != batch and b.shape[time:-1].numel() != 1:
         b = b.expand(*lead, *batch)
-    return b.detach().reshape(*lead, -1, n).contiguous()
+    return _array(b).reshape(*lead, _samples(b.shape[time:])[0], batch[-1])
 
 
-def _empty(*shape: int, like: Tensor) -> Tensor:
-    """An uninitialised tensor. NumPy asks for huge pages, and first touching those takes a fifth of the time."""
-    return torch.from_numpy(np.empty(shape, like.numpy().dtype))
+def _samples(batch: torch.Size) -> tuple[int, int]:
+    """How many samples, and of how many neurons."""
+    return batch[:-1].numel(), batch[-1]
 
 
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.detach().numpy() for tensor in tensors]
+def _dtype(like: Tensor) -> np.dtype:
+    return np.dtype(str(like.dtype)[6:])
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()

@@ -51,7 +51,7 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual,
                     times_slope(kind, D[i], u[lane])
                 else:
                     apply(kind, u[lane])
-                gap, size = _distance(u[lane], x[lane])
+                gap, size = distance(u[lane], x[lane])
                 r = gap / max(size, tiny)
                 if r > rtol and r < np.inf and count[lane] < max_steps:
                     count[lane] += 1
@@ -66,7 +66,7 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual,
 
 
 @njit(error_model="numpy", fastmath=FAST | {"reassoc"})
-def _distance(u, x):
+def distance(u, x):
     """|u - x| and |x|."""
     gap = size = 0.0
     for j in range(len(u)):
