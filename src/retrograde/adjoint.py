@@ -93,13 +93,19 @@ def steady_gradients(
     factors: Factors | None = None,
     throw: bool = True,
     wants: Wants = EVERYTHING,
+    state_residual: Tensor | None = None,
 ) -> Gradients:
-    """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt."""
+    """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt.
+
+    How steady x is, `state_residual` (...,), goes into the receipt; where it is not known it is found from b.
+    """
     W = net.W.bind()
     check_finite("dR/dx", g)
     n, batch = x.shape[-1], x.shape[:-1]
     D = net.slopes(x, x, b).reshape(-1, n)  # a steady state is its own step before
     adjoint = adjoint or default_adjoint(W)
+    if state_residual is None and b is not None:
+        state_residual = relative_residual(net.step(x, b), x)
     s, receipt = solve_adjoint(W, D, g.reshape(-1, n), adjoint, factors or Factors(len(D), n))
     s = s.reshape(x.shape)
     receipt = replace(
@@ -108,7 +114,7 @@ def steady_gradients(
         residual=receipt.residual.reshape(batch),
         steps=receipt.steps.reshape(batch),
         conditioning=receipt.conditioning.reshape(batch),
-        state_residual=None if b is None else relative_residual(net.step(x, b), x),
+        state_residual=state_residual,
     )
     gradients = Gradients(
         s, kernels.outer(W, s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt

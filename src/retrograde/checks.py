@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def check_finite(name: str, value: Tensor) -> Tensor:
     """`value`, without NaN or infinity; ValueError otherwise."""
     value = value.detach()
     # One cheap reduction settles nearly every case; only a suspicious sum is looked at entry by entry.
-    if not torch.isfinite(value.sum()):
+    if not math.isfinite(value.sum()):
         bad = int((~torch.isfinite(value)).sum())
         if bad:
             raise ValueError(f"{name}: expected finite numbers, got {bad} of {value.numel()} entries NaN or infinite")

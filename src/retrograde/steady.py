@@ -81,7 +81,7 @@ def steady_state(
     receipts: list[Receipt] = []
 
     def gradients(net: Recurrence, x: Tensor, b: Tensor, bias: None, x0: None, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants)
+        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, found.residual.reshape(batch))
         assert answer.receipt is not None
         receipts.append(answer.receipt)
         return answer

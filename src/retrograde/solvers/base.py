@@ -73,8 +73,8 @@ def relative_residual(step: Tensor, z: Tensor) -> Tensor:
 
 
 def default_rtol(dtype: torch.dtype) -> float:
-    """Eps to the power 0.85: 1.3e-6 in float32, 5e-14 in float64. A step's own rounding lies a little below."""
-    return torch.finfo(dtype).eps ** 0.85
+    """Eps to the power 0.9: 6e-7 in float32, 8e-15 in float64. A step's own rounding lies a little below."""
+    return torch.finfo(dtype).eps ** 0.9
 
 
 def check_number(name: str, value: Any, kind: type = Real) -> Any:
@@ -163,7 +163,5 @@ class Iteration(Solver):
 
 def verdict(residual: Tensor, rtol: float) -> Tensor:
     """Why samples stopped that stopped with these residuals."""
-    status = torch.full_like(residual, int(Status.MAX_STEPS), dtype=torch.int64)
-    status[~residual.isfinite()] = int(Status.DIVERGED)
-    status[residual <= rtol] = int(Status.CONVERGED)
-    return status
+    failed = torch.where(residual.isfinite(), int(Status.MAX_STEPS), int(Status.DIVERGED))
+    return failed.masked_fill_(residual <= rtol, int(Status.CONVERGED))

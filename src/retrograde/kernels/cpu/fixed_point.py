@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.products import add_product_4
+from retrograde.kernels.cpu.products import add_partial_sums_4
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
@@ -24,7 +24,7 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual,
     B, n = z.shape
     for thread in prange(threads):
         waiting, end = B * thread // threads, B * (thread + 1) // threads
-        u, x = np.empty((4, n), z.dtype), np.zeros((4, n), z.dtype)
+        u, x, partial = np.empty((4, n), z.dtype), np.zeros((4, n), z.dtype), np.empty((4, n), z.dtype)
         sample = np.full(4, -1)
         count = np.zeros(4, np.int64)
         lanes = 0
@@ -42,7 +42,7 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual,
                 if sample[lane] >= 0:
                     for j in range(n):
                         u[lane, j] = c[sample[lane], j]
-            add_product_4(A, x, u)  # even for one sample: its bits shall not depend on the others
+            add_partial_sums_4(A, x, u, partial)  # even for one sample: its bits shall not depend on the others
             for lane in range(4):
                 i = sample[lane]
                 if i < 0:

@@ -11,7 +11,7 @@ from numba import njit, prange
 
 from retrograde.kernels.cpu.fixed_point import distance
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.products import add_product_1
+from retrograde.kernels.cpu.products import add_partial_sums_1, add_product_1
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
@@ -74,7 +74,7 @@ def iterate(parts, c, D, kind, damping, rtol, tiny, max_steps, z):
     """`fixed_point.iterate` for one sample: z, c and D (n,). The residual and the steps."""
     n = len(z)
     P, m = parts.shape[0], parts.shape[2]
-    u, steps = np.empty((P, m), z.dtype), 0
+    u, partial, steps = np.empty((P, m), z.dtype), np.empty((P, m), z.dtype), 0
     whole = u.reshape(P * m)[:n]
     while True:
         for p in prange(P):
@@ -82,7 +82,7 @@ def iterate(parts, c, D, kind, damping, rtol, tiny, max_steps, z):
             part = u[p]
             part[:] = 0
             part[: last - first] = c[first:last]
-            add_product_1(parts[p], z, part)
+            add_partial_sums_1(parts[p], z, part, partial[p])
             if kind == SLOPES:
                 times_slope(kind, D[first:last], part[: last - first])
             else:

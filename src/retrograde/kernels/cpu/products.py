@@ -75,3 +75,34 @@ def add_product(A, x, u):
             add_product_4(some, x[r : r + 4, first:last], u[r : r + 4])
         for r in range(fours, rows):
             add_product_1(some, x[r, first:last], u[r])
+
+
+_PARTIAL = 64  # terms summed before they join the sum, so that its rounding grows with the square root of their groups
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def add_partial_sums_4(A, x, u, partial):
+    """U += x A for four rows, its rounding a fraction of `add_product_4`'s; partial (4, n) is overwritten."""
+    m, n = A.shape
+    for first in range(0, m, _PARTIAL):
+        last = min(first + _PARTIAL, m)
+        for r in range(4):
+            for j in range(n):
+                partial[r, j] = 0
+        add_product_4(A[first:last], x[:, first:last], partial)
+        for r in range(4):
+            for j in range(n):
+                u[r, j] += partial[r, j]
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def add_partial_sums_1(A, x, u, partial):
+    """Likewise for one row, x (m,), u and partial (n,)."""
+    m, n = A.shape
+    for first in range(0, m, _PARTIAL):
+        last = min(first + _PARTIAL, m)
+        for j in range(n):
+            partial[j] = 0
+        add_product_1(A[first:last], x[first:last], partial)
+        for j in range(n):
+            u[j] += partial[j]
