@@ -1,5 +1,8 @@
 """Each kernel against the plain path that it stands in for."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -201,3 +204,37 @@ def test_explain_says_which_path_and_why(plain):
     assert "sin" in kernels.explain(rg.Network(3, f=rg.Pointwise(torch.sin)))
     assert "bfloat16" in kernels.explain(rg.Network(3).bfloat16())
     assert "RETROGRADE_PLAIN" in plain(lambda: kernels.explain(rg.Network(3)))
+
+
+def test_a_weight_of_another_shape_never_reaches_a_kernel():
+    net = rg.Network(4)
+    net.W.weight = torch.nn.Parameter(torch.randn(64, 64))
+    for run in (lambda: net(torch.ones(3, 4)), lambda: net.trajectory(torch.ones(5, 3, 4))):
+        with pytest.raises(ValueError, match=r"W: expected shape \(4, 4\), as it was made, got \(64, 64\)"):
+            run()
+
+
+def test_what_is_kept_on_disk_is_kept_for_these_sources():
+    import hashlib
+    from pathlib import Path
+
+    from retrograde.kernels import cpu
+
+    sources = b"".join(path.read_bytes() for path in sorted(Path(cpu.__file__).parent.glob("*.py")))
+    for kernel in (cpu.sweeps.forward, cpu.sweeps.adjoint, cpu.fixed_point.iterate, cpu.lone.iterate):
+        assert hashlib.sha256(sources).hexdigest()[:16] in kernel.stats.cache_path
+
+
+def test_a_forked_process_takes_the_plain_path():
+    code = """
+import os, torch, retrograde as rg
+net, input = rg.Network(6), torch.ones(4, 3, 6)
+x = net.trajectory(input).x
+if (child := os.fork()) == 0:
+    assert "forked" in rg.kernels.explain(net)
+    os._exit(0 if torch.allclose(net.trajectory(input).x, x) else 3)
+assert os.waitpid(child, 0)[1] == 0
+assert "fused" in rg.kernels.explain(net)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -139,3 +139,40 @@ def test_other_nonlinearities_and_a_leak():
     torch.testing.assert_close(h_n[0], x)
     output.sum().backward()
     assert leak.grad is not None and leak.grad.abs().min() > 0
+
+
+def test_positional_arguments_mean_what_they_mean_there():
+    arguments = (4, 6, 2, "relu", False, True, 0.1, True)
+    ours, theirs = RNN(*arguments), torch.nn.RNN(*arguments)
+    assert repr(ours) == repr(theirs)
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+
+
+@pytest.mark.parametrize("bidirectional", (False, True))
+def test_what_lies_behind_the_end_of_a_sequence_cannot_diverge(bidirectional):
+    ours, theirs = (m(2, 3, 1, "relu", bidirectional=bidirectional).double() for m in (RNN, torch.nn.RNN))
+    for rnn in (ours, theirs):
+        for weight in rnn.parameters():
+            torch.nn.init.ones_(weight)
+    sequences = [-10 * torch.ones(2000, 2), torch.ones(2, 2), -torch.ones(7, 2), torch.ones(2, 2)]
+    packed = torch.nn.utils.rnn.pack_sequence([s.double() for s in sequences], enforce_sorted=False)
+    answers = []
+    for rnn in (ours, theirs):
+        output, h_n = rnn(packed)
+        loss = output.data.clamp(max=1e3).sin().sum() + h_n.clamp(max=1e3).cos().sum()
+        answers.append((output.data, h_n, *torch.autograd.grad(loss, list(rnn.parameters()))))
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_under_autocast():
+    rnn = RNN(4, 6)
+    input = torch.randn(5, 3, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = rnn(input)
+    torch.testing.assert_close(output.float(), rnn(input)[0], atol=0.05, rtol=0.05)
+
+
+def test_a_leak_that_does_not_fit():
+    with pytest.raises(ValueError, match="leak: expected one number or 6, got 5"):
+        RNN(4, 6, leak=torch.full((5,), 0.5))

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from retrograde.nonlinearity import as_nonlinearity
-from retrograde.trajectories import check_leak, trajectory
+from retrograde.nonlinearity import Sigmoid, Tanh, as_nonlinearity
+from retrograde.trajectories import check_leak, check_leak_fits, trajectory
 
 
 class RNN(torch.nn.RNN):
@@ -26,7 +26,7 @@ class RNN(torch.nn.RNN):
 
     Raises:
         ValueError, TypeError, RuntimeError: where ``torch.nn.RNN`` raises them; ValueError also for NaN or infinity in
-            the input.
+            the input, and `ConvergenceError` where the activity becomes infinite.
 
     >>> rnn = RNN(10, 20, num_layers=2)
     >>> output, h_n = rnn(torch.randn(5, 3, 10))
@@ -35,14 +35,15 @@ class RNN(torch.nn.RNN):
     """
 
     def __init__(self, *args: Any, leak: float | Tensor | None = None, **kwargs: Any):
-        if len(args) > 3:
-            nonlinearity, args = args[3], args[:3] + args[4:]
-        else:
-            nonlinearity = kwargs.pop("nonlinearity", "tanh")
+        nonlinearity = args[3] if len(args) > 3 else kwargs.pop("nonlinearity", "tanh")
         f = as_nonlinearity(nonlinearity)
-        super().__init__(*args, nonlinearity=nonlinearity if nonlinearity in ("tanh", "relu") else "tanh", **kwargs)
+        theirs = nonlinearity if nonlinearity in ("tanh", "relu") else "tanh"
+        if len(args) > 3:
+            super().__init__(*args[:3], theirs, *args[4:], **kwargs)
+        else:
+            super().__init__(*args, nonlinearity=theirs, **kwargs)
         self.nonlinearity, self.f = nonlinearity, f
-        check_leak(leak)
+        check_leak_fits(check_leak(leak), self.hidden_size, next(self.parameters()))
         if isinstance(leak, Tensor) and not isinstance(leak, torch.nn.Parameter):
             self.register_buffer("leak", leak.detach().clone(), persistent=False)
         else:
@@ -72,7 +73,7 @@ class RNN(torch.nn.RNN):
         return (output, hidden) if batched else (output.squeeze(batch_dim), hidden.squeeze(1))
 
     def _packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
-        """Sequences of different lengths, padded to the longest; what lies behind an end is never looked at."""
+        """Sequences of different lengths, padded to the longest; what lies behind an end comes to nothing."""
         data, batch_sizes, order, back = packed
         hx = self._start(None if hx is None else self.permute_hidden(hx, order), data, int(batch_sizes[0]))
         self.check_forward_args(data, hx, batch_sizes)
@@ -96,17 +97,28 @@ class RNN(torch.nn.RNN):
             paths = []
             for direction in directions:
                 turned = direction == "_reverse"
-                path = self._path(_turned(x, lengths) if turned else x, hx[len(ends)], f"l{layer}{direction}")
+                suffix = f"l{layer}{direction}"
+                path = self._path(_turned(x, lengths) if turned else x, hx[len(ends)], suffix, lengths)
                 ends.append(path[-1] if lengths is None else path[lengths - 1, torch.arange(path.shape[1])])
                 paths.append(_turned(path, lengths) if turned else path)
             x = torch.cat(paths, -1) if len(paths) > 1 else paths[0]
         return x, torch.stack(ends)
 
-    def _path(self, input: Tensor, x0: Tensor, suffix: str) -> Tensor:
+    def _path(self, input: Tensor, x0: Tensor, suffix: str, lengths: Tensor | None) -> Tensor:
         """One layer in one direction."""
         bias = getattr(self, f"bias_ih_{suffix}") + getattr(self, f"bias_hh_{suffix}") if self.bias else None
-        b = F.linear(input, getattr(self, f"weight_ih_{suffix}"), bias)
-        return trajectory(getattr(self, f"weight_hh_{suffix}"), b, x0, self.f, leak=self.leak).x
+        W = getattr(self, f"weight_hh_{suffix}")
+        b = F.linear(input, getattr(self, f"weight_ih_{suffix}"), bias).to(W.dtype)  # which autocast may have changed
+        if lengths is None or isinstance(self.f, Tanh | Sigmoid):
+            return trajectory(W, b, x0, self.f, leak=self.leak).x
+        # Behind its end a sequence might grow without bound: go from one end to the next, with those that still run.
+        pieces, first = [], 0
+        for last in lengths.unique().tolist():
+            running = int((lengths >= last).sum())  # the longest come first
+            path = trajectory(W, b[first:last, :running], x0[:running], self.f, leak=self.leak).x
+            pieces.append(F.pad(path, (0, 0, 0, b.shape[1] - running)))
+            first, x0 = last, path[-1]
+        return torch.cat(pieces)
 
 
 def _turned(x: Tensor, lengths: Tensor | None) -> Tensor:

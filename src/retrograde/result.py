@@ -17,6 +17,7 @@ class Status(IntEnum):
     CONVERGED = 0
     MAX_STEPS = 1
     DIVERGED = 2
+    SINGULAR = 3
 
     @property
     def message(self) -> str:
@@ -28,6 +29,7 @@ _MESSAGES = {
     Status.CONVERGED: "converged",
     Status.MAX_STEPS: "stopped at max_steps before the residual fell below the tolerance",
     Status.DIVERGED: "diverged: the iterates became infinite or NaN",
+    Status.SINGULAR: "singular: I - DW has no inverse that this precision could tell",
 }
 
 
@@ -182,8 +184,11 @@ class ConvergenceError(RuntimeError):
     """The numbers failed. ``result`` is what was found all the same."""
 
     def __init__(self, message: str, result: Any):
-        super().__init__(message)
+        super().__init__(message, result)
         self.result = result
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def convergence_error(

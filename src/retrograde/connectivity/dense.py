@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from retrograde.checks import check_finite, check_floating, check_like
-from retrograde.connectivity.base import Connectivity, as_parameter
+from retrograde.connectivity.base import Connectivity, Operator, as_parameter
 
 
 class Dense(Connectivity):
@@ -26,7 +26,8 @@ class Dense(Connectivity):
 
     def __init__(self, weight: Tensor):
         super().__init__()
-        check_like("weight", weight, check_floating("weight", weight))
+        check_floating("weight", weight)
+        check_like("weight", weight, like=weight)  # that it is not a sparse layout
         if weight.ndim != 2:
             raise ValueError(f"weight: expected a matrix (n_out, n_in), got shape {tuple(weight.shape)}")
         check_finite("weight", weight)
@@ -43,6 +44,13 @@ class Dense(Connectivity):
         """The matrix."""
         return (self.weight,)
 
+    def bind(self, *weights: Tensor) -> Operator:
+        """The operator with this matrix; ValueError where one of another shape has taken the weight's place."""
+        W = super().bind(*weights)
+        if W.weights[0].shape != self._shape:
+            raise ValueError(f"W: expected shape {self._shape}, as it was made, got {tuple(W.weights[0].shape)}")
+        return W
+
     def product(self, x: Tensor, *weights: Tensor) -> Tensor:
         """W x, a matrix product."""
         (weight,) = weights
@@ -54,5 +62,5 @@ class Dense(Connectivity):
         return s @ weight
 
     def outer_product(self, s: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        """S xᵀ, summed over samples by one matrix product."""
+        """The sum over samples of s xᵀ, one matrix product."""
         return (s.T @ x,)

@@ -22,6 +22,18 @@ from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, Sigmoid, Softp
 _NUMBERS: dict[type[Nonlinearity], int] = {Tanh: 0, Sigmoid: 1, ReLU: 2, Softplus: 3, Identity: 4}
 _SLOPES = -1
 
+# The threads of OpenMP do not come along into a forked process, such as a DataLoader's worker, which dies if it asks
+# for them.
+_started = _forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _started
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 
 def why_plain(W: Operator, f: Nonlinearity | None) -> str | None:
     """Why no fused kernel serves this W and f, or None where one does."""
@@ -33,8 +45,10 @@ def why_plain(W: Operator, f: Nonlinearity | None) -> str | None:
 
 
 def _why_not_here(W: Operator) -> str | None:
-    if os.environ.get("RETROGRADE_PLAIN", "0") not in ("", "0"):
+    if os.environ.get("RETROGRADE_PLAIN", "0").lower() not in ("", "0", "false"):
         return "RETROGRADE_PLAIN is set"
+    if _forked:
+        return "no threads in a forked process"
     if W.like.device.type != "cpu":
         return f"no kernel on {W.like.device.type}"
     if W.like.dtype not in (torch.float32, torch.float64):
@@ -97,7 +111,7 @@ def substitute_back(
     leak: float | Tensor | None,
     after: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor | None] | None:
-    """S and, with a leak, l, as `through_time.substitute_back` gives them, or None.
+    """What `through_time.substitute_back` gives: s and, with a leak, l; or None.
 
     y (T, ..., n) are the outputs of f, from which the slopes are read on the way; or, where f is None, the slopes D.
     """
@@ -202,6 +216,8 @@ def _share(samples: int, n: int) -> tuple[int, int]:
     """
     import numba
 
+    global _started
+    _started = True
     torchs = torch.get_num_threads()
     threads = max(1, min(torchs, numba.config.NUMBA_NUM_THREADS, samples))  # type: ignore[attr-defined]
     numba.set_num_threads(threads)

@@ -39,7 +39,7 @@ def _two_to(typingctx, k):
 
 @njit(inline="always", error_model="numpy", fastmath=FAST)
 def _exp32(x):
-    """Exp for -87 <= x <= 88: 2^k exp(r), |r| <= ln2/2."""
+    """e^x for -87 <= x <= 88: 2^k e^r, |r| <= ln2/2."""
     k = (x * _LOG2E + _ROUND) - _ROUND
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     p = f32(1.9875691500e-4)
@@ -138,7 +138,7 @@ def _exp_for(u):
 
 @njit(error_model="numpy", fastmath=FAST)
 def apply(kind, u):
-    """U <- f(u)."""
+    """Put f(u) in the place of u."""
     if kind == TANH:
         for j in range(len(u)):
             u[j] = _tanh(u[j])
@@ -147,7 +147,7 @@ def apply(kind, u):
             u[j] = _sigmoid(u[j])
     elif kind == RELU:
         for j in range(len(u)):
-            u[j] = u[j] if not u[j] <= 0 else u[j] * 0
+            u[j] = f32(0.0) if u[j] <= 0 else u[j]
     elif kind == SOFTPLUS:
         for j in range(len(u)):
             u[j] = _softplus(u[j])
@@ -155,7 +155,7 @@ def apply(kind, u):
 
 @njit(error_model="numpy", fastmath=FAST)
 def times_slope(kind, x, s):
-    """S <- f'(u) s, from the output x = f(u); or from the slope itself."""
+    """Multiply s by f'(u), read from the output x = f(u); or by x, where that is the slope itself."""
     if kind == SLOPES:
         for j in range(len(s)):
             s[j] *= x[j]

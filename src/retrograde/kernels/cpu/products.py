@@ -16,7 +16,7 @@ _PANEL = 2**19  # bytes of A that stay in a core's cache while all rows pass by
 
 @njit(error_model="numpy", fastmath=FAST)
 def add_product_4(A, x, u):
-    """U += x A for four rows, x (4, m), u (4, n), A (m, n)."""
+    """Add x A to u for four rows: x (4, m), u (4, n), A (m, n)."""
     m, n = A.shape
     x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
     u0, u1, u2, u3 = u[0], u[1], u[2], u[3]
@@ -44,7 +44,7 @@ def add_product_4(A, x, u):
 
 @njit(error_model="numpy", fastmath=FAST)
 def add_product_1(A, x, u):
-    """U += x A for one row, x (m,), u (n,), A (m, n)."""
+    """Add x A to u for one row: x (m,), u (n,), A (m, n)."""
     m, n = A.shape
     whole = m - m % 4
     for k in range(0, whole, 4):
@@ -60,7 +60,7 @@ def add_product_1(A, x, u):
 
 @njit(error_model="numpy", fastmath=FAST)
 def add_product(A, x, u):
-    """U += x A for any number of rows, x (rows, m), u (rows, n), A (m, n).
+    """Add x A to u for any number of rows: x (rows, m), u (rows, n), A (m, n).
 
     A row's sum takes the same terms in the same order whatever the number of rows, and so the same bits.
     """
@@ -82,7 +82,7 @@ _PARTIAL = 64  # terms summed before they join the sum, so that its rounding gro
 
 @njit(error_model="numpy", fastmath=FAST)
 def add_partial_sums_4(A, x, u, partial):
-    """U += x A for four rows, its rounding a fraction of `add_product_4`'s; partial (4, n) is overwritten."""
+    """Add x A to u for four rows, its rounding a fraction of `add_product_4`'s; partial (4, n) is overwritten."""
     m, n = A.shape
     for first in range(0, m, _PARTIAL):
         last = min(first + _PARTIAL, m)

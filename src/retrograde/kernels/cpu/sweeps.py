@@ -21,7 +21,7 @@ def forward(A, b, bias, leak, kind, share, x):
     takes `share` samples at a time.
 
     Returns:
-        Whether all that was met is finite: elsewhere to look would be a pass of its own.
+        Whether all that was met is finite; looking for it elsewhere would cost another pass.
     """
     T, B, n = x.shape[0] - 1, x.shape[1], x.shape[2]
     shares = (B + share - 1) // share
