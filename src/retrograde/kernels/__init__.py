@@ -189,7 +189,7 @@ def _iterate(
 
 
 # One sample of so many neurons is worth waiting for each other at each step.
-_LONE = 512
+_LONE = 768
 
 
 def _is_lone(samples: int, n: int) -> bool:
