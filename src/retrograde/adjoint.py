@@ -73,7 +73,7 @@ def _adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: 
     def factorise(s: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
         wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
         if len(wanted):
-            factors.put(rows[wanted], one_minus_DW(W, D[wanted]))
+            factors.put(rows[wanted], lambda: one_minus_DW(W, D[wanted]))
         # (I - DWᵀ)⁻¹ r = r + D (I - WᵀD)⁻¹ Wᵀr, and I - WᵀD is the transpose of the forward solve's I - DW.
         return lambda r: r + D * factors.solve(rows, W.T @ r, transposed=True)
 
@@ -108,7 +108,7 @@ def steady_gradients(
     adjoint = adjoint or default_adjoint(W)
     if state_residual is None and b is not None:
         state_residual = relative_residual(net.step(x, b), x)
-    s, receipt = solve_adjoint(W, D, g.reshape(-1, n), adjoint, factors or Factors(len(D), n))
+    s, receipt = solve_adjoint(W, D, g.reshape(-1, n), adjoint, factors or Factors(D))
     s = s.reshape(x.shape)
     receipt = replace(
         receipt,

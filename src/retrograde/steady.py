@@ -74,7 +74,7 @@ def steady_state(
 
     batch, n = x.shape[:-1], x.shape[-1]
     x, total = x.reshape(-1, n), b.detach().expand(x.shape).reshape(-1, n)
-    factors = Factors(len(x), n)
+    factors = Factors(x)
     with torch.no_grad():
         found = solver.solve(_problem(net, total, factors, torch.arange(len(x), device=x.device)), x)
 
@@ -120,7 +120,7 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor) -> Prob
 
     def factorise(x: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
         D = net.slopes(net.step(x, b), x, b)
-        factors.put(rows, one_minus_DW(net.W.bind(), D))
+        factors.put(rows, lambda: one_minus_DW(net.W.bind(), D))
         return lambda r: factors.solve(rows, r)
 
     return Problem(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,43 +13,43 @@ _LARGEST = 8 * 2**30  # bytes
 class Factors:
     """The LU factors of A = I - J for those samples of a batch that need them; A⁻¹ r and A⁻ᵀ r from them.
 
-    Raises ValueError where the matrices held would take more than 8 GiB.
+    Args:
+        x: (samples, n), the batch.
+
+    Raises:
+        ValueError: the matrices held would take more than 8 GiB.
     """
 
-    def __init__(self, samples: int, n: int):
-        self._n = n
-        self._place = torch.full((samples,), -1)  # of each sample's factors among those held
-        self._lu: Tensor
-        self._pivots: Tensor
+    def __init__(self, x: Tensor):
+        samples, n = x.shape
+        self._place = torch.full((samples,), -1, device=x.device)  # of each sample's factors among those held
+        self._lu, self._pivots = x.new_empty(0, n, n), torch.empty(0, n, dtype=torch.int32, device=x.device)
 
-    def put(self, rows: Tensor, A: Tensor) -> None:
-        """Factor A (len(rows), n, n) for these samples."""
-        self._place = self._place.to(rows.device)
-        new = self.missing(rows)
-        if len(new):
-            self._make_room(rows[new], A)
+    def put(self, rows: Tensor, matrices: Callable[[], Tensor]) -> None:
+        """Factor the matrices, (len(rows), n, n), for these samples. Too many are refused before they are made."""
+        self._make_room(rows[self.missing(rows)])
         place = self._place[rows]
-        self._lu[place], self._pivots[place], _ = torch.linalg.lu_factor_ex(A)
+        self._lu[place], self._pivots[place], _ = torch.linalg.lu_factor_ex(matrices())
 
     def missing(self, rows: Tensor) -> Tensor:
         """Which of these samples have no factors yet, as positions in `rows`."""
-        return (self._place.to(rows.device)[rows] < 0).nonzero()[:, 0]
+        return (self._place[rows] < 0).nonzero()[:, 0]
 
     def solve(self, rows: Tensor, r: Tensor, transposed: bool = False) -> Tensor:
         """A⁻¹ r, or A⁻ᵀ r, for these samples; r (len(rows), n)."""
         place = self._place[rows]
         return torch.linalg.lu_solve(self._lu[place], self._pivots[place], r[:, :, None], adjoint=transposed)[:, :, 0]
 
-    def _make_room(self, rows: Tensor, A: Tensor) -> None:
-        n, held = self._n, int((self._place >= 0).sum())
-        size = (held + len(rows)) * n * n * A.element_size()
+    def _make_room(self, rows: Tensor) -> None:
+        held, n, _ = self._lu.shape
+        all_of_them = held + len(rows)
+        size = all_of_them * n * n * self._lu.element_size()
         if size > _LARGEST:
             raise ValueError(
-                f"solver: {held + len(rows)} matrices of {n} x {n} would take {size / 2**30:.1f} GiB; "
+                f"solver: {all_of_them} matrices of {n} x {n} would take {size / 2**30:.1f} GiB; "
                 "use FixedPoint forward and Krylov for the adjoint, or a smaller batch"
             )
-        self._place[rows] = torch.arange(held, held + len(rows), device=rows.device)
-        lu, pivots = A.new_empty(len(rows), n, n), torch.empty(len(rows), n, dtype=torch.int32, device=A.device)
-        self._lu, self._pivots = (
-            (torch.cat([self._lu, lu]), torch.cat([self._pivots, pivots])) if held else (lu, pivots)
-        )
+        if len(rows):
+            self._place[rows] = torch.arange(held, all_of_them, device=rows.device)
+            self._lu = torch.cat([self._lu, self._lu.new_empty(len(rows), n, n)])
+            self._pivots = torch.cat([self._pivots, self._pivots.new_empty(len(rows), n)])
