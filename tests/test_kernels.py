@@ -112,6 +112,31 @@ def test_steady_states_and_their_gradients(f, dtype, damping, plain):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("f", NAMES)
+@pytest.mark.parametrize("leak", (None, 0.3, "each"), ids=str)
+def test_many_samples_of_many_neurons(leak, f, dtype, plain, monkeypatch):
+    monkeypatch.setattr(kernels, "_LARGE", (1, 1))
+    if leak == "each":
+        leak = torch.nn.Parameter(torch.linspace(0.2, 1, 9, dtype=dtype))
+    net = network(9, f, dtype, leak)
+    x0 = torch.randn(3, 9, dtype=dtype)
+    for input, steps in ((torch.randn(6, 3, 9, dtype=dtype), None), (torch.randn(3, 9, dtype=dtype), 6)):
+        ours = trajectory_and_gradients(net, input, x0, steps)
+        close(ours, plain(lambda i=input, s=steps: trajectory_and_gradients(net, i, x0, s)), steps=20)
+    monkeypatch.setattr("retrograde.through_time._PIECE", 2 * 3 * 9)
+
+    def pieces():
+        x = net.trajectory(torch.ones(6, 3, 9, dtype=dtype)).at([2, 5])
+        return torch.autograd.grad(x.sin().sum(), list(net.parameters()))
+
+    close(pieces(), plain(pieces), steps=20)
+    bad = torch.ones(6, 3, 9, dtype=dtype)
+    bad[3, 1, 4] = -torch.inf
+    with pytest.raises(ValueError, match="input: expected finite numbers, got 1 of 162"):
+        net.trajectory(bad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("leak", (None, 0.3), ids=str)
 @pytest.mark.parametrize("n", (2, 15, 16, 17, 40, 67))
 def test_one_sample_whose_product_the_threads_share(n, leak, dtype, plain, monkeypatch):
@@ -203,6 +228,12 @@ def test_explain_says_which_path_and_why(plain):
     assert "Sparse" in kernels.explain(rg.Network(torch.eye(3).to_sparse()))
     assert "sin" in kernels.explain(rg.Network(3, f=rg.Pointwise(torch.sin)))
     assert "bfloat16" in kernels.explain(rg.Network(3).bfloat16())
+    torch.set_num_threads(2)
+    wide = rg.Network(torch.zeros(1024, 1024))
+    assert "BLAS" in kernels.explain(wide, 64) and "sharing" in kernels.explain(wide, 1)
+    assert "own samples" in kernels.explain(wide) and "by a kernel" in kernels.explain(
+        rg.Network(torch.eye(3).to_sparse())
+    )
     assert "RETROGRADE_PLAIN" in plain(lambda: kernels.explain(rg.Network(3)))
 
 

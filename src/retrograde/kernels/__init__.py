@@ -56,24 +56,33 @@ def _why_not_here(W: Operator) -> str | None:
     return None
 
 
-def explain(net: Any) -> str:
-    """Which path the trajectories and steady states of `net` take, and why.
+def explain(net: Any, samples: int = 32) -> str:
+    """Which path the trajectories and steady states of `net` take for so many samples, and why.
 
     >>> import retrograde as rg
     >>> print(explain(rg.Network(64)))
-    trajectory: fused Numba kernels (Dense, tanh, float32, cpu)
-    steady state: fused Numba kernels for FixedPoint, plain PyTorch for the other solvers (Dense, tanh, float32, cpu)
-    >>> print(explain(rg.Network(64, f=rg.Pointwise(torch.sin))).splitlines()[0])
+    trajectory: fused Numba kernels, each thread with its own samples (Dense, tanh, float32, cpu, 32 samples)
+    steady state: the same for FixedPoint, plain PyTorch for the other solvers
+    >>> print(explain(rg.Network(64, f=rg.Pointwise(torch.sin))))
     trajectory: plain PyTorch (no kernel for Pointwise(fn=<built-in method sin of type object at ...>, inverse_fn=None))
+    steady state: plain PyTorch (the same)
     """
     W = net.W.bind()
     why = why_plain(W, net.f)
     if why is not None:
-        return f"trajectory: plain PyTorch ({why})\nsteady state: plain PyTorch ({why})"
-    what = f"({type(W.structure).__name__}, {type(net.f).__name__.lower()}, {str(W.like.dtype)[6:]}, {W.like.device})"
+        gradient = ", but dR/dW by a kernel" if isinstance(W.structure, Sparse) and _why_not_here(W) is None else ""
+        return f"trajectory: plain PyTorch ({why}){gradient}\nsteady state: plain PyTorch (the same){gradient}"
+    n = W.shape[0]
+    how = "fused Numba kernels, each thread with its own samples"
+    if _is_lone(samples, n):
+        how = "fused Numba kernels, the threads sharing each product"
+    elif _is_large(samples, n):
+        how = "PyTorch in place, one BLAS product a step"
+    f, dtype = type(net.f).__name__.lower(), str(W.like.dtype)[6:]
+    steady = "fused Numba kernels" if _is_large(samples, n) else "the same"
     return (
-        f"trajectory: fused Numba kernels {what}\n"
-        f"steady state: fused Numba kernels for FixedPoint, plain PyTorch for the other solvers {what}"
+        f"trajectory: {how} (Dense, {f}, {dtype}, cpu, {samples} samples)\n"
+        f"steady state: {steady} for FixedPoint, plain PyTorch for the other solvers"
     )
 
 
@@ -86,7 +95,7 @@ def forward_sweep(
     """
     if why_plain(W, f) is not None:
         return None
-    from retrograde.kernels.cpu import lone, sweeps
+    from retrograde.kernels.cpu import large, lone, sweeps
 
     samples, n = _samples(x0.shape)
     path = np.empty((T + 1, samples, n), _dtype(x0))  # for which NumPy asks for huge pages, five times faster to touch
@@ -94,7 +103,10 @@ def forward_sweep(
     varying = _by_sample(b, 1, x0.shape, (0, 0, 0), path.dtype)
     constant = _by_sample(bias, 0, x0.shape, (1, n), path.dtype)
     a, A = _leaks(leak, n, path.dtype), W.weights[0].T
-    if _is_lone(samples, n):
+    if _is_large(samples, n):
+        inputs = None if b is None else torch.from_numpy(varying), None if bias is None else torch.from_numpy(constant)
+        finite = large.forward(W.weights[0], f, *inputs, leak, torch.from_numpy(path))
+    elif _is_lone(samples, n):
         finite = lone.forward(_parts(A), varying.reshape(-1, n), constant[0], a, _number(f), path[:, 0])
     else:
         share, _ = _share(samples, n)
@@ -117,7 +129,7 @@ def substitute_back(
     """
     if why_plain(W, f) is not None:
         return None
-    from retrograde.kernels.cpu import lone, sweeps
+    from retrograde.kernels.cpu import large, lone, sweeps
 
     shape, dtype = y.shape, _dtype(y)
     T, (samples, n) = len(y), _samples(shape[1:])
@@ -126,7 +138,11 @@ def substitute_back(
     s_next, l_next = (_by_sample(z, 0, shape[1:], (0, 0), dtype) for z in after)
     slopes, rewards = _array(y).reshape(s.shape), _array(g).reshape(len(g), samples, n)
     a, weight = _leaks(leak, n, dtype), W.weights[0]
-    if _is_lone(samples, n):
+    if _is_large(samples, n):
+        ends = tuple(None if z is None else z.reshape(samples, n) for z in after)
+        y, g, s_, l_ = (torch.from_numpy(z) for z in (slopes, rewards, s, l))
+        large.adjoint(weight, f, y, g, at, leak, ends, s_, None if leak is None else l_)
+    elif _is_lone(samples, n):
         after_one = s_next.reshape(-1), l_next.reshape(-1)
         y_one, g_one = slopes.reshape(-1, n), rewards.reshape(-1, n)
         lone.adjoint(_parts(weight), y_one, g_one, at, a, _number(f), *after_one, s[:, 0], l.reshape(-1, n))
@@ -190,6 +206,14 @@ def _iterate(
 
 # One sample of so many neurons is worth waiting for each other at each step.
 _LONE = 768
+
+
+# From so many samples of so many neurons on BLAS is the fastest at the product of a step.
+_LARGE = 64, 1024
+
+
+def _is_large(samples: int, n: int) -> bool:
+    return samples >= _LARGE[0] and n >= _LARGE[1]
 
 
 def _is_lone(samples: int, n: int) -> bool:
