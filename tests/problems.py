@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import retrograde as rg
 
@@ -41,6 +41,25 @@ def sparse(n=12, edges=40, norm=0.6, seed=1):
     return shrunk(rg.Sparse.from_edges(ends[0], ends[1], randn(edges, seed=seed), n), norm)
 
 
+class Ring(rg.Connectivity):
+    """A structure as small as one can be, each neuron driving the next: the rest is automatic differentiation's."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    @property
+    def shape(self):
+        return len(self.weight), len(self.weight)
+
+    @property
+    def weights(self):
+        return (self.weight,)
+
+    def product(self, x, *weights):
+        return (weights[0] * x).roll(1, -1)
+
+
 STRUCTURES = {
     "Dense": lambda: rg.Dense(not_normal(12)),
     "Sparse": sparse,
@@ -48,6 +67,7 @@ STRUCTURES = {
     "Convolution on a ring": lambda: shrunk(rg.Convolution(randn(2, 2, 3, seed=4), grid=(6,))),
     "Convolution on a plane": lambda: shrunk(rg.Convolution(randn(2, 2, 3, 1, seed=5), (3, 2), padding="zeros")),
     "Sum": lambda: rg.Sum(sparse(norm=0.3), shrunk(rg.LowRank(randn(12, 1, seed=6), randn(12, 1, seed=7)), 0.3)),
+    "Ring": lambda: shrunk(Ring(randn(12, seed=8))),
 }
 
 RECTANGULAR = {

@@ -91,6 +91,17 @@ def test_a_gradient_penalty_is_refused_even_where_the_reward_is_linear(mode):
 
 
 @each_mode
+def test_a_derivative_in_what_comes_back_is_refused_too(mode):
+    """The trick that makes a forward derivative of two backward ones would otherwise find nothing to differentiate."""
+    net, input = rg.Network(not_normal(5)), randn(3, 5).requires_grad_()
+    x = mode(net, input)
+    g = torch.ones_like(x).requires_grad_()
+    for d in torch.autograd.grad(x, [input, *net.parameters()], g, create_graph=True):
+        with pytest.raises(RuntimeError, match="second derivatives"):
+            torch.autograd.grad(d.sum(), g, retain_graph=True)
+
+
+@each_mode
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func.jvp's own
 def test_forward_mode_and_functional_transforms_are_refused_not_wrong(mode):
     net, input = rg.Network(not_normal(5)), randn(3, 5)

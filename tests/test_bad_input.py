@@ -247,6 +247,7 @@ def test_a_trajectory(call, parts):
     path_jacobian_x0=(lambda: net().jacobian_trajectory(X, X), "x0", "(5,)", "(3, 5)"),
     path_jacobian_flat=(lambda: net().jacobian_trajectory(filled(1, 2, n), X[0]), "x", "D⁻¹"),
     unfold_zero=(lambda: net().unfold(0), "T", "0"),
+    unfold_boolean=(lambda: net().unfold(True), "T", "True"),
     unfold_real=(lambda: net().unfold(1.5), "T", "1.5"),
     unfold_word=(lambda: net().unfold("3"), "T", "'3'"),
     unfolded_x0=(lambda: net().unfold(2)(filled(0, 7)), "x0", "(7,)"),

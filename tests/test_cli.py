@@ -1,6 +1,7 @@
 """The command line: what it prints, which exit code, and what it leaves on the disk."""
 
 import errno
+import io
 import os
 import re
 import signal
@@ -11,17 +12,20 @@ import time
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli import check as check_module
 from retrograde.cli.app import app
+from retrograde.cli.train import columns
 from retrograde.testing import Disagreement
 from retrograde.training import Digits, Flipflop, Training
 
 TINY = {
     "digits": ["--neurons", "10", "--batch", "512", "--epochs", "2"],
-    "flipflop": ["--neurons", "8", "--steps", "6", "--batch", "4", "--epochs", "2"],
+    "flipflop": ["--neurons", "6", "--steps", "6", "--batch", "4", "--epochs", "2"],
     "attractors": ["--neurons", "16", "--count", "2", "--batch", "4", "--epochs", "2"],
 }
 
@@ -216,6 +220,27 @@ def test_a_real_sigint_exits_130_with_the_folder_complete(tmp_path):
     assert process.returncode == 130, errors
     assert "--resume" in errors and "Traceback" not in errors
     assert {path.name for path in folder.iterdir()} == {"config.toml", "metrics.csv", "checkpoint.pt", "report.html"}
+
+
+def test_training_that_ends_with_states_that_do_not_converge_exits_1(tmp_path, monkeypatch):
+    settle = Digits.health
+    monkeypatch.setattr(
+        Digits, "health", lambda self, state: ({**settle(self, state)[0], "converged": 0.5}, settle(self, state)[1])
+    )
+    output = text(call("train", "digits", *TINY["digits"], "--out", tmp_path / "run", code=1))
+    assert "50.00%" in output and "Not every steady state converged." in output
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_the_progress_bar_fits_a_terminal_of_80_columns():
+    console = Console(width=80, file=io.StringIO())
+    with Progress(*columns(), console=console) as progress:
+        progress.add_task(
+            "digits", total=100, completed=100, reward="-12.3456", accuracy="100.0%", test="100.0%", steps="1000"
+        )
+    bar = console.file.getvalue().strip()
+    assert len(bar) <= 80 and "…" not in bar and "━" in bar
+    assert bar.startswith("100/100") and "steps 1000" in bar and bar.endswith("-:--:--")
 
 
 # --- evaluate

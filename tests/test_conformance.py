@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import nn
+from problems import STRUCTURES, Ring
 
 import retrograde as rg
 from retrograde.testing import (
@@ -26,28 +26,14 @@ RECTANGULAR = {
 }
 
 
-class Diagonal(rg.Connectivity):
-    """A sixth structure, as small as one can be: the rest is automatic differentiation's."""
-
-    def __init__(self, weight):
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-
-    @property
-    def shape(self):
-        return len(self.weight), len(self.weight)
-
-    @property
-    def weights(self):
-        return (self.weight,)
-
-    def product(self, x, *weights):
-        return x * weights[0]
-
-
 @pytest.mark.parametrize("name", structures())
 def test_every_structure_conforms(name):
     check_connectivity(structures()[name])
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_every_structure_of_the_tests_conforms(name):
+    check_connectivity(STRUCTURES[name]())
 
 
 @pytest.mark.parametrize("name", RECTANGULAR)
@@ -84,19 +70,7 @@ def test_four_routes_to_every_gradient_agree():
     assert max(row.worst for row in rows) <= 1e-10
 
 
-def test_a_sixth_structure_is_one_class():
-    weight = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64)
-    check_connectivity(Diagonal(weight))
-    net = rg.Network(Diagonal(weight))
-    for R in (
-        net.steady_state(torch.ones(2, 6).double()).x.sum(),
-        net.trajectory(torch.ones(3, 2, 6).double()).x.sum(),
-    ):
-        (gradient,) = torch.autograd.grad(R, net.W.weight)
-        assert gradient.shape == (6,) and gradient.abs().min() > 0
-
-
-class WrongOuter(Diagonal):
+class WrongOuter(Ring):
     def outer_product(self, s, x, *weights):
         return ((2 * s * x).sum(0),)
 

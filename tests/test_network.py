@@ -2,6 +2,7 @@ import copy
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import scipy.sparse
 import torch
@@ -163,6 +164,24 @@ def constrained():
     dale = Dale(torch.tensor([1.0, 1, -1, 1, -1, -1], dtype=DTYPE) / 12)
     parametrize.register_parametrization(W, "weight", dale)
     return rg.Network(W), dale, W.parametrizations.weight.original
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, torch.Tensor.clone])
+def test_to_moves_every_layer_of_an_unfolded_network(kind):
+    net = rg.Network(not_normal(6), leak=kind(torch.tensor(0.3, dtype=DTYPE)))
+    mlp, x0 = net.unfold(3), randn(6)
+    assert all(layer.leak is net.leak and layer.b is net.b and layer.W is net.W for layer in mlp)
+    wanted = mlp(x0)
+    single = mlp.to(torch.float32)
+    assert all(layer.leak.dtype == torch.float32 for layer in single)
+    assert_close(single(x0.float()), wanted.float(), solved=False)
+
+
+def test_a_count_may_be_an_integer_of_numpy():
+    three = np.int64(3)
+    net = rg.Network(three)
+    assert net.W.shape == (3, 3) and all(type(size) is int for size in net.W.shape)
+    assert len(net.trajectory(steps=three).x) == len(net.unfold(three)) == 3
 
 
 @pytest.mark.parametrize("mode", ["steady state", "trajectory", "unfolded"])

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from helpers import assert_close, tolerance
@@ -5,6 +7,7 @@ from problems import ADJOINTS, DTYPE, SOLVERS, STRUCTURES, each_adjoint, each_so
 
 import retrograde as rg
 from retrograde.solvers import Problem, relative_residual
+from retrograde.solvers.base import Iteration
 
 
 def affine(A, c):
@@ -63,6 +66,55 @@ def test_newton_and_direct_solve_an_affine_problem_in_one_step():
         assert (solver.solve(affine(A, c), torch.zeros_like(c)).steps <= 2).all()
 
 
+def affine_with_stale_factors(A, c):
+    """As `affine`, but its factors are of the wrong sign until they are asked for anew: refinement leads away."""
+    right = [False]
+
+    def problem(c):
+        def factorise(z, anew=False):
+            right[0] |= anew
+            B = torch.eye(len(A)).to(A) - A
+            return lambda r: torch.linalg.solve(B if right[0] else -B, r.T).T
+
+        return Problem(lambda z: z @ A.T + c, lambda some: problem(c[some]), factorise, affine=True)
+
+    return problem(c)
+
+
+@pytest.mark.parametrize("solver", [rg.Direct(), rg.Newton()], ids=repr)
+def test_factors_of_another_matrix_are_made_anew(solver):
+    A, c = not_normal(6), randn(2, 6)
+    solution = solver.solve(affine_with_stale_factors(A, c), torch.zeros_like(c))
+    assert (solution.status == rg.Status.CONVERGED).all() and (solution.steps <= 4).all()
+
+
+def test_newton_goes_on_where_its_line_search_finds_nothing():
+    def f(u):  # f(u) - u has a least value at 0, where I - J is singular, and its zero at ±100 √2
+        return u + 1 + u**2 / (1 + u**2) - (u / 100) ** 2
+
+    zero = torch.zeros(1, dtype=DTYPE)
+    state = rg.steady_state(torch.ones(1, 1, dtype=DTYPE), zero, rg.Pointwise(f), solver=rg.Newton(max_steps=40))
+    assert_close(state.x.abs(), torch.full_like(zero, 100 * 2**0.5), within=1e-4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uneven(Iteration):
+    """The dynamics, of which a step costs the first sample ten times what it costs the others."""
+
+    def start(self, problem, z):
+        return (torch.where(torch.arange(len(z)) == 0, 10, 1),)
+
+    def turn(self, problem, z, step, residual, memory):
+        return step, memory, memory[0]
+
+
+def test_what_one_sample_spends_does_not_stop_the_others():
+    A, c = 0.5 * torch.eye(1, dtype=DTYPE), torch.ones(3, 1, dtype=DTYPE)
+    solution = Uneven(max_steps=60).solve(affine(A, c), torch.zeros_like(c))
+    assert solution.status.tolist() == [rg.Status.MAX_STEPS, rg.Status.CONVERGED, rg.Status.CONVERGED]
+    assert solution.steps[0] == 60 and (solution.steps[1:] < 60).all()
+
+
 def test_gmres_solves_in_at_most_n_products_what_the_dynamics_leave():
     A, c = 5 * not_normal(8, norm=1), randn(3, 8)
     exact = torch.linalg.solve(torch.eye(8, dtype=DTYPE) - A, c.T).T
@@ -109,6 +161,19 @@ def test_a_cascade_begins_anew_where_the_one_before_diverged():
     cascade = rg.Cascade(rg.FixedPoint(max_steps=1000), rg.Newton())
     state = rg.steady_state(W, torch.ones(1, dtype=DTYPE), "identity", solver=cascade)
     assert_close(state.x, torch.tensor([-1 / 19], dtype=DTYPE))
+
+
+def test_a_diverged_iterate_is_no_place_to_start_from():
+    # x = x²/5 + 1/10, from 6, which grows to where Newton would only halve it a step.
+    W, b = torch.ones(1, 1, dtype=DTYPE), torch.zeros(1, dtype=DTYPE)
+    f = rg.Pointwise(lambda u: u**2 / 5 + 0.1)
+    x0 = torch.tensor([6.0], dtype=DTYPE)
+    first = rg.steady_state(W, b, f, x0=x0, solver=rg.FixedPoint(), throw=False)
+    assert first.status == rg.Status.DIVERGED
+    lost = rg.steady_state(W, b, f, x0=first.x.detach(), solver=rg.Newton(), throw=False)
+    assert not lost.converged
+    state = rg.steady_state(W, b, f, x0=x0, solver=rg.Cascade(rg.FixedPoint(), rg.Newton()))
+    assert_close(state.x, torch.tensor([2.5 + 2.5 * 0.92**0.5], dtype=DTYPE), conditioning=10)
 
 
 def test_a_cascade_is_content_with_each_of_its_solvers():

@@ -117,6 +117,7 @@ def test_where_every_slope_is_zero_the_gradient_is_exactly_zero(problem, adjoint
     state = net.steady_state(adjoint=adjoint)
     Reward(6)(state.x).backward()
     assert state.receipt.converged and state.receipt.error_estimate == 0
+    assert state.receipt.conditioning == 1
     assert (net.b.grad == 0).all() and (net.W.weight.grad == 0).all()
 
 
@@ -157,6 +158,33 @@ def test_newton_finds_the_state_that_the_dynamics_leave():
         )
         assert bool(state.converged) is settles
     assert_close(state.x, torch.tensor([0.4], dtype=DTYPE))
+
+
+def test_newton_takes_few_steps_on_a_strongly_nonlinear_problem():
+    W, b = 4 * not_normal(12, norm=1), 3 * randn(20, 12, seed=5)
+    state = rg.steady_state(W, b, solver=rg.Newton())
+    assert (state.steps <= 10).all()  # it converges quadratically, so its slopes are those at Wx + b
+
+
+@pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "Dense"])
+def test_by_default_nothing_but_a_full_W_is_factored(structure):
+    state = rg.Network(STRUCTURES[structure]()).steady_state(randn(12))
+    state.x.sum().backward()
+    assert "Newton" not in state.method and "Direct" not in state.receipt.method
+    full = rg.Network(STRUCTURES["Dense"]()).steady_state(randn(12))
+    full.x.sum().backward()
+    assert "Newton" in full.method and "Direct" in full.receipt.method
+
+
+def test_the_default_adjoint_follows_a_chain_to_its_end():
+    n, weight = 300, 1.05
+    W = rg.Sparse.from_edges(torch.arange(n - 1), torch.arange(1, n), torch.full((n - 1,), weight, dtype=DTYPE), n)
+    net, x, g = rg.Network(W, f="identity", b=False), torch.zeros(n, dtype=DTYPE), torch.eye(n, dtype=DTYPE)[-1]
+    found = rg.recurrent_backpropagation(net, x, g)
+    assert found.receipt.converged
+    assert_close(found.s, weight ** torch.arange(n, dtype=DTYPE).flip(0))
+    restarted = rg.recurrent_backpropagation(net, x, g, adjoint=rg.Krylov(), throw=False)
+    assert not restarted.receipt.converged  # each cycle sees 30 neurons of the chain
 
 
 @pytest.mark.parametrize("n", [1, 2, 50, 51])
@@ -269,6 +297,18 @@ def test_the_residual_told_is_the_undamped_one(solver, structure):
         assert torch.equal(state.converged, state.residual <= state.tolerance)
 
 
+@pytest.mark.parametrize("plain", ["0", "1"])
+@each_solver
+def test_a_small_state_meets_the_relative_tolerance_too(solver, plain, monkeypatch):
+    monkeypatch.setenv("RETROGRADE_PLAIN", plain)
+    W, f = rg.Dense(not_normal(12, norm=0.95)), rg.Tanh()
+    b = 1e-6 * randn(4, 12)
+    state = rg.steady_state(W, b, f, solver=solver)
+    residual = undamped_residual(W, f, state.x.detach(), b)
+    assert (residual <= state.tolerance + tolerance(DTYPE, solved=False)).all()
+    assert ((state.residual - residual).abs() <= tolerance(DTYPE, solved=False)).all()
+
+
 # --- the scale of the reward
 
 
@@ -306,6 +346,20 @@ def test_no_reward_no_gradient():
     assert state.receipt.converged.all() and (state.receipt.residual == 0).all()
 
 
+def test_no_reward_no_gradient_even_of_a_state_that_diverged():
+    state = rg.steady_state(
+        torch.ones(1, 1, dtype=DTYPE, requires_grad=True),
+        torch.zeros(1, dtype=DTYPE, requires_grad=True),
+        rg.Pointwise(lambda u: u**3),
+        x0=torch.tensor([1e200], dtype=DTYPE),  # where the slope is infinite, and 0 times it no number
+        solver=rg.FixedPoint(),
+        throw=False,
+    )
+    assert state.status == rg.Status.DIVERGED
+    state.x.backward(torch.zeros(1, dtype=DTYPE))
+    assert state.receipt.converged and state.receipt.residual == 0
+
+
 # --- failures
 
 
@@ -326,6 +380,19 @@ def test_a_failure_says_what_why_and_what_to_try():
     assert isinstance(error.result, rg.SteadyState) and error.result.x.shape == (3, 2)
     assert not error.result.converged.any()
     assert isinstance(error, RuntimeError)
+
+
+def test_what_a_failure_advises_was_not_tried_and_can_be_done():
+    def told(solver, n=2):
+        ends = torch.arange(n)
+        W = rg.Sparse.from_edges(ends, ends, torch.full((n,), 3.0), n)
+        return str(failure(lambda: rg.steady_state(W, torch.ones(n), "relu", solver=solver))).split("Try ")[1]
+
+    brief, damped, newton = rg.FixedPoint(max_steps=9), rg.FixedPoint(max_steps=9, damping=0.5), rg.Newton(max_steps=9)
+    assert told(brief).startswith("FixedPoint(damping=0.5), Newton() or another x0;")
+    assert told(brief, n=2000).startswith("FixedPoint(damping=0.5) or another x0;")  # too many to factor
+    assert told(rg.Cascade(brief, newton)).startswith("FixedPoint(damping=0.5) or another x0;")
+    assert told(rg.Cascade(brief, rg.Cascade(damped, newton))).startswith("another x0;")
 
 
 def test_divergence_is_told_from_slowness():

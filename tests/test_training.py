@@ -234,6 +234,21 @@ def test_the_first_step_is_up_the_gradient_of_the_reward(task):
     assert training.task.outcome(batch).reward > before.reward
 
 
+@pytest.mark.parametrize("task", TINY)
+def test_a_long_gradient_is_shortened_to_1(task, monkeypatch):
+    training = fresh(TINY[task])
+    outcome = training.task.outcome
+
+    def steep(batch):
+        found = outcome(batch)
+        return dataclasses.replace(found, reward=1e6 * found.reward)
+
+    monkeypatch.setattr(training.task, "outcome", steep)
+    next(training.epoch())
+    gradient = torch.cat([p.grad.flatten() for p in training.task.model.parameters()])
+    assert float(gradient.norm()) == pytest.approx(1, abs=1e-5)
+
+
 def test_a_reward_that_is_not_finite_is_a_failure_of_the_numbers():
     training = fresh(TINY["flipflop"])
     with torch.no_grad():

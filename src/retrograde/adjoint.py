@@ -61,7 +61,7 @@ def solve_adjoint(W: Operator, D: Tensor, g: Tensor, solver: Solver, factors: Fa
     status = torch.where(none, int(Status.CONVERGED), solution.status)
     residual = torch.where(none, 0, solution.residual)
     drive = torch.linalg.vector_norm(D * g, dim=-1)
-    conditioning = torch.where(drive == 0, 1, torch.linalg.vector_norm(s, dim=-1) / drive)
+    conditioning = torch.where(none | (drive == 0), 1, torch.linalg.vector_norm(s, dim=-1) / drive)
     # Where s is so large beside what drives it, rounding is amplified to the size of s, and no residual shows it.
     status = torch.where(conditioning > 0.1 / torch.finfo(g.dtype).eps, int(Status.SINGULAR), status)
     return s * scale, Receipt(repr(solver), status, residual, solution.steps, None, conditioning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Network(nn.Module):
         leak: a = dt/τ of the trajectories x(t) = (1-a) x(t-1) + a f(...): a number, or a Parameter of one or of n
             entries. Steady states do not depend on it.
 
-    A tensor given is copied; a Parameter is shared.
+    A tensor given is copied; a Parameter is shared. Sparse matrices are always copied: see `Sparse`.
 
     Raises:
         ValueError, TypeError: W not square, a shape or dtype that does not fit, NaN or infinity, a leak outside (0, 1].
@@ -212,7 +213,7 @@ class Network(nn.Module):
         >>> torch.equal(net.unfold(3)(x0), net.trajectory(x0=x0, steps=3).x[-1])
         True
         """
-        if not isinstance(T, int) or T < 1:
+        if isinstance(T, bool) or not isinstance(T, Integral) or T < 1:
             raise ValueError(f"T: expected an integer of at least 1, got {T!r}")
         return Unfolded(*(Layer(self.W, self.b, self.f, self.leak) for _ in range(T)))
 

@@ -82,7 +82,7 @@ class SteadyState:
     Attributes:
         x: (..., n), differentiable: R(x).backward() is recurrent backpropagation.
         status: (...,) a `Status`.
-        residual: (...,) |f(Wx + b) - x| / |x|, neither damped nor accelerated.
+        residual: (...,) |f(Wx + b) - x| / max(|x|, eps²), neither damped nor accelerated.
         steps: (...,) how many steps the solver took.
         tolerance: what the residual had to fall below.
         method: the solver.

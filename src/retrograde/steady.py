@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retrograde import kernels
-from retrograde.adjoint import is_small, one_minus_DW, steady_gradients
+from retrograde.adjoint import SMALL, is_small, one_minus_DW, steady_gradients
 from retrograde.autograd import attach
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Operator, as_operator
@@ -96,9 +96,24 @@ def steady_state(
         _receipts=receipts,
     )
     if throw and not state.converged.all():
-        advice = "Try FixedPoint(damping=0.5), Newton() or another x0; a network with a large W may settle nowhere."
-        raise convergence_error("steady state", state, state.tolerance, advice, state)
+        raise convergence_error("steady state", state, state.tolerance, _advice(solver, net.W.bind()), state)
     return state
+
+
+def _advice(solver: Solver, W: Operator) -> str:
+    """What was not tried yet."""
+    tried = _parts(solver)
+    others = []
+    if not any(isinstance(each, FixedPoint) and each.damping < 1 for each in tried):
+        others.append("FixedPoint(damping=0.5)")
+    if W.shape[0] <= SMALL and not any(isinstance(each, Newton) for each in tried):
+        others.append("Newton()")
+    what = f"{', '.join(others)} or another x0" if others else "another x0"
+    return f"Try {what}; a network with a large W may settle nowhere."
+
+
+def _parts(solver: Solver) -> list[Solver]:
+    return [part for each in solver.solvers for part in _parts(each)] if isinstance(solver, Cascade) else [solver]
 
 
 def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -163,9 +164,9 @@ def _checked(
             )
         T, each = len(b), b.shape[1:]
     else:
-        if isinstance(steps, bool) or not isinstance(steps, int):
+        if isinstance(steps, bool) or not isinstance(steps, Integral):
             raise TypeError(f"steps: expected an integer, got {type(steps).__name__}")
-        T, each = steps, given.shape
+        T, each = int(steps), given.shape
     if T < 1:
         raise ValueError(f"steps: expected a trajectory of at least one step, got T = {T}")
     if x0 is None:

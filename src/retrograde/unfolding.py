@@ -18,7 +18,11 @@ class Layer(nn.Module):
 
     def __init__(self, W: Connectivity, b: Tensor | None, f: Nonlinearity, leak: float | Tensor | None):
         super().__init__()
-        self.W, self.b, self.f, self.leak = W, b, f, leak
+        self.W, self.b, self.f = W, b, f
+        if isinstance(leak, Tensor) and not isinstance(leak, nn.Parameter):
+            self.register_buffer("leak", leak)  # so that `to` moves it
+        else:
+            self.leak = leak
 
     def forward(self, x: Tensor, input: Tensor | None = None) -> Tensor:
         """The activity of the next layer, (..., n)."""

@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.table import Table
 
-from retrograde.cli.telling import out, telling
+from retrograde.cli.telling import err, out, telling
 from retrograde.training import Config, Examination, InputError, Run
 
 SMALL = 512  # neurons
@@ -33,8 +33,14 @@ def evaluate(
         examination = training.task.examine()
         title = f"{found.config.task}, {len(training.metrics)} of {found.config.epochs} epochs"
         out.print(health_table(title, examination))
-        if not examination.health.get("converged", 1.0) >= 1:
-            raise typer.Exit(1)
+        require_convergence(examination)
+
+
+def require_convergence(examination: Examination) -> None:
+    """Exit code 1 where some steady state has not converged."""
+    if not examination.health.get("converged", 1.0) >= 1:  # which a NaN is not
+        err.print("Not every steady state converged.")
+        raise typer.Exit(1)
 
 
 def health_table(title: str, examination: Examination) -> Table:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from retrograde.cli.evaluate import health_table, suit_threads
+from retrograde.cli.evaluate import health_table, require_convergence, suit_threads
 from retrograde.cli.telling import err, out, telling
 from retrograde.report import render
 from retrograde.result import ConvergenceError
-from retrograde.training import TASKS, Config, InputError, Run, Training, metrics_table, read_config
+from retrograde.training import TASKS, Config, Examination, InputError, Run, Training, metrics_table, read_config
 
 train = typer.Typer(
     no_args_is_help=True,
@@ -61,12 +61,13 @@ def run_task(
     except OSError:
         err.print(kept, markup=False, soft_wrap=True)
         raise
-    _report(run)
+    examination = _report(run)
     if failure is not None:
         raise failure
     if interrupted:
         err.print(f"Interrupted. {kept}", markup=False, soft_wrap=True)
         raise typer.Exit(130)
+    require_convergence(examination)
 
 
 def _unused(task: str) -> Path:
@@ -87,18 +88,17 @@ def _resumed(task: str, folder: Path, config: Path | None, out_folder: Path | No
     return run.lasting(flags["epochs"]) if "epochs" in flags else run
 
 
+def columns() -> tuple[ProgressColumn, ...]:
+    """Those of the progress bar. They fit in 80 characters: the bar takes what the others leave."""
+    shown = "reward {task.fields[reward]}  accuracy {task.fields[accuracy]}  test {task.fields[test]}"
+    text = TextColumn(f"{shown}  steps {{task.fields[steps]}}")
+    return MofNCompleteColumn(), BarColumn(), text, TimeRemainingColumn()
+
+
 def _train(run: Run, training: Training) -> None:
     """Epoch by epoch, with a bar; each epoch is saved."""
     done, epochs = len(training.metrics), run.config.epochs
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("reward {task.fields[reward]}  accuracy {task.fields[accuracy]}  test {task.fields[test]}"),
-        TextColumn("steps {task.fields[steps]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err) as progress:
+    with Progress(*columns(), console=err) as progress:
         bar = progress.add_task(
             run.config.task, total=epochs, completed=done, reward="-", accuracy="-", test="-", steps="-"
         )
@@ -111,11 +111,11 @@ def _train(run: Run, training: Training) -> None:
                     steps=f"{outcome.steps:.0f}",
                 )
             run.save(training)
-            progress.update(bar, advance=1, test=f"{training.metrics[-1].test_accuracy:.2%}")
+            progress.update(bar, advance=1, test=f"{training.metrics[-1].test_accuracy:.1%}")
 
 
-def _report(run: Run) -> None:
-    """The report and the summary, of what the checkpoint holds."""
+def _report(run: Run) -> Examination:
+    """The report and the summary, of what the checkpoint holds; and what they were made of."""
     training = run.training()
     run.write_metrics(training)  # an interrupt may have come between the checkpoint and its metrics
     examination = training.task.examine()
@@ -124,6 +124,7 @@ def _report(run: Run) -> None:
     run.write_report(render(title, config, metrics_table(training), examination))
     out.print(health_table(title, examination))
     out.print(f"Report: {run.folder / 'report.html'}", soft_wrap=True)
+    return examination
 
 
 def _command(task: str, config: type[Config]) -> Callable[..., None]:
@@ -153,7 +154,8 @@ def _command(task: str, config: type[Config]) -> Callable[..., None]:
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     command.__doc__ = (
         f"{ABOUT[task]}\n\nThe run folder holds config.toml, metrics.csv, checkpoint.pt and report.html. Ctrl-C stops, "
-        f"and keeps what was learned.\n\nExamples:\n\n[bold]retrograde train {task}[/]\n\n"
+        f"and keeps what was learned. Exit code 1 if some steady state does not converge in the end.\n\n"
+        f"Examples:\n\n[bold]retrograde train {task}[/]\n\n"
         f"[bold]retrograde train {task} --epochs 5 --out runs/{task}[/]\n\n"
         f"[bold]retrograde train {task} --resume runs/{task} --epochs 10[/]"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import scipy.sparse
@@ -39,10 +40,11 @@ def as_connectivity(W: Any) -> Connectivity:
     """
     if isinstance(W, bool):
         raise TypeError("W: expected an int, a tensor, a sparse matrix or a Connectivity, got a bool")
-    if isinstance(W, int):
+    if isinstance(W, Integral):
         if W < 1:
             raise ValueError(f"W: expected at least one neuron, got {W}")
-        W = Dense(nn.Parameter(torch.randn(W, W) * 0.9 / W**0.5))
+        n = int(W)
+        W = Dense(nn.Parameter(torch.randn(n, n) * 0.9 / n**0.5))
     elif scipy.sparse.issparse(W) or (isinstance(W, Tensor) and W.layout != torch.strided):
         W = Sparse(W)
     elif isinstance(W, Tensor):

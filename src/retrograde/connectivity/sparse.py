@@ -22,7 +22,8 @@ with warnings.catch_warnings():  # torch calls its CSR layout a beta, once a pro
 class Sparse(Connectivity):
     """Compressed rows (CSR). The gradient lives on the connections alone, and nothing n x n is ever allocated.
 
-    Connections of weight zero are kept: they are trained like the others. Duplicates are summed.
+    Connections of weight zero are kept: they are trained like the others. The weights are copied, a Parameter's too, as
+    they are sorted by post, then pre, and duplicates are summed: what is trained is ``weight``.
 
     Args:
         matrix: a torch sparse tensor or a SciPy sparse matrix, W[i, j] from j to i.

@@ -54,16 +54,20 @@ class Solution:
         """Room for the solution of a problem that starts at z."""
         count = (len(z),)
         status = torch.full(count, int(Status.MAX_STEPS), device=z.device)
-        return cls(z.clone(), status, _norm(z), torch.zeros(count, dtype=torch.int64, device=z.device))
+        residual = z.new_empty(count, dtype=_norm_dtype(z))
+        return cls(z.clone(), status, residual, torch.zeros(count, dtype=torch.int64, device=z.device))
 
     def record(self, rows: Tensor, value: Tensor, status: Tensor, residual: Tensor, steps: Tensor) -> None:
         """Write down how the samples `rows` ended."""
         self.value[rows], self.status[rows], self.residual[rows], self.steps[rows] = value, status, residual, steps
 
 
+def _norm_dtype(z: Tensor) -> torch.dtype:
+    return torch.float32 if z.dtype in (torch.float16, torch.bfloat16) else z.dtype
+
+
 def _norm(z: Tensor) -> Tensor:
-    half = z.dtype in (torch.float16, torch.bfloat16)
-    return torch.linalg.vector_norm(z, dim=-1, dtype=torch.float32 if half else z.dtype)
+    return torch.linalg.vector_norm(z, dim=-1, dtype=_norm_dtype(z))
 
 
 def relative_residual(step: Tensor, z: Tensor) -> Tensor:
@@ -73,7 +77,7 @@ def relative_residual(step: Tensor, z: Tensor) -> Tensor:
 
 
 def default_rtol(dtype: torch.dtype) -> float:
-    """Eps to the power 0.9: 6e-7 in float32, 8e-15 in float64. A step's own rounding lies a little below."""
+    """What the dtype allows, eps ** 0.9: 6e-7 in float32, 8e-15 in float64, a little more than a step's rounding."""
     return torch.finfo(dtype).eps ** 0.9
 
 

@@ -164,9 +164,8 @@ class _Path(_Steady):
         y = self.f(before @ M.T + b)
         D, g = self.f.slope_at(before @ M.T + b).detach(), self.c * torch.cos(x + self.c)
         T, samples, n = x.shape
-        step = (1 - a) * torch.eye(n).to(x) + a * M.T * D[
-            :, :, None, :
-        ]  # (T, samples, n, n): dx(t)/dx(t-1), transposed
+        # dx(t)/dx(t-1), transposed: (T, samples, n, n)
+        step = (1 - a) * torch.eye(n).to(x) + a * M.T * D[:, :, None, :]
         system = torch.eye(T * n).to(x).repeat(samples, 1, 1)
         for t in range(T - 1):
             system[:, t * n : (t + 1) * n, (t + 1) * n : (t + 2) * n] = -step[t + 1]
@@ -204,9 +203,8 @@ def _compare(structure: str, nonlinearity: str, mode: str, case: _Steady) -> Dis
     worst = 0.0
     for _ in range(3):
         direction = torch.randn(adjoint.shape, generator=generator, dtype=torch.float64)
-        direction = (
-            direction / direction.norm() + adjoint / size
-        )  # some way along the gradient, where there is most to see
+        # Some way along the gradient, where there is most to see.
+        direction = direction / direction.norm() + adjoint / size
         worst = max(worst, abs(float(direction @ adjoint - _difference(case, direction))) / float(size))
     return Disagreement(
         structure,
