@@ -158,13 +158,16 @@ def test_one_sample_whose_product_the_threads_share(n, leak, dtype, plain, monke
     close(ours, wanted, steps=10 * state.tolerance / torch.finfo(dtype).eps)
 
 
-def test_a_samples_bits_do_not_depend_on_its_batch():
-    net = network(19, "tanh", torch.float32)
-    input = torch.randn(10, 19) * torch.logspace(-3, 1, 10)[:, None]
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", (1, 7, 19, 64, 133))
+def test_a_samples_bits_do_not_depend_on_its_batch(n, dtype):
+    net = network(n, "tanh", dtype)
+    input = torch.randn(10, n, dtype=dtype) * torch.logspace(-3, 1, 10, dtype=dtype)[:, None]
     together = net.steady_state(input, solver=rg.FixedPoint())
     for i in range(10):
-        pair = net.steady_state(input[[i, 3]], solver=rg.FixedPoint())
-        assert torch.equal(pair.x[0], together.x[i]) and pair.steps[0] == together.steps[i]
+        for rows in ([i], [i, 3], [i, 3, 8, 0, 5]):
+            some = net.steady_state(input[rows], solver=rg.FixedPoint())
+            assert torch.equal(some.x[0], together.x[i]) and some.steps[0] == together.steps[i]
 
 
 def test_a_failure_is_told_sample_by_sample():

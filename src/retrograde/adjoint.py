@@ -34,9 +34,11 @@ def default_adjoint(W: Operator) -> Solver:
     For any other W, GMRES, and then the dynamics again: what passes along a chain of neurons arrives after as many
     steps, which a restarted GMRES may not see.
     """
-    if is_small(W):
-        return Cascade(FixedPoint(max_steps=100), Direct())
-    return Cascade(FixedPoint(max_steps=100), Krylov(), FixedPoint())
+    return _SETTLE_OR_FACTOR if is_small(W) else _SETTLE_OR_SEARCH
+
+
+_SETTLE_OR_FACTOR = Cascade(FixedPoint(max_steps=100), Direct())
+_SETTLE_OR_SEARCH = Cascade(FixedPoint(max_steps=100), Krylov(), FixedPoint())
 
 
 def one_minus_DW(W: Operator, D: Tensor) -> Tensor:
@@ -55,16 +57,19 @@ def solve_adjoint(W: Operator, D: Tensor, g: Tensor, solver: Solver, factors: Fa
     problem = _adjoint_problem(W, D, g, factors, torch.arange(len(g), device=g.device))
     solution = solver.solve(problem, D * g)
 
-    # No reward, no gradient, whatever became of the state.
+    s, status, residual = solution.value, solution.status, solution.residual
     none = size == 0
-    s = torch.where(none[:, None], 0, solution.value)
-    status = torch.where(none, int(Status.CONVERGED), solution.status)
-    residual = torch.where(none, 0, solution.residual)
+    if none.any():  # no reward, no gradient, whatever became of the state
+        s = torch.where(none[:, None], 0, s)
+        status = torch.where(none, int(Status.CONVERGED), status)
+        residual = torch.where(none, 0, residual)
     drive = torch.linalg.vector_norm(D * g, dim=-1)
     conditioning = torch.where(none | (drive == 0), 1, torch.linalg.vector_norm(s, dim=-1) / drive)
     # Where s is so large beside what drives it, rounding is amplified to the size of s, and no residual shows it.
-    status = torch.where(conditioning > 0.1 / torch.finfo(g.dtype).eps, int(Status.SINGULAR), status)
-    return s * scale, Receipt(repr(solver), status, residual, solution.steps, None, conditioning)
+    singular = conditioning > 0.1 / torch.finfo(g.dtype).eps
+    if singular.any():
+        status = torch.where(singular, int(Status.SINGULAR), status)
+    return s * scale, Receipt(solver, status, residual, solution.steps, None, conditioning)
 
 
 def _adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: Tensor) -> Problem:

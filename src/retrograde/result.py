@@ -38,7 +38,7 @@ class Receipt:
     """What is known of a gradient at a steady state, for each sample.
 
     Attributes:
-        method: the solver of the adjoint.
+        solver: that of the adjoint.
         status: (...,) a `Status`.
         residual: (...,) |D (Wᵀs + g) - s| / |s|.
         steps: (...,) how often the adjoint step was taken.
@@ -46,12 +46,17 @@ class Receipt:
         conditioning: (...,) |s| / |Dg|, a lower bound on the norm of (I - DWᵀ)⁻¹, which amplifies every residual.
     """
 
-    method: str
+    solver: Any
     status: Tensor
     residual: Tensor
     steps: Tensor
     state_residual: Tensor | None
     conditioning: Tensor
+
+    @property
+    def method(self) -> str:
+        """The solver, in a line."""
+        return repr(self.solver)
 
     @property
     def converged(self) -> Tensor:
@@ -85,7 +90,7 @@ class SteadyState:
         residual: (...,) |f(Wx + b) - x| / max(|x|, eps²), neither damped nor accelerated.
         steps: (...,) how many steps the solver took.
         tolerance: what the residual had to fall below.
-        method: the solver.
+        solver: what found it.
     """
 
     x: Tensor
@@ -93,8 +98,13 @@ class SteadyState:
     residual: Tensor
     steps: Tensor
     tolerance: float
-    method: str
+    solver: Any
     _receipts: list[Receipt] = field(default_factory=list, repr=False)
+
+    @property
+    def method(self) -> str:
+        """The solver, in a line."""
+        return repr(self.solver)
 
     @property
     def converged(self) -> Tensor:

@@ -22,7 +22,10 @@ from retrograde.solvers.factors import Factors
 
 def default_solver(W: Operator) -> Solver:
     """The network's own dynamics; for a small full W, Newton where they do not settle."""
-    return Cascade(FixedPoint(max_steps=100), Newton()) if is_small(W) else FixedPoint()
+    return _SETTLE_OR_NEWTON if is_small(W) else _SETTLE
+
+
+_SETTLE, _SETTLE_OR_NEWTON = FixedPoint(), Cascade(FixedPoint(max_steps=100), Newton())
 
 
 def steady_state(
@@ -92,7 +95,7 @@ def steady_state(
         residual=found.residual.reshape(batch),
         steps=found.steps.reshape(batch),
         tolerance=solver.tolerance(x.dtype),
-        method=repr(solver),
+        solver=solver,
         _receipts=receipts,
     )
     if throw and not state.converged.all():
@@ -121,12 +124,12 @@ def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Ten
     W = net.W.bind()
     n = W.shape[0]
     check_last_axis("b", check_like("b", b, W.like), n)
-    if x0 is None:
-        x0 = torch.zeros(n, dtype=b.dtype, device=b.device)
-    check_last_axis("x0", check_like("x0", x0, W.like), n)
-    for name, tensor in (("b", b), ("x0", x0), *(("W", weight) for weight in W.weights)):
-        check_finite(name, tensor)
     net.f.check_elementwise(n, W.like)
+    for name, tensor in (("b", b), *(("W", weight) for weight in W.weights)):
+        check_finite(name, tensor)
+    if x0 is None:
+        return b, torch.zeros_like(b)
+    check_finite("x0", check_last_axis("x0", check_like("x0", x0, W.like), n))
     return b, x0.detach().expand(broadcast_shapes("b and x0", b=b.shape, x0=x0.shape))
 
 

@@ -167,5 +167,8 @@ class Iteration(Solver):
 
 def verdict(residual: Tensor, rtol: float) -> Tensor:
     """Why samples stopped that stopped with these residuals."""
+    converged = residual <= rtol
+    if converged.all():
+        return residual.new_full(residual.shape, int(Status.CONVERGED), dtype=torch.int64)
     failed = torch.where(residual.isfinite(), int(Status.MAX_STEPS), int(Status.DIVERGED))
-    return failed.masked_fill_(residual <= rtol, int(Status.CONVERGED))
+    return failed.masked_fill_(converged, int(Status.CONVERGED))

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.products import add_partial_sums_4
+from retrograde.kernels.cpu.products import add_partial_sums_1, add_partial_sums_4
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
@@ -42,7 +42,12 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual,
                 if sample[lane] >= 0:
                     for j in range(n):
                         u[lane, j] = c[sample[lane], j]
-            add_partial_sums_4(A, x, u, partial)  # even for one sample: its bits shall not depend on the others
+            if lanes > 2:
+                add_partial_sums_4(A, x, u, partial)
+            else:  # the same terms in the same order, and so the same bits
+                for lane in range(4):
+                    if sample[lane] >= 0:
+                        add_partial_sums_1(A, x[lane], u[lane], partial[0])
             for lane in range(4):
                 i = sample[lane]
                 if i < 0:
