@@ -10,27 +10,21 @@ import torch
 from torch import Tensor
 
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients, Wants
+from retrograde.result import Gradients, Inputs, Wants
 
 
 def attach(
-    x: Tensor,
-    gradients: Callable[..., Gradients],
-    net: Recurrence,
-    b: Tensor | None,
-    bias: Tensor | None = None,
-    x0: Tensor | None = None,
-    value: Tensor | None = None,
+    x: Tensor, gradients: Callable[..., Gradients], net: Recurrence, inputs: Inputs, value: Tensor | None = None
 ) -> Tensor:
-    """x, solved for outside autograd, as a differentiable function of the weights, b, the bias, x0 and the leak.
+    """x, solved for outside autograd, as a differentiable function of the weights, the inputs and the leak.
 
-    A backward calls ``gradients(net, x, b, bias, x0, g, wants)`` with the numbers of the forward, and raises where
-    weights were overwritten since. Given a `value`, read from x, that is what comes back in place of x.
+    A backward calls ``gradients(net, x, inputs, g, wants)`` with the numbers of the forward, and raises where weights
+    were overwritten since. Given a `value`, read from x, that is what comes back in place of x.
     """
     W, leak = net.W.bind(), net.leak
     fixed, trained = (None, leak) if isinstance(leak, Tensor) else (leak, None)
     net = replace(net, W=W.structure, leak=fixed)
-    return _Attach.apply(x, value, net, gradients, b, bias, x0, trained, *W.weights)
+    return _Attach.apply(x, value, net, gradients, *inputs, trained, *W.weights)
 
 
 class _Attach(torch.autograd.Function):
@@ -58,14 +52,14 @@ class _Attach(torch.autograd.Function):
         (g,) = gradients
         x, b, bias, x0, leak, *weights = ctx.saved_tensors
         net = replace(ctx.net, W=ctx.net.W.bind(*weights), leak=ctx.net.leak if leak is None else leak)
-        _, _, _, _, s, db, dx0, _, *dW = ctx.needs_input_grad
-        wants = Wants(s, any(dW), db, dx0)
+        needed = ctx.needs_input_grad
+        wants = Wants(s=needed[4], db=needed[5], dx0=needed[6], dW=any(needed[8:]))
         with torch.no_grad():
-            found = ctx.gradients(net, x, b, bias, x0, g, wants)
+            found = ctx.gradients(net, x, Inputs(b, bias, x0), g, wants)
         answer: tuple[Tensor | None, ...] = (
-            found.s.sum_to_size(b.shape) if s else None,
-            found.db if db else None,
-            found.dx0 if dx0 else None,
+            found.s.sum_to_size(b.shape) if wants.s else None,
+            found.db if wants.db else None,
+            found.dx0 if wants.dx0 else None,
             found.dleak if leak is not None else None,
             *(found.dW if wants.dW else (None,) * len(weights)),
         )

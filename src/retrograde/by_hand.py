@@ -11,7 +11,7 @@ from torch import Tensor
 from retrograde.adjoint import steady_gradients
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients
+from retrograde.result import Gradients, Inputs
 from retrograde.solvers import Solver
 from retrograde.through_time import trajectory_gradients
 
@@ -119,7 +119,7 @@ def backpropagation_through_time(
         )
     with torch.no_grad():
         path = torch.cat([x0[None], x])
-        return trajectory_gradients(equations, path, None if b is None else b.expand(x.shape), None, dR_dx)
+        return trajectory_gradients(equations, path, Inputs(None if b is None else b.expand(x.shape)), dR_dx)
 
 
 def _equations(net: Network | Recurrence) -> Recurrence:

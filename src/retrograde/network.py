@@ -16,7 +16,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import SteadyState, Trajectory
 from retrograde.solvers import Solver
 from retrograde.steady import steady_state
-from retrograde.trajectories import check_leak, check_leak_fits, run
+from retrograde.trajectories import hold_leak, run
 from retrograde.unfolding import Layer, Unfolded
 
 
@@ -48,6 +48,7 @@ class Network(nn.Module):
 
     W: Connectivity
     b: nn.Parameter | None
+    leak: float | Tensor | None
 
     def __init__(
         self,
@@ -72,11 +73,7 @@ class Network(nn.Module):
             self.b = nn.Parameter(torch.zeros(n, dtype=like.dtype, device=like.device)) if b else None
         else:
             raise TypeError(f"b: expected True, False or a tensor, got {type(b).__name__}")
-        check_leak_fits(check_leak(leak), n, like)
-        if isinstance(leak, Tensor) and not isinstance(leak, nn.Parameter):
-            self.register_buffer("leak", leak.detach().clone())
-        else:
-            self.leak = leak
+        hold_leak(self, leak, n, like, persistent=True)
 
     @property
     def recurrence(self) -> Recurrence:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from retrograde.nonlinearity import Sigmoid, Tanh, as_nonlinearity
-from retrograde.trajectories import check_leak, check_leak_fits, trajectory
+from retrograde.trajectories import hold_leak, trajectory
 
 
 class RNN(torch.nn.RNN):
@@ -34,6 +34,8 @@ class RNN(torch.nn.RNN):
     (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    leak: float | Tensor | None
+
     def __init__(self, *args: Any, leak: float | Tensor | None = None, **kwargs: Any):
         nonlinearity = args[3] if len(args) > 3 else kwargs.pop("nonlinearity", "tanh")
         f = as_nonlinearity(nonlinearity)
@@ -43,11 +45,7 @@ class RNN(torch.nn.RNN):
         else:
             super().__init__(*args, nonlinearity=theirs, **kwargs)
         self.nonlinearity, self.f = nonlinearity, f
-        check_leak_fits(check_leak(leak), self.hidden_size, next(self.parameters()))
-        if isinstance(leak, Tensor) and not isinstance(leak, torch.nn.Parameter):
-            self.register_buffer("leak", leak.detach().clone(), persistent=False)
-        else:
-            self.leak = leak
+        hold_leak(self, leak, self.hidden_size, next(self.parameters()), persistent=False)  # their state_dict has none
 
     def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """(output, h_n), of the shapes that ``torch.nn.RNN`` gives them."""

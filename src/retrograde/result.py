@@ -178,6 +178,14 @@ class Gradients:
     dleak: Tensor | None = None
 
 
+class Inputs(NamedTuple):
+    """What a state was found from, beside the network; a backward is given the same numbers."""
+
+    b: Tensor | None
+    bias: Tensor | None = None
+    x0: Tensor | None = None
+
+
 class Wants(NamedTuple):
     """Which gradients are asked for, of those that cost something."""
 

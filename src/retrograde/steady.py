@@ -15,7 +15,7 @@ from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, c
 from retrograde.connectivity import Operator, as_operator
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients, Receipt, SteadyState, Wants, convergence_error
+from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
 from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
 from retrograde.solvers.factors import Factors
 
@@ -83,14 +83,14 @@ def steady_state(
 
     receipts: list[Receipt] = []
 
-    def gradients(net: Recurrence, x: Tensor, b: Tensor, bias: None, x0: None, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, found.residual.reshape(batch))
+    def gradients(net: Recurrence, x: Tensor, inputs: Inputs, g: Tensor, wants: Wants) -> Gradients:
+        answer = steady_gradients(net, x, inputs.b, g, adjoint, factors, throw, wants, found.residual.reshape(batch))
         assert answer.receipt is not None
         receipts.append(answer.receipt)
         return answer
 
     state = SteadyState(
-        x=attach(found.value.reshape(*batch, n), gradients, net, b),
+        x=attach(found.value.reshape(*batch, n), gradients, net, Inputs(b)),
         status=found.status.reshape(batch),
         residual=found.residual.reshape(batch),
         steps=found.steps.reshape(batch),

@@ -15,7 +15,7 @@ from retrograde import kernels
 from retrograde.checks import check_finite
 from retrograde.connectivity import Operator
 from retrograde.recurrence import Recurrence, adjoint_step
-from retrograde.result import EVERYTHING, Gradients, Wants
+from retrograde.result import EVERYTHING, Gradients, Inputs, Wants
 
 # Where s(t) itself is not asked for, it is found in pieces of about so many numbers, which stay in cache.
 _PIECE = 2**20
@@ -54,8 +54,7 @@ def substitute_back(
 def trajectory_gradients(
     net: Recurrence,
     path: Tensor,
-    b: Tensor | None,
-    bias: Tensor | None,
+    inputs: Inputs,
     g: Tensor,
     wants: Wants = EVERYTHING,
     at: np.ndarray | None = None,
@@ -65,7 +64,7 @@ def trajectory_gradients(
     The input was b(t) + bias, of which b, (T, ..., n), or the bias may be None; without both, the slopes are read from
     the path. ``g`` is dR/dx(t) for t = 1..T; or, given `at`, g(t) is ``g[at[t - 1]]``, and 0 where that is -1.
     """
-    W, T = net.W.bind(), len(path) - 1
+    W, T, b, bias = net.W.bind(), len(path) - 1, inputs.b, inputs.bias
     last = T if at is None else int(np.flatnonzero(at >= 0).max(initial=0)) + 1  # behind the last reward s is 0
     at = np.arange(T) if at is None else at
     length = last if wants.s else max(1, min(last, _PIECE // max(path[0].numel(), 1)))

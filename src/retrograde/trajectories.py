@@ -16,7 +16,7 @@ from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, c
 from retrograde.connectivity import as_operator
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import ConvergenceError, Gradients, Trajectory, Wants
+from retrograde.result import ConvergenceError, Inputs, Trajectory
 from retrograde.through_time import total_input, trajectory_gradients
 
 
@@ -84,24 +84,14 @@ def run(
         if path is None:
             path = forward_sweep(net, b, bias, x0, T)
 
-    def gradients(
-        net: Recurrence,
-        path: Tensor,
-        b: Tensor | None,
-        bias: Tensor | None,
-        x0: Tensor,
-        g: Tensor,
-        wants: Wants,
-        rows: np.ndarray | None = None,
-    ) -> Gradients:
-        return trajectory_gradients(net, path, b, bias, g, wants, rows)
+    inputs = Inputs(b, bias, x0)
 
     def x_at(times: list[int]) -> Tensor:
         rows = np.full(T, -1)
         rows[times] = np.arange(len(times))
-        return attach(path, partial(gradients, rows=rows), net, b, bias, x0, path[1:][times])
+        return attach(path, partial(trajectory_gradients, at=rows), net, inputs, path[1:][times])
 
-    trajectory = Trajectory(attach(path, gradients, net, b, bias, x0, path[1:]), x0, x_at)
+    trajectory = Trajectory(attach(path, trajectory_gradients, net, inputs, path[1:]), x0, x_at)
     if not finite and not torch.isfinite(path).all():
         bad = ~torch.isfinite(path[1:]).all(-1)
         first = int(bad.reshape(T, -1).any(1).nonzero()[0]) + 1
@@ -123,6 +113,18 @@ def forward_sweep(net: Recurrence, b: Tensor | None, bias: Tensor | None, x0: Te
         assert b_t is not None
         path[t + 1] = now = net.advance(now, b_t)
     return path
+
+
+def hold_leak(module: torch.nn.Module, leak: float | Tensor | None, n: int, like: Tensor, persistent: bool) -> None:
+    """``module.leak``: a Parameter is trained, another tensor becomes a buffer, so that `to` moves it.
+
+    Raises ValueError or TypeError where it is no leak for n neurons of the dtype of W.
+    """
+    check_leak_fits(check_leak(leak), n, like)
+    if isinstance(leak, Tensor) and not isinstance(leak, torch.nn.Parameter):
+        module.register_buffer("leak", leak.detach().clone(), persistent)
+    else:
+        module.leak = leak  # type: ignore[assignment]  # a number, or None
 
 
 def check_leak_fits(leak: float | Tensor | None, n: int, like: Tensor) -> None:
