@@ -309,7 +309,9 @@ def test_a_reward_at_some_times_alone(t, leak, plain, monkeypatch):
 def test_a_reward_at_one_time_is_handed_back_as_one(monkeypatch):
     seen = []
     whole = rg.trajectories.trajectory_gradients
-    monkeypatch.setattr(rg.trajectories, "trajectory_gradients", lambda *a: seen.append(a[3].shape) or whole(*a))
+    monkeypatch.setattr(
+        rg.trajectories, "trajectory_gradients", lambda *a, **k: seen.append(a[3].shape) or whole(*a, **k)
+    )
     path = rg.Network(4).trajectory(torch.randn(9, 2, 4))
     path.at(3).sum().backward()
     assert seen == [(1, 2, 4)]
