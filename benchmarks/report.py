@@ -17,7 +17,7 @@ OPENING = f"""\
 # How fast each gradient is, and how exact
 
 Written by `make bench`. Float32, tanh, a full random W: the states, their adjoint and dR/dW, for a reward that is a
-fixed random sum of the states. All peers ran in one session on the same threads and took turns, so that a slow spell of
+fixed random sum of the states. The peers of a table ran together on the same threads and took turns, so that a slow spell of
 the machine hit them all. A time is the median of the repetitions, beside their range; the first call, which compiles,
 is not among them.
 
