@@ -17,9 +17,9 @@ OPENING = f"""\
 # How fast each gradient is, and how exact
 
 Written by `make bench`. Float32, tanh, a full random W: the states, their adjoint and dR/dW, for a reward that is a
-fixed random sum of the states. The peers of a table ran together on the same threads and took turns, so that a slow spell of
-the machine hit them all. A time is the median of the repetitions, beside their range; the first call, which compiles,
-is not among them.
+fixed random sum of the states. The peers of a table ran together on the same threads and took turns, so that a slow
+spell of the machine hit them all. A time is the median of the repetitions, beside their range; the first call, which
+compiles, is not among them.
 
 The error is that of dR/dW against float64, relative, in the Frobenius norm: a dense solve at a steady state, a loop
 over time along a trajectory. A time in brackets does not count: its error is above {Steady.largest_error:.0e} at a
