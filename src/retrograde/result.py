@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
@@ -33,8 +33,25 @@ _MESSAGES = {
 }
 
 
+class _Solved:
+    """What a state and its adjoint have in common: a solver found them, sample by sample."""
+
+    solver: Any
+    status: Tensor
+
+    @property
+    def method(self) -> str:
+        """The solver, in a line."""
+        return repr(self.solver)
+
+    @property
+    def converged(self) -> Tensor:
+        """(...,) bool."""
+        return self.status == Status.CONVERGED
+
+
 @dataclass(frozen=True, eq=False)
-class Receipt:
+class Receipt(_Solved):
     """What is known of a gradient at a steady state, for each sample.
 
     Attributes:
@@ -54,16 +71,6 @@ class Receipt:
     conditioning: Tensor
 
     @property
-    def method(self) -> str:
-        """The solver, in a line."""
-        return repr(self.solver)
-
-    @property
-    def converged(self) -> Tensor:
-        """(...,) bool."""
-        return self.status == Status.CONVERGED
-
-    @property
     def error_estimate(self) -> Tensor:
         """(...,) the residuals amplified: the order of the gradient's relative error, not a bound on it."""
         residual = self.residual if self.state_residual is None else self.residual + self.state_residual
@@ -81,7 +88,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, eq=False)
-class SteadyState:
+class SteadyState(_Solved):
     """x = f(Wx + b), and how it was found. `...` is the batch.
 
     Attributes:
@@ -100,16 +107,6 @@ class SteadyState:
     tolerance: float
     solver: Any
     _receipts: list[Receipt] = field(default_factory=list, repr=False)
-
-    @property
-    def method(self) -> str:
-        """The solver, in a line."""
-        return repr(self.solver)
-
-    @property
-    def converged(self) -> Tensor:
-        """(...,) bool."""
-        return self.status == Status.CONVERGED
 
     @property
     def receipt(self) -> Receipt | None:
@@ -143,7 +140,7 @@ class Trajectory:
             ValueError, TypeError: not a time of this trajectory.
         """
         T, one = len(self.x), not isinstance(t, Sequence)
-        times: list[Any] = [t] if one else list(t)  # type: ignore[arg-type]
+        times: list[Any] = [t] if one else list(cast(Sequence[int], t))
         for each in times:
             if isinstance(each, bool) or not isinstance(each, Integral):
                 raise TypeError(f"t: expected an integer or a list of them, got {each!r}")

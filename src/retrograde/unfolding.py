@@ -37,7 +37,7 @@ class Unfolded(nn.Sequential):
     function with the gradient taken by back-substitution.
     """
 
-    def forward(self, x0: Tensor, input: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x0: Tensor, input: Tensor | None = None) -> Tensor:  # type: ignore[override]  # of one input
         """x(T), the activity of the last layer.
 
         Args:

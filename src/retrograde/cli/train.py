@@ -150,7 +150,7 @@ def _command(task: str, config: type[Config]) -> Callable[..., None]:
         default = "" if option.default is None else f" [dim]\\[{str(option.default).lower()}][/]"
         flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
         parameters.append(parameter(name, kind, flag, option.metadata["help"] + default))
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     command.__doc__ = (
         f"{ABOUT[task]}\n\nThe run folder holds config.toml, metrics.csv, checkpoint.pt and report.html. Ctrl-C stops, "

@@ -243,7 +243,7 @@ def _share(samples: int, n: int) -> tuple[int, int]:
     global _started
     _started = True
     torchs = torch.get_num_threads()
-    threads = max(1, min(torchs, numba.config.NUMBA_NUM_THREADS, samples))  # type: ignore[attr-defined]
+    threads = max(1, min(torchs, numba.config.NUMBA_NUM_THREADS, samples))  # type: ignore[attr-defined]  # set at its import
     numba.set_num_threads(threads)
     if torch.get_num_threads() != torchs:  # Numba's first call sets the OpenMP that the two share
         torch.set_num_threads(torchs)

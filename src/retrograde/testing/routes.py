@@ -228,4 +228,4 @@ def _difference(case: _Steady, direction: Tensor, h: float = 2e-3) -> Tensor:
         return case.reward(case.activity(moved))
 
     with torch.no_grad():
-        return sum(c * (reward(k) - reward(-k)) for k, c in ((1, 45), (2, -9), (3, 1))) / (60 * h)  # type: ignore[return-value]
+        return sum(c * (reward(k) - reward(-k)) for k, c in ((1, 45), (2, -9), (3, 1))) / (60 * h)  # type: ignore[return-value]  # sum may be 0

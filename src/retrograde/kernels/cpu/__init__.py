@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numba
 
+# Numba fills `config` as it is imported, out of mypy's sight: hence what is ignored below.
 _HERE = Path(__file__).parent
 
 
