@@ -4,6 +4,7 @@ W is never symmetric, and never normal: both would hide a confusion of W with Wá
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import retrograde as rg
+from retrograde.testing.problems import structure, structures
 
 DTYPE = torch.float64
 
@@ -60,14 +62,9 @@ class Ring(rg.Connectivity):
         return (weights[0] * x).roll(1, -1)
 
 
-STRUCTURES = {
-    "Dense": lambda: rg.Dense(not_normal(12)),
-    "Sparse": sparse,
-    "LowRank": lambda: shrunk(rg.LowRank(randn(12, 3, seed=2), randn(12, 3, seed=3))),
-    "Convolution on a ring": lambda: shrunk(rg.Convolution(randn(2, 2, 3, seed=4), grid=(6,))),
-    "Convolution on a plane": lambda: shrunk(rg.Convolution(randn(2, 2, 3, 1, seed=5), (3, 2), padding="zeros")),
-    "Sum": lambda: rg.Sum(sparse(norm=0.3), shrunk(rg.LowRank(randn(12, 1, seed=6), randn(12, 1, seed=7)), 0.3)),
-    "Ring": lambda: shrunk(Ring(randn(12, seed=8))),
+# Those of the library by one row each, in its testing/problems.py, and one that is not of the library.
+STRUCTURES = {name: partial(structure, name) for name in structures()} | {
+    "Ring": lambda: shrunk(Ring(randn(12, seed=8)))
 }
 
 RECTANGULAR = {

@@ -1,7 +1,12 @@
 """Exact gradients of any reward through a recurrent network, at a steady state or along a trajectory."""
 
 from retrograde.by_hand import backpropagation_through_time, recurrent_backpropagation
-from retrograde.connectivity import Connectivity, Convolution, Dense, LowRank, Sparse, Sum
+from retrograde.connectivity.base import Connectivity
+from retrograde.connectivity.convolution import Convolution
+from retrograde.connectivity.dense import Dense
+from retrograde.connectivity.low_rank import LowRank
+from retrograde.connectivity.sparse import Sparse
+from retrograde.connectivity.sum import Sum
 from retrograde.network import Network
 from retrograde.nonlinearity import Identity, Nonlinearity, Pointwise, ReLU, Sigmoid, Softplus, Tanh
 from retrograde.recurrence import Recurrence
@@ -12,35 +17,7 @@ from retrograde.trajectories import trajectory
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Cascade",
-    "Connectivity",
-    "ConvergenceError",
-    "Convolution",
-    "Dense",
-    "Direct",
-    "FixedPoint",
-    "Gradients",
-    "Identity",
-    "Krylov",
-    "LowRank",
-    "Network",
-    "Newton",
-    "Nonlinearity",
-    "Pointwise",
-    "ReLU",
-    "Receipt",
-    "Recurrence",
-    "Sigmoid",
-    "Softplus",
-    "Sparse",
-    "Status",
-    "SteadyState",
-    "Sum",
-    "Tanh",
-    "Trajectory",
-    "backpropagation_through_time",
-    "recurrent_backpropagation",
-    "steady_state",
-    "trajectory",
-]
+# What is imported above is public: a name needs its import here and nothing more.
+__all__ = sorted(
+    name for name, public in globals().items() if getattr(public, "__module__", "").startswith("retrograde.")
+)

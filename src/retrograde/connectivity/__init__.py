@@ -11,20 +11,14 @@ from torch import Tensor, nn
 
 from retrograde.checks import check_finite, check_floating
 from retrograde.connectivity.base import Connectivity, Operator, Transposed
-from retrograde.connectivity.convolution import Convolution
 from retrograde.connectivity.dense import Dense
-from retrograde.connectivity.low_rank import LowRank
 from retrograde.connectivity.sparse import Sparse
-from retrograde.connectivity.sum import Sum
 
 __all__ = [
     "Connectivity",
-    "Convolution",
     "Dense",
-    "LowRank",
     "Operator",
     "Sparse",
-    "Sum",
     "Transposed",
     "as_connectivity",
     "as_operator",

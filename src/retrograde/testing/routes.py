@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import retrograde as rg
+from retrograde.testing.problems import NONLINEARITIES, structures
 
 
 @dataclass(frozen=True)
@@ -28,46 +29,6 @@ class Disagreement:
     def worst(self) -> float:
         """The largest of the three."""
         return max(self.dense_solve, self.unrolled, self.finite_differences)
-
-
-def structures(seed: int = 0) -> dict[str, rg.Connectivity]:
-    """One small square connectivity of each structure: n = 12, float64, not normal, of norm at most 0.6."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    def sparse(norm: float) -> rg.Sparse:
-        ends = torch.randint(12, (2, 40), generator=generator)
-        return _shrunk(rg.Sparse.from_edges(ends[0], ends[1], random(40), 12), norm)
-
-    def low_rank(rank: int, norm: float) -> rg.LowRank:
-        return _shrunk(rg.LowRank(random(12, rank), random(12, rank)), norm)
-
-    return {
-        "Dense": _shrunk(rg.Dense(random(12, 12)), 0.6),
-        "Sparse": sparse(0.6),
-        "LowRank": low_rank(3, 0.6),
-        "Convolution 1-d, circular": _shrunk(rg.Convolution(random(2, 2, 3), grid=(6,)), 0.6),
-        "Convolution 2-d, zeros": _shrunk(rg.Convolution(random(2, 2, 3, 1), grid=(3, 2), padding="zeros"), 0.6),
-        "Sum": rg.Sum(sparse(0.3), low_rank(1, 0.3)),
-    }
-
-
-def _shrunk(W: Any, norm: float) -> Any:
-    with torch.no_grad():
-        W.weights[0].mul_(norm / torch.linalg.matrix_norm(W.dense(), 2))  # W is linear in each of its weights
-    return W
-
-
-NONLINEARITIES: dict[str, rg.Nonlinearity] = {
-    "tanh": rg.Tanh(),
-    "sigmoid": rg.Sigmoid(),
-    "relu": rg.ReLU(),
-    "softplus": rg.Softplus(),
-    "identity": rg.Identity(),
-    "Pointwise(sin)": rg.Pointwise(torch.sin),
-}
 
 
 def gradient_disagreements() -> Iterator[Disagreement]:
