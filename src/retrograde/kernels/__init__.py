@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from retrograde.connectivity import Dense, Operator, Sparse
+from retrograde.connectivity.low_rank import LowRank
 from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, Sigmoid, Softplus, Tanh
+
+_PRODUCTS = (Dense.product, LowRank.product, Sparse.product)
 
 # Their numbers in kernels.cpu.functions. Where there is no f, the slopes are given.
 _NUMBERS: dict[type[Nonlinearity], int] = {Tanh: 0, Sigmoid: 1, ReLU: 2, Softplus: 3, Identity: 4}
@@ -37,7 +40,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def why_plain(W: Operator, f: Nonlinearity | None) -> str | None:
     """Why no fused kernel serves this W and f, or None where one does."""
-    if getattr(type(W.structure), "product", None) is not Dense.product:  # subclasses may say otherwise
+    if type(W.structure).product not in _PRODUCTS:  # a subclass may have its own
         return f"no kernel for {type(W.structure).__name__}"
     if f is not None and type(f) not in _NUMBERS:
         return f"no kernel for {f}"
@@ -64,25 +67,19 @@ def explain(net: Any, samples: int = 32) -> str:
     trajectory: fused Numba kernels, each thread with its own samples (Dense, tanh, float32, cpu, 32 samples)
     steady state: the same for FixedPoint, plain PyTorch for the other solvers
     >>> print(explain(rg.Network(64, f=rg.Pointwise(torch.sin))))
-    trajectory: plain PyTorch (no kernel for Pointwise(fn=<built-in method sin of type object at ...>, inverse_fn=None))
-    steady state: plain PyTorch (the same)
+    trajectory: plain PyTorch (no kernel for Pointwise(...)), but dR/dW by a kernel
+    steady state: plain PyTorch (the same), but dR/dW by a kernel
     """
     W = net.W.bind()
     why = why_plain(W, net.f)
     if why is not None:
-        gradient = ", but dR/dW by a kernel" if isinstance(W.structure, Sparse) and _why_not_here(W) is None else ""
+        gradient = ", but dR/dW by a kernel" if _has_outer(W) else ""
         return f"trajectory: plain PyTorch ({why}){gradient}\nsteady state: plain PyTorch (the same){gradient}"
-    n = W.shape[0]
-    how = "fused Numba kernels, each thread with its own samples"
-    if _is_lone(samples, n):
-        how = "fused Numba kernels, the threads sharing each product"
-    elif _is_large(samples, n):
-        how = "PyTorch in place, one BLAS product a step"
-    f, dtype = type(net.f).__name__.lower(), str(W.like.dtype)[6:]
-    steady = "fused Numba kernels" if _is_large(samples, n) else "the same"
+    how = "the threads sharing each product" if _is_lone(W, samples) else "each thread with its own samples"
+    structure, f, dtype = type(W.structure).__name__, type(net.f).__name__.lower(), str(W.like.dtype)[6:]
     return (
-        f"trajectory: {how} (Dense, {f}, {dtype}, cpu, {samples} samples)\n"
-        f"steady state: {steady} for FixedPoint, plain PyTorch for the other solvers"
+        f"trajectory: fused Numba kernels, {how} ({structure}, {f}, {dtype}, cpu, {samples} samples)\n"
+        f"steady state: the same for FixedPoint, plain PyTorch for the other solvers"
     )
 
 
@@ -95,22 +92,19 @@ def forward_sweep(
     """
     if why_plain(W, f) is not None:
         return None
-    from retrograde.kernels.cpu import large, lone, sweeps
+    from retrograde.kernels.cpu import lone, sweeps
 
     samples, n = _samples(x0.shape)
     path = np.empty((T + 1, samples, n), _dtype(x0))  # for which NumPy asks for huge pages, five times faster to touch
     path[0] = _array(x0).reshape(samples, n)
     varying = _by_sample(b, 1, x0.shape, (0, 0, 0), path.dtype)
     constant = _by_sample(bias, 0, x0.shape, (1, n), path.dtype)
-    a, A = _leaks(leak, n, path.dtype), W.weights[0].T
-    if _is_large(samples, n):
-        inputs = None if b is None else torch.from_numpy(varying), None if bias is None else torch.from_numpy(constant)
-        finite = large.forward(W.weights[0], f, *inputs, leak, torch.from_numpy(path))
-    elif _is_lone(samples, n):
-        finite = lone.forward(_parts(A), varying.reshape(-1, n), constant[0], a, _number(f), path[:, 0])
+    a, A = _leaks(leak, n, path.dtype), _matrix(W)
+    if _is_lone(W, samples):
+        finite = lone.forward(A, varying.reshape(-1, n), constant[0], a, _number(f), _threads(), path[:, 0])
     else:
-        share, _ = _share(samples, n)
-        finite = sweeps.forward(_array(A), varying, constant, a, _number(f), share, path)
+        share, _ = _share(samples, n, A)
+        finite = sweeps.forward(A, varying, constant, a, _number(f), share, path)
     return torch.from_numpy(path).view(T + 1, *x0.shape), finite
 
 
@@ -129,7 +123,7 @@ def substitute_back(
     """
     if why_plain(W, f) is not None:
         return None
-    from retrograde.kernels.cpu import large, lone, sweeps
+    from retrograde.kernels.cpu import lone, sweeps
 
     shape, dtype = y.shape, _dtype(y)
     T, (samples, n) = len(y), _samples(shape[1:])
@@ -137,34 +131,45 @@ def substitute_back(
     l = np.empty((0, 0, 0) if leak is None else s.shape, dtype)
     s_next, l_next = (_by_sample(z, 0, shape[1:], (0, 0), dtype) for z in after)
     slopes, rewards = _array(y).reshape(s.shape), _array(g).reshape(len(g), samples, n)
-    a, weight = _leaks(leak, n, dtype), W.weights[0]
-    if _is_large(samples, n):
-        ends = tuple(None if z is None else z.reshape(samples, n) for z in after)
-        y, g, s_, l_ = (torch.from_numpy(z) for z in (slopes, rewards, s, l))
-        large.adjoint(weight, f, y, g, at, leak, ends, s_, None if leak is None else l_)
-    elif _is_lone(samples, n):
+    a, A = _leaks(leak, n, dtype), _matrix(W, transposed=True)
+    if _is_lone(W, samples):
         after_one = s_next.reshape(-1), l_next.reshape(-1)
         y_one, g_one = slopes.reshape(-1, n), rewards.reshape(-1, n)
-        lone.adjoint(_parts(weight), y_one, g_one, at, a, _number(f), *after_one, s[:, 0], l.reshape(-1, n))
+        lone.adjoint(A, y_one, g_one, at, a, _number(f), _threads(), *after_one, s[:, 0], l.reshape(-1, n))
     else:
-        share, _ = _share(samples, n)
-        sweeps.adjoint(_array(weight), slopes, rewards, at, a, _number(f), share, s_next, l_next, s, l)
+        share, _ = _share(samples, n, A)
+        sweeps.adjoint(A, slopes, rewards, at, a, _number(f), share, s_next, l_next, s, l)
     return torch.from_numpy(s).view(shape), None if leak is None else torch.from_numpy(l).view(shape)
 
 
 def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-    """``W.outer(s, x)``; at the entries of a sparse W by a kernel."""
-    structure = W.structure
-    if not isinstance(structure, Sparse) or _why_not_here(W) is not None:
+    """``W.outer(s, x)``, where W is full or sparse by a kernel."""
+    if not _has_outer(W):
         return W.outer(s, x)
-    from retrograde.kernels.cpu import sampled
+    from retrograde.kernels.cpu import products, sampled
 
-    dW = np.zeros(len(structure.columns), _dtype(x))
-    s_T, x_T = (_array(z.reshape(-1, z.shape[-1]).T) for z in (s, x))
-    _share(torch.get_num_threads(), 1)
-    sampled.outer(_array(structure.row_starts), _array(structure.columns), s_T, x_T, dW)
+    s_rows, x_rows = (z.reshape(-1, z.shape[-1]) for z in (s, x))
+    structure = W.structure
+    if isinstance(structure, Sparse):
+        dW = np.zeros(len(structure.columns), _dtype(x))
+        _threads()
+        starts, columns = _array(structure.row_starts), _array(structure.columns)
+        sampled.outer(starts, columns, _array(s_rows.T), _array(x_rows.T), dW)
+    else:
+        dW = np.zeros(structure.shape, _dtype(x))
+        _, threads = _share(-(-len(dW) // 4) if s.numel() * dW.shape[1] > _SMALL else 1)
+        products.outer(_array(s_rows), _array(x_rows), threads, dW)
     return (torch.from_numpy(dW),)
 
+
+def _has_outer(W: Operator) -> bool:
+    """Whether there is a kernel for `outer`; a subclass may have its own."""
+    known = (Dense.outer_product, Sparse.outer_product)
+    return type(W.structure).outer_product in known and _why_not_here(W) is None
+
+
+# So few multiplications are done before a second thread has woken up.
+_SMALL = 2**20
 
 Iterate = Callable[[Tensor, float, float, int], tuple[Tensor, Tensor, Tensor]]
 
@@ -176,63 +181,79 @@ def fixed_point(W: Operator, f: Nonlinearity, b: Tensor) -> Iterate | None:
     """
     if why_plain(W, f) is not None:
         return None
-    return partial(_iterate, W.weights[0].T, b, b[:0], _number(f))
+    return partial(_iterate, W, False, b, b[:0], _number(f))
 
 
 def adjoint_fixed_point(W: Operator, D: Tensor, g: Tensor) -> Iterate | None:
     """Likewise the iteration of s = D (Wᵀs + g)."""
     if why_plain(W, None) is not None:
         return None
-    return partial(_iterate, W.weights[0], g, D, _number(None))
+    return partial(_iterate, W, True, g, D, _number(None))
 
 
 def _iterate(
-    A: Tensor, c: Tensor, D: Tensor, kind: int, z: Tensor, damping: float, rtol: float, max_steps: int
+    W: Operator,
+    transposed: bool,
+    c: Tensor,
+    D: Tensor,
+    kind: int,
+    z: Tensor,
+    damping: float,
+    rtol: float,
+    max_steps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from retrograde.kernels.cpu import fixed_point, lone
 
-    found = _array(z).copy()
+    A, found = _matrix(W, transposed), _array(z).copy()
     (samples, n), dtype = found.shape, found.dtype.type
     numbers = dtype(damping), rtol, torch.finfo(z.dtype).eps ** 2, max_steps
-    if _is_lone(samples, n):
-        one = lone.iterate(_parts(A), _array(c)[0], _array(D).reshape(-1), kind, *numbers, found[0])
+    if _is_lone(W, samples):
+        one = lone.iterate(A, _array(c)[0], _array(D).reshape(-1), kind, *numbers, _threads(), found[0])
         residual, steps = np.array(one[:1], dtype), np.array(one[1:])
     else:
-        _, threads = _share(samples, n)
+        _, threads = _share(samples, n, A)
         residual, steps = np.empty(samples, dtype), np.empty(samples, np.int64)
-        fixed_point.iterate(_array(A), _array(c), _array(D), kind, *numbers, threads, found, residual, steps)
+        fixed_point.iterate(A, _array(c), _array(D), kind, *numbers, threads, found, residual, steps)
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
 
 
-# One sample of so many neurons is worth waiting for each other at each step.
-_LONE = 768
+# One sample of so many connections is worth waiting for each other at each step.
+_LONE = 768**2
 
 
-# From so many samples of so many neurons on BLAS is the fastest at the product of a step.
-_LARGE = 64, 1024
+def _is_lone(W: Operator, samples: int) -> bool:
+    enough = not isinstance(W.structure, LowRank) and W.weights[0].numel() >= _LONE
+    return samples == 1 and enough and torch.get_num_threads() > 1
 
 
-def _is_large(samples: int, n: int) -> bool:
-    return samples >= _LARGE[0] and n >= _LARGE[1]
+def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
+    """M of ``x @ M``, which is Wx, or Wᵀx, sample by sample, as `kernels.cpu.structures` wants it."""
+    structure = W.structure
+    if isinstance(structure, Sparse):
+        (weight,) = W.weights
+        starts, others = structure.row_starts, structure.columns
+        if transposed:
+            starts, others, weight = structure.column_starts, structure.rows_by_column, weight[structure.order]
+        return *(_array(index).view(f"u{index.itemsize}") for index in (starts, others)), _array(weight)
+    if isinstance(structure, LowRank):
+        U, V = W.weights
+        return (_packed(U), _packed(V.T)) if transposed else (_packed(V), _packed(U.T))
+    return (_packed(W.weights[0] if transposed else W.weights[0].T),)
 
 
-def _is_lone(samples: int, n: int) -> bool:
-    return samples == 1 and n >= _LONE and torch.get_num_threads() > 1
+def _packed(A: Tensor) -> np.ndarray:
+    from retrograde.kernels.cpu import products
+
+    A = A.detach()
+    return products.pack((A if A.is_contiguous() or A.T.is_contiguous() else A.contiguous()).numpy())
 
 
-def _parts(A: Tensor) -> np.ndarray:
-    """A, (n, n), in parts of some columns each, (parts, n, columns), a part for each thread."""
-    n = len(A)
-    _, threads = _share(torch.get_num_threads(), n)
-    columns = -(-n // (16 * threads)) * 16
-    parts = A.new_zeros(threads, n, columns)
-    for p in range(threads):
-        part = A.detach()[:, p * columns : (p + 1) * columns]
-        parts[p, :, : part.shape[1]] = part
-    return _array(parts)
+def _threads() -> int:
+    """As many as PyTorch has."""
+    return _share(torch.get_num_threads())[1]
 
 
-def _share(samples: int, n: int) -> tuple[int, int]:
+def _share(samples: int, n: int = 1, A: tuple[np.ndarray, ...] = ()) -> tuple[int, int]:
     """How many samples a thread takes through time together, and how many threads there are.
 
     The samples are each thread's part, or as many as leave room in its cache for W. Numba is given as many threads as
@@ -248,9 +269,9 @@ def _share(samples: int, n: int) -> tuple[int, int]:
     if torch.get_num_threads() != torchs:  # Numba's first call sets the OpenMP that the two share
         torch.set_num_threads(torchs)
     rounds = -(-samples // (threads * max(4, 2**16 // n)))
-    share = -(-samples // max(1, threads * rounds))
-    share = max(share, 1)
-    return share if share <= 2 else -(-share // 4) * 4, threads
+    share = max(1, -(-samples // max(1, threads * rounds)))
+    together = 16 if len(A) == 3 else 4  # as they share each load of W
+    return share if share <= together // 2 else -(-share // together) * together, threads
 
 
 def _number(f: Nonlinearity | None) -> int:

@@ -1,6 +1,6 @@
 """z = step(z) by iteration, for a whole batch in one call; each sample stops by its own residual.
 
-Four samples at a time share each load of the matrix. When one of them stops, the next that waits takes its place, so a
+A few samples at a time share each load of the matrix. When one of them stops, the next that waits takes its place, so a
 slow sample costs its own steps alone, and a sample's arithmetic is the same whatever else is in the batch.
 """
 
@@ -12,60 +12,60 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.products import add_partial_sums_1, add_partial_sums_4
+from retrograde.kernels.cpu.structures import at_once, multiply, room
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
 def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual, steps):
     """z <- z + damping (step(z) - z), written to z (B, n), residual (B,) and steps (B,).
 
-    step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D (B, n). A is Mᵀ, (n, n); c is (B, n).
+    step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D (B, n). A is Mᵀ, as `structures` has it;
+    c is (B, n).
     """
     B, n = z.shape
     for thread in prange(threads):
         waiting, end = B * thread // threads, B * (thread + 1) // threads
-        u, x, partial = np.empty((4, n), z.dtype), np.zeros((4, n), z.dtype), np.empty((4, n), z.dtype)
-        sample = np.full(4, -1)
-        count = np.zeros(4, np.int64)
+        most, work = at_once(A), room(A, n)
+        u, x = np.empty((most, n), z.dtype), np.zeros((most, n), z.dtype)
+        sample = np.full(most, -1)
+        count = np.zeros(most, np.int64)
         lanes = 0
         while True:
-            for lane in range(4):
+            for lane in range(most):
                 if sample[lane] < 0 and waiting < end:
                     sample[lane], count[lane] = waiting, 0
-                    for j in range(n):
-                        x[lane, j] = z[waiting, j]
+                    x[lane] = z[waiting]
                     waiting += 1
                     lanes += 1
             if lanes == 0:
                 break
-            for lane in range(4):
+            for lane in range(most):
                 if sample[lane] >= 0:
-                    for j in range(n):
-                        u[lane, j] = c[sample[lane], j]
+                    u[lane] = c[sample[lane]]
             if lanes > 2:
-                add_partial_sums_4(A, x, u, partial)
+                multiply(A, x, u, work)
             else:  # the same terms in the same order, and so the same bits
-                for lane in range(4):
+                for lane in range(most):
                     if sample[lane] >= 0:
-                        add_partial_sums_1(A, x[lane], u[lane], partial[0])
-            for lane in range(4):
+                        multiply(A, x[lane : lane + 1], u[lane : lane + 1], work)
+            for lane in range(most):
                 i = sample[lane]
                 if i < 0:
                     continue
+                now, before = u[lane], x[lane]
                 if kind == SLOPES:
-                    times_slope(kind, D[i], u[lane])
+                    times_slope(kind, D[i], now)
                 else:
-                    apply(kind, u[lane])
-                gap, size = distance(u[lane], x[lane])
+                    apply(kind, now)
+                gap, size = distance(now, before)
                 r = gap / max(size, tiny)
                 if r > rtol and r < np.inf and count[lane] < max_steps:
                     count[lane] += 1
                     for j in range(n):
-                        x[lane, j] += damping * (u[lane, j] - x[lane, j])
+                        before[j] += damping * (now[j] - before[j])
                 else:
                     residual[i], steps[i] = r, count[lane]
-                    for j in range(n):
-                        z[i, j] = x[lane, j]
+                    z[i] = before
                     sample[lane] = -1
                     lanes -= 1
 

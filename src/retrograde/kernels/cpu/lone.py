@@ -1,7 +1,6 @@
 """One sample of many neurons: the threads share each product, and wait for one another at each step.
 
-W comes in parts, (P, n, m): part p has the columns p m, ..., p m + m - 1 of the matrix A in u += x A, and zeros behind
-the last. A core's part may then stay in its cache.
+A thread takes some neurons, whose part of the matrix may then stay in its core's cache.
 """
 
 from __future__ import annotations
@@ -11,86 +10,80 @@ from numba import njit, prange
 
 from retrograde.kernels.cpu.fixed_point import distance
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.products import add_partial_sums_1, add_product_1
+from retrograde.kernels.cpu.structures import multiply_part, part_of
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def forward(parts, b, bias, leak, kind, x):
+def forward(A, b, bias, leak, kind, threads, x):
     """`sweeps.forward` for one sample: x (T + 1, n), b (T or 0, n), bias (n,). Whether all that was met is finite."""
     T, n = x.shape[0] - 1, x.shape[1]
-    P, m = parts.shape[0], parts.shape[2]
-    u = np.empty((P, m), x.dtype)
-    odd = np.zeros(P)
+    odd = np.zeros(threads)
     for t in range(T):
-        for p in prange(P):
-            first, last = p * m, min(p * m + m, n)
-            part = u[p]
-            part[:] = 0
-            for j in range(first, last):
-                part[j - first] = bias[j] + b[t, j] if len(b) else bias[j]
-            add_product_1(parts[p], x[t], part)
+        for thread in prange(threads):
+            first, last = part_of(A, n, thread, threads)
+            part = x[t + 1, first:last]
+            part[:] = bias[first:last]
+            if len(b):
+                part += b[t, first:last]
+            multiply_part(A, x[t : t + 1], x[t + 1 : t + 2], first, last)
             for j in range(last - first):
-                odd[p] += part[j] * 0
+                odd[thread] += part[j] * 0
             apply(kind, part)
-            for j in range(first, last):
-                y = part[j - first]
-                x[t + 1, j] = x[t, j] + leak[j] * (y - x[t, j]) if len(leak) else y
+            if len(leak):
+                before, a = x[t, first:last], leak[first:last]
+                for j in range(last - first):
+                    part[j] = before[j] + a[j] * (part[j] - before[j])
     return odd.sum() == 0
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def adjoint(parts, y, g, at, leak, kind, s_next, l_next, s, l):
+def adjoint(A, y, g, at, leak, kind, threads, s_next, l_next, s, l):
     """`sweeps.adjoint` for one sample: y and s (T, n)."""
     T, n = s.shape
-    P, m = parts.shape[0], parts.shape[2]
-    u = np.empty((P, m), s.dtype)
+    after = s_next.reshape(len(s_next) // n, n)
     for back in range(T):
         t = T - 1 - back
-        for p in prange(P):
-            first, last = p * m, min(p * m + m, n)
-            part = u[p]
-            part[:] = 0
+        for thread in prange(threads):
+            first, last = part_of(A, n, thread, threads)
+            part = s[t, first:last]
             if at[t] >= 0:
-                part[: last - first] = g[at[t], first:last]
+                part[:] = g[at[t], first:last]
+            else:
+                part[:] = 0
             if back > 0:
-                add_product_1(parts[p], s[t + 1], part)
-            elif len(s_next):
-                add_product_1(parts[p], s_next, part)
-            for j in range(first, last):
-                value = part[j - first]
-                if len(leak):
-                    if back > 0:
-                        value += (1 - leak[j]) * l[t + 1, j]
-                    elif len(l_next):
-                        value += (1 - leak[j]) * l_next[j]
-                    l[t, j] = value
-                    value *= leak[j]
-                s[t, j] = value
-            times_slope(kind, y[t, first:last], s[t, first:last])
+                multiply_part(A, s[t + 1 : t + 2], s[t : t + 1], first, last)
+            elif len(after):
+                multiply_part(A, after, s[t : t + 1], first, last)
+            if len(leak):
+                a = leak[first:last]
+                if back > 0:
+                    part += (1 - a) * l[t + 1, first:last]
+                elif len(l_next):
+                    part += (1 - a) * l_next[first:last]
+                l[t, first:last] = part
+                part *= a
+            times_slope(kind, y[t, first:last], part)
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(parts, c, D, kind, damping, rtol, tiny, max_steps, z):
+def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z):
     """`fixed_point.iterate` for one sample: z, c and D (n,). The residual and the steps."""
-    n = len(z)
-    P, m = parts.shape[0], parts.shape[2]
-    u, partial, steps = np.empty((P, m), z.dtype), np.empty((P, m), z.dtype), 0
-    whole = u.reshape(P * m)[:n]
+    n, steps = len(z), 0
+    x, u = z.reshape(1, n), np.empty((1, n), z.dtype)
     while True:
-        for p in prange(P):
-            first, last = p * m, min(p * m + m, n)
-            part = u[p]
-            part[:] = 0
-            part[: last - first] = c[first:last]
-            add_partial_sums_1(parts[p], z, part, partial[p])
+        for thread in prange(threads):
+            first, last = part_of(A, n, thread, threads)
+            part = u[0, first:last]
+            part[:] = c[first:last]
+            multiply_part(A, x, u, first, last)
             if kind == SLOPES:
-                times_slope(kind, D[first:last], part[: last - first])
+                times_slope(kind, D[first:last], part)
             else:
                 apply(kind, part)
-        gap, size = distance(whole, z)
+        gap, size = distance(u[0], z)
         residual = gap / max(size, tiny)
         if not (residual > rtol and residual < np.inf and steps < max_steps):
             return residual, steps
         steps += 1
         for j in range(n):
-            z[j] += damping * (whole[j] - z[j])
+            z[j] += damping * (u[0, j] - z[j])

@@ -1,108 +1,77 @@
-"""Products of a few rows with a matrix that stays in cache: what a batch slice needs at each step."""
+"""Products of a few rows with a matrix, and of two tall matrices with each other: what every step of a sweep costs.
+
+The matrix comes packed, in blocks of some of its columns, (blocks, m, width), with zeros behind the last column: a tile
+then reads one line after another. Sums are taken over `_PANEL` terms before they join u: their rounding is a fraction
+of what it would be, and a block's part stays in the nearest cache while all rows pass by.
+"""
 
 from __future__ import annotations
 
-from numba import njit
+import numpy as np
+from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST
+from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_four, add_one
 
-_PANEL = 2**19  # bytes of A that stay in a core's cache while all rows pass by
-
-
-# The inner loop runs over neurons and becomes vector instructions. Four rows share each load of A, and four rows of A
-# share each load and store of u: that is what keeps the multipliers busy. Each term is one fused multiply-add, in this
-# order.
+_PANEL = 64
+_SAMPLES = 128  # whose part of s and x stays in cache while dW passes by
 
 
-@njit(error_model="numpy", fastmath=FAST)
-def add_product_4(A, x, u):
-    """Add x A to u for four rows: x (4, m), u (4, n), A (m, n)."""
+@njit(error_model="numpy", fastmath=FAST, cache=True)
+def pack(A):
+    """A (m, n) in blocks."""
     m, n = A.shape
-    x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
-    u0, u1, u2, u3 = u[0], u[1], u[2], u[3]
-    whole = m - m % 4
-    for k in range(0, whole, 4):
-        a00, a01, a02, a03 = x0[k], x0[k + 1], x0[k + 2], x0[k + 3]
-        a10, a11, a12, a13 = x1[k], x1[k + 1], x1[k + 2], x1[k + 3]
-        a20, a21, a22, a23 = x2[k], x2[k + 1], x2[k + 2], x2[k + 3]
-        a30, a31, a32, a33 = x3[k], x3[k + 1], x3[k + 2], x3[k + 3]
-        w0, w1, w2, w3 = A[k], A[k + 1], A[k + 2], A[k + 3]
-        for j in range(n):
-            u0[j] = (((u0[j] + a00 * w0[j]) + a01 * w1[j]) + a02 * w2[j]) + a03 * w3[j]
-            u1[j] = (((u1[j] + a10 * w0[j]) + a11 * w1[j]) + a12 * w2[j]) + a13 * w3[j]
-            u2[j] = (((u2[j] + a20 * w0[j]) + a21 * w1[j]) + a22 * w2[j]) + a23 * w3[j]
-            u3[j] = (((u3[j] + a30 * w0[j]) + a31 * w1[j]) + a32 * w2[j]) + a33 * w3[j]
-    for k in range(whole, m):
-        a0, a1, a2, a3 = x0[k], x1[k], x2[k], x3[k]
-        w = A[k]
-        for j in range(n):
-            u0[j] += a0 * w[j]
-            u1[j] += a1 * w[j]
-            u2[j] += a2 * w[j]
-            u3[j] += a3 * w[j]
+    width = VECTORS * BYTES // A.itemsize
+    packed = np.zeros(((n + width - 1) // width, m, width), A.dtype)
+    for block in range(len(packed)):
+        some = A[:, block * width : (block + 1) * width]
+        for start in range(0, m, 16):  # so many rows at a time, whichever way A lies in memory
+            for j in range(some.shape[1]):
+                for k in range(start, min(start + 16, m)):
+                    packed[block, k, j] = some[k, j]
+    return packed
 
 
 @njit(error_model="numpy", fastmath=FAST)
-def add_product_1(A, x, u):
-    """Add x A to u for one row: x (m,), u (n,), A (m, n)."""
-    m, n = A.shape
-    whole = m - m % 4
-    for k in range(0, whole, 4):
-        a0, a1, a2, a3 = x[k], x[k + 1], x[k + 2], x[k + 3]
-        w0, w1, w2, w3 = A[k], A[k + 1], A[k + 2], A[k + 3]
-        for j in range(n):
-            u[j] = (((u[j] + a0 * w0[j]) + a1 * w1[j]) + a2 * w2[j]) + a3 * w3[j]
-    for k in range(whole, m):
-        a, w = x[k], A[k]
-        for j in range(n):
-            u[j] += a * w[j]
+def add_product(A, x, u, block, end):
+    """Add x A to u in the columns of the blocks from `block` to before `end`: x (rows, m), u (rows, n), A packed.
 
-
-@njit(error_model="numpy", fastmath=FAST)
-def add_product(A, x, u):
-    """Add x A to u for any number of rows: x (rows, m), u (rows, n), A (m, n).
-
-    A row's sum takes the same terms in the same order whatever the number of rows, and so the same bits.
+    A row's sums take the same terms in the same order whatever the number of rows, and so the same bits.
     """
-    m, n = A.shape
-    rows = len(x)
+    rows, n = u.shape
+    _, m, width = A.shape
     fours = rows - rows % 4
-    panel = max(4, _PANEL // (4 * n * A.itemsize) * 4)
-    for first in range(0, m, panel):
-        last = min(first + panel, m)
-        some = A[first:last]
-        for r in range(0, fours, 4):
-            add_product_4(some, x[r : r + 4, first:last], u[r : r + 4])
-        for r in range(fours, rows):
-            add_product_1(some, x[r, first:last], u[r])
+    for b in range(block, end):
+        vectors = min(VECTORS, ((n - b * width) * VECTORS + width - 1) // width)
+        for first in range(0, m, _PANEL):
+            last = min(first + _PANEL, m)
+            for r in range(0, fours, 4):
+                add_four(A, x, u, r, b, first, last, vectors)
+            for r in range(fours, rows):
+                add_one(A, x, u, r, b, first, last, vectors)
 
 
-_PARTIAL = 64  # terms summed before they join the sum, so that its rounding grows with the square root of their groups
-
-
-@njit(error_model="numpy", fastmath=FAST)
-def add_partial_sums_4(A, x, u, partial):
-    """Add x A to u for four rows, its rounding a fraction of `add_product_4`'s; partial (4, n) is overwritten."""
-    m, n = A.shape
-    for first in range(0, m, _PARTIAL):
-        last = min(first + _PARTIAL, m)
-        for r in range(4):
-            for j in range(n):
-                partial[r, j] = 0
-        add_product_4(A[first:last], x[:, first:last], partial)
-        for r in range(4):
-            for j in range(n):
-                u[r, j] += partial[r, j]
-
-
-@njit(error_model="numpy", fastmath=FAST)
-def add_partial_sums_1(A, x, u, partial):
-    """Likewise for one row, x (m,), u and partial (n,)."""
-    m, n = A.shape
-    for first in range(0, m, _PARTIAL):
-        last = min(first + _PARTIAL, m)
-        for j in range(n):
-            partial[j] = 0
-        add_product_1(A[first:last], x[first:last], partial)
-        for j in range(n):
-            u[j] += partial[j]
+@njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
+def outer(s, x, threads, dW):
+    """dW += Σ_k s[k] x[k]ᵀ: s (samples, n_out), x (samples, n_in), dW (n_out, n_in). The threads share out its rows."""
+    samples, n = x.shape
+    fours = (len(dW) + 3) // 4
+    width = VECTORS * BYTES // x.itemsize
+    for thread in prange(threads):
+        top, bottom = 4 * (fours * thread // threads), min(4 * (fours * (thread + 1) // threads), len(dW))
+        ones = bottom - (bottom - top) % 4
+        packed = np.zeros((1, _SAMPLES, width), x.dtype)
+        for first in range(0, samples, _SAMPLES):
+            last = min(first + _SAMPLES, samples)
+            s_T = s[first:last].T
+            for left in range(0, n, width):
+                part, columns = x[first:last, left : left + width], dW[:, left : left + width]
+                for k in range(len(part)):
+                    row, copy = part[k], packed[0, k]
+                    for j in range(len(row)):
+                        copy[j] = row[j]
+                vectors = (len(row) * VECTORS + width - 1) // width
+                for r in range(top, ones, 4):
+                    add_four(packed, s_T, columns, r, 0, 0, len(part), vectors)
+                for r in range(ones, bottom):
+                    add_one(packed, s_T, columns, r, 0, 0, len(part), vectors)

@@ -10,15 +10,15 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST, apply, times_slope
-from retrograde.kernels.cpu.products import add_product
+from retrograde.kernels.cpu.structures import multiply, room
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
 def forward(A, b, bias, leak, kind, share, x):
     """x(t) = (1-a) x(t-1) + a f(W x(t-1) + b(t) + bias), written to x (T + 1, B, n), which holds x(0).
 
-    A is Wᵀ, (n, n); b (T, B or 1, n), or (0, 0, 0) for none; bias (B or 1, n); leak (n,), or (0,) for none. A thread
-    takes `share` samples at a time.
+    A is Wᵀ, as `structures` has it; b (T, B or 1, n), or (0, 0, 0) for none; bias (B or 1, n); leak (n,), or (0,) for
+    none. A thread takes `share` samples at a time.
 
     Returns:
         Whether all that was met is finite; looking for it elsewhere would cost another pass.
@@ -27,7 +27,7 @@ def forward(A, b, bias, leak, kind, share, x):
     shares = (B + share - 1) // share
     odd = np.zeros(shares)
     for k in prange(shares):
-        first, last = share * k, min(share * (k + 1), B)
+        first, last, work = share * k, min(share * (k + 1), B), room(A, n)
         for t in range(T):
             before, now = x[t][first:last], x[t + 1][first:last]
             for r in range(last - first):
@@ -40,7 +40,7 @@ def forward(A, b, bias, leak, kind, share, x):
                 else:
                     for j in range(n):
                         row[j] = constant[j]
-            add_product(A, before, now)
+            multiply(A, before, now, work)
             flat = now.reshape((last - first) * n)
             odd[k] += _oddity(flat)
             apply(kind, flat)
@@ -53,7 +53,7 @@ def forward(A, b, bias, leak, kind, share, x):
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
 def adjoint(W, y, g, at, leak, kind, share, s_next, l_next, s, l):
-    """s(t) = D(t) (Wᵀ s(t+1) + g(t)), written to s (T, B, n); y (T, B, n) the outputs of f.
+    """s(t) = D(t) (Wᵀ s(t+1) + g(t)), written to s (T, B, n); W as `structures` has it, y (T, B, n) the outputs of f.
 
     g(t) is g[at[t]], or 0 where at[t] is -1. s_next is s(T+1), (B, n), or (0, 0) for 0.
 
@@ -62,7 +62,7 @@ def adjoint(W, y, g, at, leak, kind, share, s_next, l_next, s, l):
     T, B, n = s.shape
     shares = (B + share - 1) // share
     for k in prange(shares):
-        first, last = share * k, min(share * (k + 1), B)
+        first, last, work = share * k, min(share * (k + 1), B), room(W, n)
         for back in range(T):
             t = T - 1 - back
             now = s[t][first:last]
@@ -72,9 +72,9 @@ def adjoint(W, y, g, at, leak, kind, share, s_next, l_next, s, l):
             else:
                 flat[:] = 0
             if back > 0:
-                add_product(W, s[t + 1][first:last], now)
+                multiply(W, s[t + 1][first:last], now, work)
             elif len(s_next):
-                add_product(W, s_next[first:last], now)
+                multiply(W, s_next[first:last], now, work)
             if len(leak):
                 for r in range(last - first):
                     if back > 0:

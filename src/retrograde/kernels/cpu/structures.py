@@ -1,0 +1,198 @@
+"""x M for a few rows x, whatever the structure of M: a full matrix, a product of two, or compressed rows.
+
+A kernel is handed M as a tuple of arrays, whose number and types tell Numba the structure:
+
+    (A,)                      a full matrix, packed
+    (A, B)                    the product of two: x A B
+    (starts, others, values)  for each column i of M, the rows `others` that have an entry there, and the entries;
+                              unsigned, as Numba else allows for indices that count from the end
+
+so a kernel is written once, and compiled for the structures that it meets. A row's sums take the same terms in the same
+order whatever the number of rows, and so the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+from retrograde.kernels.cpu.functions import FAST
+from retrograde.kernels.cpu.products import add_product
+from retrograde.kernels.cpu.tiles import BYTES
+
+
+def at_once(M):
+    """How many rows are best multiplied together."""
+
+
+def room(M, n):
+    """What `multiply` needs to work in, for rows of n neurons: made once, and handed to each call."""
+
+
+def multiply(M, x, u, room):
+    """Add x M to u: x (rows, m), u (rows, n)."""
+
+
+def part_of(M, n, thread, threads):
+    """The neurons, from `first` to before `last`, that are a thread's share of a product."""
+
+
+def multiply_part(M, x, u, first, last):
+    """`multiply`, for one row x (1, m) and some neurons of u (1, n)."""
+
+
+def _structure(M):
+    return "sparse" if len(M) == 3 else "full" if len(M) == 1 else "low rank"
+
+
+@overload(at_once)
+def _at_once_for(M):
+    if _structure(M) == "sparse":
+        lanes = BYTES * 8 // M[2].dtype.bitwidth
+        return lambda M: lanes
+    return lambda M: 4
+
+
+@overload(room)
+def _room_for(M, n):
+    if _structure(M) == "sparse":
+        return lambda M, n: np.zeros((2, n, at_once(M)), M[2].dtype)
+    if _structure(M) == "low rank":
+        return lambda M, n: np.empty((1, 4, M[1].shape[1]), M[0].dtype)
+    return lambda M, n: np.empty((0, 0, 0), M[0].dtype)
+
+
+@overload(multiply)
+def _multiply_for(M, x, u, room):
+    if _structure(M) == "sparse":
+        return _sparse
+    if _structure(M) == "low rank":
+        return _low_rank
+
+    def full(M, x, u, room):
+        add_product(M[0], x, u, 0, len(M[0]))
+
+    return full
+
+
+@overload(part_of)
+def _part_for(M, n, thread, threads):
+    if _structure(M) == "sparse":
+
+        def about_equally_many_entries(M, n, thread, threads):
+            starts, edges = M[0], M[0][n]
+            first = np.searchsorted(starts[:n], edges * thread // threads) if thread > 0 else 0
+            last = np.searchsorted(starts[:n], edges * (thread + 1) // threads) if thread < threads - 1 else n
+            return first, last
+
+        return about_equally_many_entries
+
+    def whole_blocks(M, n, thread, threads):
+        blocks, _, width = M[0].shape
+        return blocks * thread // threads * width, min(blocks * (thread + 1) // threads * width, n)
+
+    return whole_blocks
+
+
+@overload(multiply_part)
+def _multiply_part_for(M, x, u, first, last):
+    if _structure(M) == "sparse":
+        return lambda M, x, u, first, last: _one_row(M[0][first : last + 1], M[1], M[2], x[0], u[0, first:last])
+
+    def full(M, x, u, first, last):
+        width = M[0].shape[2]
+        add_product(M[0], x, u, first // width, (last + width - 1) // width)
+
+    return full
+
+
+def _low_rank(M, x, u, room):
+    for first in range(0, len(x), 4):
+        last = min(first + 4, len(x))
+        between = room[0, : last - first]
+        between[:] = 0
+        add_product(M[0], x[first:last], between, 0, len(M[0]))
+        add_product(M[1], between, u[first:last], 0, len(M[1]))
+
+
+def _sparse(M, x, u, room):
+    starts, others, values = M
+    given, found = room
+    rows, lanes = len(x), given.shape[1]
+    for first in range(0, rows, lanes):
+        last = min(first + lanes, rows)
+        if last - first == 1:
+            _one_row(starts, others, values, x[first], u[first])
+            continue
+        # Neurons along the rows: one entry of M then serves all samples by one vector.
+        for r in range(first, last):
+            row = x[r]
+            for j in range(len(row)):
+                given[j, r - first] = row[j]
+        for i in range(u.shape[1]):
+            _gather(others, values, given, found, i, starts[i], starts[i + 1])
+        for r in range(first, last):
+            row = u[r]
+            for i in range(len(row)):
+                row[i] += found[i, r - first]
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _one_row(starts, others, values, x, u):
+    for i in range(len(u)):
+        total = values[:0].sum()
+        for e in range(starts[i], starts[i + 1]):
+            total += values[e] * x[others[e]]
+        u[i] += total
+
+
+@intrinsic
+def _gather(typingctx, others, values, given, found, i, first, last):
+    """found[i] = Σ_e values[e] given[others[e]] for e = first..last-1, a vector that stays in a register."""
+
+    def codegen(context, builder, signature, args):
+        kinds, (i, first, last) = signature.args[:4], args[4:]
+        others, values, given, found = (
+            context.make_array(kind)(context, builder, args[place]) for place, kind in enumerate(kinds)
+        )
+        dtype, index = kinds[1].dtype, context.get_value_type(kinds[0].dtype)
+        size = dtype.bitwidth // 8
+        lanes, real, int64 = BYTES // size, context.get_value_type(dtype), ir.IntType(64)
+        vector = ir.VectorType(real, lanes)
+        zero, width = ir.Constant(vector, [0.0] * lanes), ir.Constant(int64, BYTES)
+
+        def row(array, k):
+            start = builder.add(builder.ptrtoint(array.data, int64), builder.mul(k, width))
+            return builder.inttoptr(start, vector.as_pointer())
+
+        before, loop = builder.block, builder.append_basic_block("gather")
+        end = builder.append_basic_block("gather.end")
+        builder.cbranch(builder.icmp_signed("<", first, last), loop, end)
+        builder.position_at_end(loop)
+        e, total = builder.phi(int64), builder.phi(vector)
+        other = builder.load(builder.gep(others.data, [e]))
+        k = other if index.width == 64 else builder.zext(other, int64)
+        value = builder.load(builder.gep(values.data, [e]))
+        nothing = ir.Constant(vector, ir.Undefined)
+        one = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
+        everywhere = builder.shuffle_vector(
+            one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+        )
+        term = builder.fmul(everywhere, builder.load(row(given, k), align=size), flags=("contract", "nsz"))
+        added = builder.fadd(total, term, flags=("contract", "nsz"))
+        e_next = builder.add(e, ir.Constant(int64, 1))
+        builder.cbranch(builder.icmp_signed("<", e_next, last), loop, end)
+        for phi, start, again in ((e, first, e_next), (total, zero, added)):
+            phi.add_incoming(start, before)
+            phi.add_incoming(again, loop)
+        builder.position_at_end(end)
+        whole = builder.phi(vector)
+        whole.add_incoming(zero, before)
+        whole.add_incoming(added, loop)
+        builder.store(whole, row(found, i), align=size)
+        return context.get_dummy_value()
+
+    int64 = types.int64
+    return types.void(others, values, given, found, int64, int64, int64), codegen
