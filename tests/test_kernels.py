@@ -148,6 +148,22 @@ def test_an_adjoint_in_pieces_of_time(dtype, plain, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "T"), ((16, 10), (16, 400), (70, 100), (200, 30)))
+def test_kernels_and_the_plain_path_agree_to_the_bound_that_is_stated(n, T, dtype, plain):
+    W = torch.randn(n, n, dtype=torch.float64)
+    net = rg.Network((0.9 * W / torch.linalg.matrix_norm(W, 2)).to(dtype))
+    input, c = torch.randn(2, T, 4, n, dtype=dtype)
+
+    def path_and_gradients():
+        x = net.trajectory(input).x
+        return x.detach(), *torch.autograd.grad(x, list(net.parameters()), c)
+
+    for ours, theirs in zip(path_and_gradients(), plain(path_and_gradients), strict=True):
+        apart = (ours.double() - theirs.double()).norm() / theirs.double().norm()
+        assert apart <= torch.finfo(dtype).eps * (4 + n**0.5 / 4 + (4 * T) ** 0.5 / 6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("threads", (1, 2))
 @pytest.mark.parametrize("shape", ((0, 3, 5), (1, 1, 1), (7, 4, 64), (127, 6, 66), (129, 65, 31), (300, 130, 7)))
 def test_the_gradient_in_a_full_matrix(shape, threads, dtype):
