@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from retrograde.adjoint import SMALL, is_small, one_minus_DW, steady_gradients
 from retrograde.autograd import attach
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Operator, as_operator
+from retrograde.derivatives import Feedback, SteadyStateRule
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
+from retrograde.result import Gradients, Receipt, SteadyState, Wants, convergence_error
 from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
 from retrograde.solvers.factors import Factors
+from retrograde.transforms import opaque, transformed
 
 
 def default_solver(W: Operator) -> Solver:
@@ -73,34 +76,55 @@ def steady_state(
     for name, given in (("solver", solver), ("adjoint", adjoint)):
         if given is not None and not isinstance(given, Solver):
             raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
-    solver = solver or default_solver(net.W.bind())
+    W = net.W.bind()
+    solver = solver or default_solver(W)
 
     batch, n = x.shape[:-1], x.shape[-1]
-    x, total = x.reshape(-1, n), b.detach().expand(x.shape).reshape(-1, n)
-    factors = Factors(x)
-    with torch.no_grad():
-        found = solver.solve(_problem(net, total, factors, torch.arange(len(x), device=x.device)), x)
-
     receipts: list[Receipt] = []
 
-    def gradients(net: Recurrence, x: Tensor, inputs: Inputs, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, inputs.b, g, adjoint, factors, throw, wants, found.residual.reshape(batch))
+    def told(x: Tensor, status: Tensor, residual: Tensor, steps: Tensor, rows: Tensor | None = None) -> SteadyState:
+        return SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver, receipts)
+
+    def find(b: Tensor, x: Tensor, weights: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+        problem = _problem(replace(net, W=W.bind(*weights)), b.reshape(-1, n), factors, rows)
+        found = solver.solve(problem, x.reshape(-1, n))
+        value = found.value.reshape(x.shape)
+        return value, *(each.reshape(x.shape[:-1]) for each in (found.status, found.residual, found.steps, rows))
+
+    def find_apart(b: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        for name, tensor in (("b", b), ("x0", x), *(("W", weight) for weight in weights)):
+            check_finite(name, tensor)
+        found = find(b, x, weights, factors.admit(x.shape[:-1].numel()))
+        _check_converged(told(*found), W, throw)
+        return found
+
+    if transformed():
+        factors = Factors(torch.empty(0, n, dtype=W.like.dtype, device=W.like.device))
+        found = opaque(find_apart, (b.expand(x.shape), x), W.weights)
+        rows, residual = found[-1], None
+    else:
+        factors = Factors(x.reshape(-1, n))
+        rows, numbers = None, torch.arange(batch.numel(), device=x.device)
+        with torch.no_grad():
+            found = find(b.detach().expand(x.shape), x, W.weights, numbers)
+        residual = found[2]
+
+    def gradients(net: Recurrence, x: Tensor, b: Tensor | None, g: Tensor, wants: Wants) -> Gradients:
+        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, residual)
         assert answer.receipt is not None
         receipts.append(answer.receipt)
         return answer
 
-    state = SteadyState(
-        x=attach(found.value.reshape(*batch, n), gradients, net, Inputs(b)),
-        status=found.status.reshape(batch),
-        residual=found.residual.reshape(batch),
-        steps=found.steps.reshape(batch),
-        tolerance=solver.tolerance(x.dtype),
-        solver=solver,
-        _receipts=receipts,
-    )
-    if throw and not state.converged.all():
-        raise convergence_error("steady state", state, state.tolerance, _advice(solver, net.W.bind()), state)
+    rule = SteadyStateRule(replace(net, W=W.structure), gradients, Feedback(W.structure, adjoint, factors, throw))
+    state = told(attach(found[0], rule, (rows, b, *W.weights)), *found[1:])
+    if not transformed():
+        _check_converged(state, W, throw)
     return state
+
+
+def _check_converged(state: SteadyState, W: Operator, throw: bool) -> None:
+    if throw and not state.converged.all():
+        raise convergence_error("steady state", state, state.tolerance, _advice(state.solver, W), state)
 
 
 def _advice(solver: Solver, W: Operator) -> str:

@@ -186,6 +186,13 @@ def adjoint_fixed_point(W: Operator, D: Tensor, g: Tensor) -> Iterate | None:
     return partial(_iterate, W.weights[0], g, D, _number(None))
 
 
+def tangent_fixed_point(W: Operator, D: Tensor, c: Tensor) -> Iterate | None:
+    """Likewise the iteration of v = D (Wv + c)."""
+    if why_plain(W, None) is not None:
+        return None
+    return partial(_iterate, W.weights[0].T, c, D, _number(None))
+
+
 def _iterate(
     A: Tensor, c: Tensor, D: Tensor, kind: int, z: Tensor, damping: float, rtol: float, max_steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
