@@ -38,7 +38,7 @@ class Feedback(Rule):
     solver: Solver | None
     factors: Factors
     throw: bool
-    transposed: bool = True
+    transposed: bool
 
     def __call__(self, rows: Tensor | None, D: Tensor, c: Tensor, *weights: Tensor) -> Tensor:
         """z, (..., n), differentiable."""
@@ -49,7 +49,7 @@ class Feedback(Rule):
         """From h = dR/dz: y = D (Mᵀy + h), and dR/dc = y, dR/dD = (Mᵀy + h)(Mz + c), dR/dM = y zᵀ."""
         rows, D, c, weights = _parts(inputs)
         z, W = attach(x, self, inputs), self.structure.bind(*weights)
-        y = self._turned()(rows, D, g, *weights)
+        y = replace(self, transposed=not self.transposed)(rows, D, g, *weights)
         M, M_T = (W.T, W) if self.transposed else (W, W.T)
         dD = (M_T @ y + g) * (M @ z + c) if needed[1] else None
         dW = W.outer(*((z, y) if self.transposed else (y, z))) if any(needed[3:]) else (None,) * len(weights)
@@ -66,9 +66,6 @@ class Feedback(Rule):
             return self(rows, D, k, *weights)
         outside = dD * (M @ z + c)
         return outside + self(rows, D, k + M @ outside, *weights)
-
-    def _turned(self) -> Feedback:
-        return replace(self, transposed=not self.transposed)
 
     def _solve(self, rows: Tensor | None, D: Tensor, c: Tensor, *weights: Tensor) -> tuple[Tensor]:
         W, n = self.structure.bind(*weights), D.shape[-1]
@@ -101,7 +98,9 @@ class SteadyStateRule(Rule):
 
     net: Recurrence
     first: Callable[[Recurrence, Tensor, Tensor | None, Tensor, Wants], Gradients]
-    feedback: Feedback
+    solver: Solver | None
+    factors: Factors
+    throw: bool
 
     def gradients(self, x: Tensor, inputs: Tensors, g: Tensor, needed: tuple[bool, ...]) -> Tensors:
         """s, and dR/dW = s xᵀ."""
@@ -114,13 +113,13 @@ class SteadyStateRule(Rule):
         """The same."""
         rows, b, *weights = inputs
         net, x_ = _with_weights(self.net, weights), attach(x, self, inputs)
-        D = net.slopes(x_, x_, b)
+        D, adjoint = net.slopes(x_, x_, b), self._feedback(transposed=True)
         if transformed():
-            s = self.feedback(rows, D, g, *weights)
+            s = adjoint(rows, D, g, *weights)
         else:  # the one that leaves a receipt
             with torch.no_grad():
                 s = self.first(net, x, b, g, Wants(s=True, dW=False, db=False, dx0=False)).s
-            s = attach(s, self.feedback, (rows, D, g, *weights))
+            s = attach(s, adjoint, (rows, D, g, *weights))
         dW = net.W.bind().outer(s, x_) if any(needed[2:]) else (None,) * len(weights)
         return None, s.sum_to_size(b.shape) if needed[1] else None, *dW
 
@@ -130,7 +129,10 @@ class SteadyStateRule(Rule):
         _, db, *dW = tangents
         net, x = _with_weights(self.net, weights), attach(x, self, inputs)
         c = _moved(net.W.bind(), x, tuple(dW)) + (0 if db is None else db)
-        return self.feedback._turned()(rows, net.slopes(x, x, b), c, *weights)
+        return self._feedback(transposed=False)(rows, net.slopes(x, x, b), c, *weights)
+
+    def _feedback(self, transposed: bool) -> Feedback:
+        return Feedback(self.net.W.bind().structure, self.solver, self.factors, self.throw, transposed)
 
 
 @dataclass(frozen=True, eq=False)

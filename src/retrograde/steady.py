@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from retrograde.adjoint import SMALL, is_small, one_minus_DW, steady_gradients
 from retrograde.autograd import attach
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Operator, as_operator
-from retrograde.derivatives import Feedback, SteadyStateRule
+from retrograde.derivatives import SteadyStateRule
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Receipt, SteadyState, Wants, convergence_error
@@ -80,46 +79,57 @@ def steady_state(
     solver = solver or default_solver(W)
 
     batch, n = x.shape[:-1], x.shape[-1]
-    receipts: list[Receipt] = []
-
-    def told(x: Tensor, status: Tensor, residual: Tensor, steps: Tensor, rows: Tensor | None = None) -> SteadyState:
-        return SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver, receipts)
-
-    def find(b: Tensor, x: Tensor, weights: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
-        problem = _problem(replace(net, W=W.bind(*weights)), b.reshape(-1, n), factors, rows)
-        found = solver.solve(problem, x.reshape(-1, n))
-        value = found.value.reshape(x.shape)
-        return value, *(each.reshape(x.shape[:-1]) for each in (found.status, found.residual, found.steps, rows))
-
-    def find_apart(b: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        for name, tensor in (("b", b), ("x0", x), *(("W", weight) for weight in weights)):
-            check_finite(name, tensor)
-        found = find(b, x, weights, factors.admit(x.shape[:-1].numel()))
-        _check_converged(told(*found), W, throw)
-        return found
-
+    rows = known = None
     if transformed():
         factors = Factors(torch.empty(0, n, dtype=W.like.dtype, device=W.like.device))
-        found = opaque(find_apart, (b.expand(x.shape), x), W.weights)
-        rows, residual = found[-1], None
+        x, status, residual, steps, rows = _solve_apart(net, b, x, solver, factors, throw)
     else:
-        factors = Factors(x.reshape(-1, n))
-        rows, numbers = None, torch.arange(batch.numel(), device=x.device)
+        factors, numbers = Factors(x.reshape(-1, n)), torch.arange(batch.numel(), device=x.device)
         with torch.no_grad():
-            found = find(b.detach().expand(x.shape), x, W.weights, numbers)
-        residual = found[2]
+            x, status, residual, steps = _solve(net, b.detach().expand(x.shape), x, solver, factors, numbers)
+        known = residual
+
+    receipts: list[Receipt] = []
 
     def gradients(net: Recurrence, x: Tensor, b: Tensor | None, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, residual)
+        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known)
         assert answer.receipt is not None
         receipts.append(answer.receipt)
         return answer
 
-    rule = SteadyStateRule(replace(net, W=W.structure), gradients, Feedback(W.structure, adjoint, factors, throw))
-    state = told(attach(found[0], rule, (rows, b, *W.weights)), *found[1:])
-    if not transformed():
+    rule = SteadyStateRule(Recurrence(W.structure, net.f), gradients, adjoint, factors, throw)
+    x = attach(x, rule, (rows, b, *W.weights))
+    state = SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver, receipts)
+    if rows is None:
         _check_converged(state, W, throw)
     return state
+
+
+def _solve(
+    net: Recurrence, b: Tensor, x: Tensor, solver: Solver, factors: Factors, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, status, residual and steps; `rows` are the numbers of the samples in `factors`."""
+    batch, n = x.shape[:-1], x.shape[-1]
+    found = solver.solve(_problem(net, b.reshape(-1, n), factors, rows), x.reshape(-1, n))
+    told = found.status.reshape(batch), found.residual.reshape(batch), found.steps.reshape(batch)
+    return found.value.reshape(x.shape), *told
+
+
+def _solve_apart(
+    net: Recurrence, b: Tensor, x: Tensor, solver: Solver, factors: Factors, throw: bool
+) -> tuple[Tensor, ...]:
+    """The same on the plain numbers under torch's transforms; and `rows`, (...,)."""
+    W = net.W.bind()
+
+    def solve(b: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        for name, tensor in (("b", b), ("x0", x), *(("W", weight) for weight in weights)):
+            check_finite(name, tensor)
+        rows = factors.admit(x.shape[:-1].numel())
+        x, status, residual, steps = _solve(Recurrence(W.bind(*weights), net.f), b, x, solver, factors, rows)
+        _check_converged(SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver), W, throw)
+        return x, status, residual, steps, rows.reshape(x.shape[:-1])
+
+    return opaque(solve, (b.expand(x.shape), x), W.weights)
 
 
 def _check_converged(state: SteadyState, W: Operator, throw: bool) -> None:
