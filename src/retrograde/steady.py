@@ -19,7 +19,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Receipt, SteadyState, Wants, convergence_error
 from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
 from retrograde.solvers.factors import Factors
-from retrograde.transforms import opaque, transformed
+from retrograde.transforms import opaque, transformed, uncompiled
 
 
 def default_solver(W: Operator) -> Solver:
@@ -30,6 +30,7 @@ def default_solver(W: Operator) -> Solver:
 _SETTLE, _SETTLE_OR_NEWTON = FixedPoint(), Cascade(FixedPoint(max_steps=100), Newton())
 
 
+@uncompiled
 def steady_state(
     W: Any,
     b: Tensor,

@@ -20,9 +20,10 @@ from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError, Trajectory
 from retrograde.through_time import total_input
-from retrograde.transforms import opaque, transformed
+from retrograde.transforms import opaque, transformed, uncompiled
 
 
+@uncompiled
 def trajectory(
     W: Any,
     b: Tensor,

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import _unwrap_for_grad, _wrap_for_grad
+from torch._compile import _disable_dynamo  # torch.compiler.disable imports a compiler at once, this one when needed
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def transformed() -> bool:
@@ -30,6 +36,17 @@ def opaque(
     """
     apart = (None if tensor is None else tensor.detach() for tensor in (*samples, *shared))
     return _Opaque.apply(solve, len(samples), *apart)
+
+
+def uncompiled(solve: Callable[P, R]) -> Callable[P, R]:
+    """`solve`, which ``torch.compile`` calls as it is: what repeats until it converges is no graph."""
+    as_it_is = _disable_dynamo(solve)
+
+    @wraps(solve)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        return (as_it_is if torch.compiler.is_dynamo_compiling() else solve)(*args, **kwargs)
+
+    return called
 
 
 class _Opaque(torch.autograd.Function):
@@ -65,6 +82,31 @@ def _mapped_first(tensor: Tensor | None, dim: int | None, size: int) -> Tensor |
     if tensor is None:
         return None
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def one_level_down(jvp: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A Function's jvp, called as ``jvp(ctx, saved tensors, *tangents)`` underneath the transform that asked for it.
+
+    Around a jvp torch switches forward mode off for the transforms underneath too, and a jvp of a jvp would lack terms
+    without a word.
+    """
+
+    @wraps(jvp)
+    def called(ctx: Any, *tangents: Any) -> Tensor:
+        if not torch._C._are_functorch_transforms_active():
+            return jvp(ctx, ctx.saved_tensors, *tangents)
+        interpreter = retrieve_current_functorch_interpreter()
+        level = interpreter.level()
+
+        def below(tensor: Any) -> Any:
+            return _unwrap_for_grad(tensor, level) if isinstance(tensor, Tensor) else tensor
+
+        saved, moved = tuple(map(below, ctx.saved_tensors)), tuple(map(below, tangents))
+        with forward_ad._set_fwd_grad_enabled(True), interpreter.lower():
+            answer = jvp(ctx, saved, *moved)
+        return _wrap_for_grad(answer, level)
+
+    return called
 
 
 def batched(rule: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from retrograde.checks import check_finite, check_floating
 from retrograde.connectivity.base import Connectivity
-from retrograde.transforms import batched, transformed
+from retrograde.transforms import batched, one_level_down, transformed
 
 with warnings.catch_warnings():  # torch calls its CSR layout a beta, once a process: said here, it is not said to users
     warnings.simplefilter("ignore")
@@ -219,9 +219,10 @@ class _Product(torch.autograd.Function):
         return d_weight, d_x, None, None
 
     @staticmethod
+    @one_level_down
     @batched
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        weight, x = ctx.saved_tensors
+    def jvp(ctx: Any, saved: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
+        weight, x = saved
         pairs = (tangents[0], x), (weight, tangents[1])
         return _sum(_product(w, z, ctx.pattern, ctx.transposed) for w, z in pairs if w is not None and z is not None)
 
@@ -257,9 +258,10 @@ class _Sampled(torch.autograd.Function):
         return _product(g, x, ctx.pattern, False), _product(g, s, ctx.pattern, True), None
 
     @staticmethod
+    @one_level_down
     @batched
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        s, x = ctx.saved_tensors
+    def jvp(ctx: Any, saved: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
+        s, x = saved
         pairs = (tangents[0], x), (s, tangents[1])
         return _sum(_sampled(a, b, ctx.pattern) for a, b in pairs if a is not None and b is not None)
 
