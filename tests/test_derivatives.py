@@ -19,6 +19,7 @@ from problems import (
     not_normal,
     randn,
     saturated,
+    shrunk,
 )
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
@@ -131,7 +132,7 @@ def unrolled(W, f, mode=steady):
 
     def function(b, *weights):
         x = torch.zeros_like(b)
-        for _ in range(150):
+        for _ in range(40):
             x = f(W.bind(*weights) @ x + b)
         return x
 
@@ -140,7 +141,7 @@ def unrolled(W, f, mode=steady):
 
 @pytest.mark.parametrize("f", ["tanh", "softplus", "sin"])
 def test_the_hessian_is_that_of_the_unrolled_steps(f):
-    W, f = rg.LowRank(0.4 * randn(4, 2), 0.4 * randn(4, 2, seed=1)), NONLINEARITIES[f]
+    W, f = shrunk(rg.LowRank(randn(4, 2), randn(4, 2, seed=1)), 0.3), NONLINEARITIES[f]
     function, where = steady(W, f)
     R = Reward(4)
     wanted = torch.autograd.functional.hessian(lambda *t: R(unrolled(W, f)(*t)), where)
@@ -152,7 +153,7 @@ def test_the_hessian_is_that_of_the_unrolled_steps(f):
 
 
 @each_mode
-@pytest.mark.parametrize("W", [lambda: rg.Dense(not_normal(2)), lambda: two()], ids=["Dense", "Sparse"])
+@pytest.mark.parametrize("W", [lambda: rg.Dense(not_normal(2, norm=0.3)), lambda: two()], ids=["Dense", "Sparse"])
 def test_three_derivatives_taken_in_any_order_each_way(mode, W):
     function, where = mode(W(), rg.Tanh())
     R, of_steps = Reward(2), unrolled if mode is steady else stepped
@@ -169,7 +170,7 @@ def test_three_derivatives_taken_in_any_order_each_way(mode, W):
 
 
 def two():
-    return rg.Sparse.from_edges([0, 1, 1], [1, 0, 1], torch.tensor([0.4, -0.5, 0.3], dtype=DTYPE), 2)
+    return rg.Sparse.from_edges([0, 1, 1], [1, 0, 1], torch.tensor([0.2, -0.3, 0.1], dtype=DTYPE), 2)
 
 
 def stepped(W, f, mode):

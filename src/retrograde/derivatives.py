@@ -2,7 +2,8 @@
 
 The adjoint s = D (Wᵀs + g) of a steady state is itself the solution of an equation, linear and of the same form. So its
 derivative is one more such solution, with W in the place of Wᵀ: the tangent v = D (Wv + c). And the derivative of that
-is an adjoint again. Along a trajectory nothing is solved for, and torch differentiates the substitution.
+is an adjoint again. Along a trajectory it is the same with substitution, backward and forward in time, in the place of
+the solution.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs, Wants, convergence_error
 from retrograde.solvers import Solver
 from retrograde.solvers.factors import Factors
-from retrograde.through_time import substitute_back, total_input, trajectory_gradients
+from retrograde.through_time import swept_back, total_input, trajectory_gradients
 from retrograde.transforms import opaque, transformed
 
 
@@ -90,6 +91,71 @@ class Feedback(Rule):
                 Gradients(z, (), receipt=receipt),
             )
         return (z,)
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep(Rule):
+    """v(t) = A(t) v(t-1) + c(t), or backwards l(t) = Aᵀ(t+1) l(t+1) + c(t), where A(t) = (1-a) I + a D(t) W.
+
+    The inputs are D and c, (T, ..., n), a leak that is a tensor, and the weights.
+    """
+
+    structure: Connectivity
+    leak: float | Tensor | None
+    transposed: bool
+
+    def __call__(self, D: Tensor, c: Tensor, a: Tensor | None, *weights: Tensor) -> Tensor:
+        """v or l, (T, ..., n), differentiable."""
+        (z,) = opaque(self._substitute, (D.movedim(0, -2), c.movedim(0, -2)), (a, *weights))
+        return attach(z.movedim(-2, 0), self, (D, c, a, *weights))
+
+    def pull(self, x: Tensor, inputs: Tensors, g: Tensor, needed: tuple[bool, ...]) -> Tensors:
+        """From h = dR/dz, one by the other: dR/dc is the other sweep's answer to h, and dR/dA(t) = l(t) v(t-1)ᵀ."""
+        D, _, leak, *weights = inputs
+        z, W, a = attach(x, self, inputs), self.structure.bind(*weights), self._a(leak)
+        y = replace(self, transposed=not self.transposed)(D, g, leak, *weights)
+        l, v = (z, _before(y)) if self.transposed else (y, _before(z))
+        Wv = W @ v
+        return (
+            a * l * Wv if needed[0] else None,
+            y,
+            (l * (D * Wv - v)).sum_to_size(leak.shape) if needed[2] else None,
+            *(W.outer(a * D * l, v) if any(needed[3:]) else (None,) * len(weights)),
+        )
+
+    def push(self, x: Tensor, inputs: Tensors, tangents: Tensors) -> Tensor:
+        """The same sweep, driven by dc and by how A moves."""
+        D, _, leak, *weights = inputs
+        dD, dc, da, *dW = tangents
+        z, W, a = attach(x, self, inputs), self.structure.bind(*weights), self._a(leak)
+        if self.transposed:
+            drive = _moved(W, a * D * z, tuple(dW), transposed=True)
+            drive = drive if dD is None else drive + W.T @ (a * dD * z)
+            drive = drive if da is None else drive + W.T @ (da * D * z) - da * z
+            drive = torch.cat([drive[1:], torch.zeros_like(drive[:1])])
+        else:
+            v = _before(z)
+            drive = a * D * _moved(W, v, tuple(dW))
+            drive = drive if dD is None else drive + a * dD * (W @ v)
+            drive = drive if da is None else drive + da * (D * (W @ v) - v)
+        return self(D, drive if dc is None else drive + dc, leak, *weights)
+
+    def _substitute(self, D: Tensor, c: Tensor, leak: Tensor | None, *weights: Tensor) -> tuple[Tensor]:
+        W, D, c = self.structure.bind(*weights), D.movedim(-2, 0), c.movedim(-2, 0)
+        if self.transposed:
+            s, l = swept_back(W, D, c, self.leak if leak is None else leak)
+            z = c + torch.cat([W.T @ s[1:], torch.zeros_like(c[:1])]) if l is None else l
+        else:
+            v, a, path = torch.zeros_like(c[0]), self._a(leak), []
+            for D_t, c_t in zip(D, c, strict=True):
+                v = (1 - a) * v + a * D_t * (W @ v) + c_t
+                path.append(v)
+            z = torch.stack(path)
+        return (z.movedim(0, -2),)
+
+    def _a(self, leak: float | Tensor | None) -> float | Tensor:
+        leak = self.leak if leak is None else leak
+        return 1.0 if leak is None else leak
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,40 +228,39 @@ class TrajectoryRule(Rule):
         """The same."""
         net, (b, bias, _) = self._equations(inputs)
         before, after = self._ends(x, inputs)
-        W, D = net.W.bind(), net.slopes(after, before, total_input(b, bias))
-        at = np.arange(len(D)) if self.at is None else self.at
-        s, l = substitute_back(W, D, g, at, net.leak, (None, None))
-        dx0, dleak = W.T @ s[0], None
-        if l is not None and net.leak is not None:
-            dx0 = dx0 + (1 - net.leak) * l[0]
-            # x(t) = x(t-1) + a (y(t) - x(t-1)), so the reward grows by l(t) (y(t) - x(t-1)) with a.
-            dleak = (l * (after - before) / net.leak).sum_to_size(torch.as_tensor(net.leak).shape)
+        W, D, a = net.W.bind(), net.slopes(after, before, total_input(b, bias)), _leak(net)
+        if self.at is not None:
+            nothing = torch.zeros_like(g[0])
+            g = torch.stack([g[row] if row >= 0 else nothing for row in self.at])
+        l = self._sweep(transposed=True)(D, g, inputs[3], *W.weights)
+        s = a * D * l
+        # x(t) = x(t-1) + a (y(t) - x(t-1)), so the reward grows by l(t) (y(t) - x(t-1)) with a.
+        dleak = (l * (after - before) / a).sum_to_size(inputs[3].shape) if needed[3] else None
         return (
             None if b is None else s.sum_to_size(b.shape),
             None if bias is None else s.sum_to_size(bias.shape),
-            dx0,
-            dleak if needed[3] else None,
+            W.T @ s[0] + (1 - a) * l[0] if needed[2] else None,
+            dleak,
             *(W.outer(s, before) if any(needed[4:]) else (None,) * (len(inputs) - 4)),
         )
 
     def push(self, x: Tensor, inputs: Tensors, tangents: Tensors) -> Tensor:
-        """dx(t) = D(t) (W dx(t-1) + dW x(t-1) + db(t)), substituted forward from dx(0)."""
+        """dx(t) = (1-a) dx(t-1) + a D(t) (W dx(t-1) + dW x(t-1) + db(t)), and what the leak's own da adds."""
         net, (b, bias, _) = self._equations(inputs)
-        db, dbias, v, da, *dW = tangents
+        db, dbias, dx0, da, *dW = tangents
         before, after = self._ends(x, inputs)
-        W, D = net.W.bind(), net.slopes(after, before, total_input(b, bias))
+        W, D, a = net.W.bind(), net.slopes(after, before, total_input(b, bias)), _leak(net)
         drive = total_input(db, dbias)
-        c = _moved(W, before, tuple(dW)) + (0 if drive is None else drive)
-        v = torch.zeros_like(before[0]) if v is None else v
-        moved = []
-        for t in range(len(D)):
-            y = D[t] * (W @ v + c[t])
-            if net.leak is not None:
-                y = v + net.leak * (y - v)
-                y = y if da is None else y + da * (after[t] - before[t]) / net.leak
-            v = y
-            moved.append(v)
-        return torch.stack(moved if self.at is None else [moved[t] for t in np.flatnonzero(self.at >= 0)])
+        c = a * D * (_moved(W, before, tuple(dW)) + (0 if drive is None else drive))
+        if da is not None:
+            c = c + da * (after - before) / a
+        if dx0 is not None:
+            c = torch.cat([(c[0] + (1 - a) * dx0 + a * D[0] * (W @ dx0))[None], c[1:]])
+        dx = self._sweep(transposed=False)(D, c, inputs[3], *W.weights)
+        return dx if self.at is None else dx[np.flatnonzero(self.at >= 0).tolist()]
+
+    def _sweep(self, transposed: bool) -> Sweep:
+        return Sweep(self.net.W.bind().structure, self.net.leak, transposed)
 
     def _equations(self, inputs: Tensors) -> tuple[Recurrence, Inputs]:
         b, bias, x0, leak, *weights = inputs
@@ -206,6 +271,15 @@ class TrajectoryRule(Rule):
         """x(t-1) and x(t) for t = 1..T, attached."""
         after = attach(path, replace(self, at=None), inputs, path[1:])
         return torch.cat([inputs[2][None], after[:-1]]), after
+
+
+def _leak(net: Recurrence) -> float | Tensor:
+    return 1.0 if net.leak is None else net.leak
+
+
+def _before(v: Tensor) -> Tensor:
+    """v(t-1) for t = 1..T, v(0) = 0."""
+    return torch.cat([torch.zeros_like(v[:1]), v[:-1]])
 
 
 def _with_weights(net: Recurrence, weights: list[Tensor]) -> Recurrence:

@@ -53,6 +53,12 @@ def substitute_back(
     return torch.stack(s[::-1]), torch.stack(l[::-1]) if l else None
 
 
+def swept_back(W: Operator, D: Tensor, g: Tensor, leak: float | Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """`substitute_back` from the end, with a reward at each time; by a kernel where there is one."""
+    at, after = np.arange(len(D)), (None, None)
+    return kernels.substitute_back(W, None, D, g, at, leak, after) or substitute_back(W, D, g, at, leak, after)
+
+
 def trajectory_gradients(
     net: Recurrence,
     path: Tensor,

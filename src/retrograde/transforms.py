@@ -139,7 +139,7 @@ def _taken_over(rule: Callable[..., Any], ctx: Any, gradients: tuple[Any, ...]) 
 
     plain = (torch._remove_batch_dim(g, level, 1, 0) for each, g in zip(mapped, gradients, strict=True) if each)
     answers = iter(torch.func.vmap(found)(*plain))
-    answer = tuple(torch._add_batch_dim(next(answers), 0, level) if each else None for each in given)
+    answer = tuple(torch._add_batch_dim(next(answers).contiguous(), 0, level) if each else None for each in given)
     return answer if len(answer) > 1 else answer[0]
 
 
