@@ -152,8 +152,11 @@ def test_the_hessian_is_that_of_the_unrolled_steps(f):
         assert_all_close(mixed[i], wanted[i], conditioning=100)
 
 
-@each_mode
-@pytest.mark.parametrize("W", [lambda: rg.Dense(not_normal(2, norm=0.3)), lambda: two()], ids=["Dense", "Sparse"])
+@pytest.mark.parametrize(
+    ("mode", "W"),
+    [(steady, lambda: two()), (path, lambda: rg.Dense(not_normal(2, norm=0.3))), (leaky, lambda: two())],
+    ids=["steady", "path", "leaky"],
+)
 def test_three_derivatives_taken_in_any_order_each_way(mode, W):
     function, where = mode(W(), rg.Tanh())
     R, of_steps = Reward(2), unrolled if mode is steady else stepped
@@ -213,8 +216,7 @@ def test_jacobians_by_rows_and_by_columns(mode, structure):
     assert_all_close(torch.autograd.functional.jacobian(function, where, vectorize=True), columns, conditioning=100)
 
 
-@each_mode
-@pytest.mark.parametrize("structure", ["Dense", "Sparse"])
+@pytest.mark.parametrize(("mode", "structure"), [(steady, "Sparse"), (path, "Dense"), (leaky, "LowRank")])
 def test_hessians_forward_over_backward_and_backward_over_backward(mode, structure):
     function, where = mode(STRUCTURES[structure](), rg.Tanh())
     R = Reward(12)
@@ -278,6 +280,37 @@ def test_gradients_of_each_sample_of_a_network_by_vmap(W):
 
 def sparse_of_five():
     return rg.Sparse.from_edges([0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 3], 0.5 * randn(6), 5)
+
+
+def test_an_ensemble_of_networks_by_vmap():
+    nets, input = [rg.Network(not_normal(5, seed=seed)) for seed in range(3)], randn(4, 5)
+    parameters, buffers = torch.func.stack_module_state(nets)
+    found = vmap(lambda p, z: functional_call(nets[0], (p, buffers), (z,)), (0, None))(parameters, input)
+    assert_close(found, torch.stack([net(input) for net in nets]))
+
+
+@pytest.mark.parametrize("f", ["sin", "gelu"])
+def test_vmap_of_a_hessian_of_a_pointwise_function(f):
+    f, W, b, R = NONLINEARITIES[f], not_normal(3), randn(2, 3), Reward(3)
+    for x in (lambda b: rg.steady_state(W, b, f).x, lambda b: rg.trajectory(W, b, f=f, steps=3).x):
+        found = vmap(hessian(lambda b, x=x: R(x(b))))(b)
+        loop = [torch.autograd.functional.hessian(lambda b, x=x: R(x(b)), one) for one in b]
+        assert_close(found, torch.stack(loop), conditioning=100)
+
+
+@each_mode
+def test_what_vmap_gave_may_be_differentiated_without_it(mode):
+    function, where = mode(small(), rg.Tanh())
+    several = randn(3, *where[0].shape).requires_grad_()
+    R, inputs = Reward(4), (several, *where[1:])
+    mapped = vmap(function, (0, *[None] * len(where[1:])))
+    looped = lambda several, *others: torch.stack([function(b, *others) for b in several])  # noqa: E731
+    both = []
+    for x in (mapped, looped):
+        first = torch.autograd.grad(R(x(*inputs)), inputs, create_graph=True)
+        assert_all_close(torch.autograd.grad(R(x(*inputs)), inputs), first, conditioning=10)
+        both.append([*first, *torch.autograd.grad(sum(d.square().sum() for d in first), inputs)])
+    assert_all_close(*both, conditioning=100)
 
 
 @each_mode

@@ -141,6 +141,7 @@ class Sweep(Rule):
         return self(D, drive if dc is None else drive + dc, leak, *weights)
 
     def _substitute(self, D: Tensor, c: Tensor, leak: Tensor | None, *weights: Tensor) -> tuple[Tensor]:
+        check_finite("dR/dx" if self.transposed else "tangent", c)
         W, D, c = self.structure.bind(*weights), D.movedim(-2, 0), c.movedim(-2, 0)
         if self.transposed:
             s, l = swept_back(W, D, c, self.leak if leak is None else leak)
