@@ -27,9 +27,6 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp,
 import retrograde as rg
 import retrograde.nn
 
-# torch.func.jvp's own
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
 
 def steady(W, f, leak=None, seed=1):
     """x as a function of b and the weights, and where to take it: away from kinks."""

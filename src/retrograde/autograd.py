@@ -91,7 +91,8 @@ class _Transformed(_Attach):
         first = [None if dim is None else 0 for dim in in_dims]
         mapped = _Mapped(rule, first[0], tuple(first[3:]))
         if (first[0] if value is None else first[1]) is None:
-            value = (x if value is None else value).expand(info.batch_size, *(x if value is None else value).shape)
+            value = x if value is None else value
+            value = value.expand(info.batch_size, *value.shape)
         return _Transformed.apply(x, value, mapped, *inputs), 0
 
 
@@ -117,10 +118,8 @@ class _Mapped(Rule):
         return tuple(d.sum(0) if d is not None and each else d for d, each in zip(found, shared, strict=True))
 
     def push(self, x: Tensor, inputs: Tensors, tangents: Tensors) -> Tensor:
-        count, dims = (
-            len(inputs),
-            tuple(None if d is None else dim for d, dim in zip(tangents, self.inputs, strict=True)),
-        )
+        count = len(inputs)
+        dims = (None if d is None else dim for d, dim in zip(tangents, self.inputs, strict=True))
 
         def one(x: Tensor, *both: Any) -> Tensor:
             return self.rule.push(x, both[:count], both[count:])

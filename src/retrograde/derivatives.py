@@ -296,7 +296,7 @@ def _moved(W: Operator, z: Tensor, dW: Tensors, transposed: bool = False) -> Ten
         return W.outer(z, q) if transposed else W.outer(q, z)
 
     cotangents = tuple(torch.zeros_like(w) if d is None else d for w, d in zip(W.weights, dW, strict=True))
-    _, transpose = torch.func.vjp(outer, torch.zeros_like(z))[:2]
+    transpose = torch.func.vjp(outer, torch.zeros_like(z))[1]
     return transpose(cotangents)[0]
 
 
