@@ -69,54 +69,6 @@ def test_a_bias_or_input_overwritten_is_an_error_or_does_not_matter(mode):
 
 
 @each_mode
-def test_the_first_of_two_derivatives_is_right_and_the_second_is_refused(mode):
-    net, input = rg.Network(not_normal(5)), randn(3, 5).requires_grad_()
-    R = Reward(5)
-    wanted = torch.autograd.grad(R(mode(net, input)), [*net.parameters(), input])
-    found = torch.autograd.grad(R(mode(net, input)), [*net.parameters(), input], create_graph=True)
-    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
-    for d in found:
-        with pytest.raises(RuntimeError, match="second derivatives"):
-            torch.autograd.grad(d.square().sum(), input, retain_graph=True)
-        with pytest.raises(RuntimeError, match="second derivatives"):
-            d.square().sum().backward(retain_graph=True)
-
-
-@each_mode
-def test_a_gradient_penalty_is_refused_even_where_the_reward_is_linear(mode):
-    net, input = rg.Network(not_normal(5)), randn(3, 5).requires_grad_()
-    (d,) = torch.autograd.grad(mode(net, input).sum(), input, create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives"):
-        d.square().sum().backward()
-
-
-@each_mode
-def test_a_derivative_in_what_comes_back_is_refused_too(mode):
-    """The trick that makes a forward derivative of two backward ones would otherwise find nothing to differentiate."""
-    net, input = rg.Network(not_normal(5)), randn(3, 5).requires_grad_()
-    x = mode(net, input)
-    g = torch.ones_like(x).requires_grad_()
-    for d in torch.autograd.grad(x, [input, *net.parameters()], g, create_graph=True):
-        with pytest.raises(RuntimeError, match="second derivatives"):
-            torch.autograd.grad(d.sum(), g, retain_graph=True)
-
-
-@each_mode
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func.jvp's own
-def test_forward_mode_and_functional_transforms_are_refused_not_wrong(mode):
-    net, input = rg.Network(not_normal(5)), randn(3, 5)
-    for call in (
-        lambda: torch.func.jvp(lambda z: mode(net, z), (input,), (input,)),
-        lambda: torch.func.vmap(lambda z: mode(net, z))(input),
-        lambda: torch.func.grad(lambda z: mode(net, z).sum())(input),
-        lambda: torch.func.hessian(lambda z: mode(net, z).sum())(input),
-    ):
-        with pytest.raises((RuntimeError, NotImplementedError)) as caught:
-            call()
-        assert len(str(caught.value)) > 20
-
-
-@each_mode
 def test_no_grad_gives_no_graph_and_the_same_numbers(mode):
     net, input = rg.Network(not_normal(5)), randn(3, 5)
     with torch.no_grad():

@@ -85,9 +85,21 @@ class ForgetsTheBatch(rg.Dense):
         return (s[:1].T @ x[:1],)
 
 
+class OuterForgetsX(rg.Dense):
+    def outer_product(self, s, x, *weights):
+        return (s.T @ x.detach(),)
+
+
+class TransposeForgetsItsGraph(rg.Dense):
+    def transposed_product(self, s, *weights):
+        return (s @ weights[0]).detach()
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        (OuterForgetsX(torch.randn(4, 4)), "the derivative of outer in x"),
+        (TransposeForgetsItsGraph(torch.randn(4, 4)), r"W\.T @ s is not differentiable"),
         (WrongOuter(torch.randn(4)), "outer"),
         (WrongTranspose(torch.randn(4, 4)), r"W\.T @ s"),
         (ForgetsTheBatch(torch.randn(4, 4)), "outer"),
@@ -110,7 +122,16 @@ class WrongInverse(rg.Sigmoid):
         return -super().inverse(x)
 
 
-@pytest.mark.parametrize(("wrong", "said"), [(WrongSlope(), "slope"), (WrongInverse(), "inverse")])
+@dataclass(frozen=True)
+class StiffSlope(rg.Tanh):
+    def slope(self, x):
+        return super().slope(x).detach()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [(WrongSlope(), "slope"), (WrongInverse(), "inverse"), (StiffSlope(), r"the derivative of slope_at\(u\)")],
+)
 def test_a_wrong_nonlinearity_is_caught(wrong, said):
     with pytest.raises(AssertionError, match=said):
         check_nonlinearity(wrong)

@@ -15,10 +15,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the bottom up. What stands in one row knows nothing of the others in it, but for what is named below.
 LAYERS = [
+    {"transforms"},
     {"checks", "nonlinearity", "result"},
     {"connectivity", "solvers"},
     {"recurrence", "kernels"},
     {"adjoint", "autograd", "through_time"},
+    {"derivatives"},
     {"steady", "trajectories", "unfolding", "by_hand"},
     {"spectrum"},
     {"network"},

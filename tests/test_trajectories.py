@@ -308,9 +308,9 @@ def test_a_reward_at_some_times_alone(t, leak, plain, monkeypatch):
 
 def test_a_reward_at_one_time_is_handed_back_as_one(monkeypatch):
     seen = []
-    whole = rg.trajectories.trajectory_gradients
+    whole = rg.derivatives.trajectory_gradients
     monkeypatch.setattr(
-        rg.trajectories, "trajectory_gradients", lambda *a, **k: seen.append(a[3].shape) or whole(*a, **k)
+        rg.derivatives, "trajectory_gradients", lambda *a, **k: seen.append(a[3].shape) or whole(*a, **k)
     )
     path = rg.Network(4).trajectory(torch.randn(9, 2, 4))
     path.at(3).sum().backward()

@@ -46,15 +46,26 @@ def one_minus_DW(W: Operator, D: Tensor) -> Tensor:
     return torch.eye(D.shape[-1], dtype=D.dtype, device=D.device) - D[..., :, None] * W.dense()
 
 
-def solve_adjoint(W: Operator, D: Tensor, g: Tensor, solver: Solver, factors: Factors) -> tuple[Tensor, Receipt]:
+def solve_adjoint(
+    W: Operator,
+    D: Tensor,
+    g: Tensor,
+    solver: Solver,
+    factors: Factors,
+    rows: Tensor | None = None,
+    tangent: bool = False,
+) -> tuple[Tensor, Receipt]:
     """s = D (Wᵀs + g) for each sample of D and g, (samples, n); `factors` are those of I - DW known so far.
+
+    `rows` are the samples' numbers there, None for 0, 1, 2, .... For a `tangent` W stands in the place of Wᵀ.
 
     Each g is first scaled to about 1 by a power of two, and s scaled back: no tolerance depends on the reward's size.
     """
     size = g.abs().amax(-1)
     scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
     g = g / scale
-    problem = _adjoint_problem(W, D, g, factors, torch.arange(len(g), device=g.device))
+    rows = torch.arange(len(g), device=g.device) if rows is None else rows
+    problem = (_tangent_problem if tangent else _adjoint_problem)(W, D, g, factors, rows)
     solution = solver.solve(problem, D * g)
 
     s, status, residual = solution.value, solution.status, solution.residual
@@ -87,6 +98,24 @@ def _adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: 
         take=lambda some: _adjoint_problem(W, D[some], g[some], factors, rows[some]),
         factorise=factorise,
         iterate=kernels.adjoint_fixed_point(W, D, g),
+        affine=True,
+    )
+
+
+def _tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: Tensor) -> Problem:
+    """Likewise v = D (Wv + c): how a steady state moves with its input."""
+
+    def factorise(v: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
+        wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
+        if len(wanted):
+            factors.put(rows[wanted], lambda: one_minus_DW(W, D[wanted]))
+        return lambda r: factors.solve(rows, r)
+
+    return Problem(
+        step=lambda v: D * (W @ v + c),
+        take=lambda some: _tangent_problem(W, D[some], c[some], factors, rows[some]),
+        factorise=factorise,
+        iterate=kernels.tangent_fixed_point(W, D, c),
         affine=True,
     )
 

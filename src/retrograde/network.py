@@ -17,6 +17,7 @@ from retrograde.result import SteadyState, Trajectory
 from retrograde.solvers import Solver
 from retrograde.steady import steady_state
 from retrograde.trajectories import hold_leak, run
+from retrograde.transforms import uncompiled
 from retrograde.unfolding import Layer, Unfolded
 
 
@@ -86,6 +87,7 @@ class Network(nn.Module):
         """The steady state, (..., n), for the input, (..., n)."""
         return self.steady_state(input).x
 
+    @uncompiled
     def steady_state(
         self,
         input: Tensor | None = None,
@@ -131,6 +133,7 @@ class Network(nn.Module):
 
     # --- trajectories
 
+    @uncompiled
     def trajectory(
         self, input: Tensor | None = None, x0: Tensor | None = None, steps: int | None = None, adjoint: None = None
     ) -> Trajectory:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retrograde.transforms import transformed
+
 
 class Nonlinearity(ABC):
     """x = f(u), one number at a time. Subclasses are frozen dataclasses, so they compare, print and copy well.
@@ -190,13 +192,15 @@ class Pointwise(Nonlinearity):
 
     def slope_at(self, u: Tensor) -> Tensor:
         """f'(u), by automatic differentiation."""
+        if transformed():
+            return torch.func.vjp(self, u)[1](torch.ones_like(u))[0]
+        graph = torch.is_grad_enabled() and u.requires_grad  # whether the slope is to be differentiated in turn
         with torch.enable_grad():
-            u = u.detach().requires_grad_()
+            u = u if graph else u.detach().requires_grad_()
             x = self(u)
             if not x.requires_grad:  # a step, or a constant: flat wherever it is differentiable
                 return torch.zeros_like(u)
-            (slope,) = torch.autograd.grad(x.sum(), u, allow_unused=True, materialize_grads=True)
-        return slope
+            return torch.autograd.grad(x.sum(), u, create_graph=graph, allow_unused=True, materialize_grads=True)[0]
 
     def inverse(self, x: Tensor) -> Tensor:
         """u = inverse_fn(x), checked: ValueError where fn(u) is not x."""

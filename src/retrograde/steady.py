@@ -13,11 +13,13 @@ from retrograde.adjoint import SMALL, is_small, one_minus_DW, steady_gradients
 from retrograde.autograd import attach
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Operator, as_operator
+from retrograde.derivatives import SteadyStateRule
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
+from retrograde.result import Gradients, Receipt, SteadyState, Wants, convergence_error
 from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
 from retrograde.solvers.factors import Factors
+from retrograde.transforms import opaque, transformed, uncompiled
 
 
 def default_solver(W: Operator) -> Solver:
@@ -28,6 +30,7 @@ def default_solver(W: Operator) -> Solver:
 _SETTLE, _SETTLE_OR_NEWTON = FixedPoint(), Cascade(FixedPoint(max_steps=100), Newton())
 
 
+@uncompiled
 def steady_state(
     W: Any,
     b: Tensor,
@@ -73,34 +76,66 @@ def steady_state(
     for name, given in (("solver", solver), ("adjoint", adjoint)):
         if given is not None and not isinstance(given, Solver):
             raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
-    solver = solver or default_solver(net.W.bind())
+    W = net.W.bind()
+    solver = solver or default_solver(W)
 
     batch, n = x.shape[:-1], x.shape[-1]
-    x, total = x.reshape(-1, n), b.detach().expand(x.shape).reshape(-1, n)
-    factors = Factors(x)
-    with torch.no_grad():
-        found = solver.solve(_problem(net, total, factors, torch.arange(len(x), device=x.device)), x)
+    rows = known = None
+    if transformed():
+        factors = Factors(torch.empty(0, n, dtype=W.like.dtype, device=W.like.device))
+        x, status, residual, steps, rows = _solve_apart(net, b, x, solver, factors, throw)
+    else:
+        factors, numbers = Factors(x.reshape(-1, n)), torch.arange(batch.numel(), device=x.device)
+        with torch.no_grad():
+            x, status, residual, steps = _solve(net, b.detach().expand(x.shape), x, solver, factors, numbers)
+        known = residual
 
     receipts: list[Receipt] = []
 
-    def gradients(net: Recurrence, x: Tensor, inputs: Inputs, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, inputs.b, g, adjoint, factors, throw, wants, found.residual.reshape(batch))
+    def gradients(net: Recurrence, x: Tensor, b: Tensor | None, g: Tensor, wants: Wants) -> Gradients:
+        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known)
         assert answer.receipt is not None
         receipts.append(answer.receipt)
         return answer
 
-    state = SteadyState(
-        x=attach(found.value.reshape(*batch, n), gradients, net, Inputs(b)),
-        status=found.status.reshape(batch),
-        residual=found.residual.reshape(batch),
-        steps=found.steps.reshape(batch),
-        tolerance=solver.tolerance(x.dtype),
-        solver=solver,
-        _receipts=receipts,
-    )
-    if throw and not state.converged.all():
-        raise convergence_error("steady state", state, state.tolerance, _advice(solver, net.W.bind()), state)
+    rule = SteadyStateRule(Recurrence(W.structure, net.f), gradients, adjoint, factors, throw)
+    x = attach(x, rule, (rows, b, *W.weights))
+    state = SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver, receipts)
+    if rows is None:
+        _check_converged(state, W, throw)
     return state
+
+
+def _solve(
+    net: Recurrence, b: Tensor, x: Tensor, solver: Solver, factors: Factors, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, status, residual and steps; `rows` are the numbers of the samples in `factors`."""
+    batch, n = x.shape[:-1], x.shape[-1]
+    found = solver.solve(_problem(net, b.reshape(-1, n), factors, rows), x.reshape(-1, n))
+    told = found.status.reshape(batch), found.residual.reshape(batch), found.steps.reshape(batch)
+    return found.value.reshape(x.shape), *told
+
+
+def _solve_apart(
+    net: Recurrence, b: Tensor, x: Tensor, solver: Solver, factors: Factors, throw: bool
+) -> tuple[Tensor, ...]:
+    """The same on the plain numbers under torch's transforms; and `rows`, (...,)."""
+    W = net.W.bind()
+
+    def solve(b: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        for name, tensor in (("b", b), ("x0", x), *(("W", weight) for weight in weights)):
+            check_finite(name, tensor)
+        rows = factors.admit(x.shape[:-1].numel())
+        x, status, residual, steps = _solve(Recurrence(W.bind(*weights), net.f), b, x, solver, factors, rows)
+        _check_converged(SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver), W, throw)
+        return x, status, residual, steps, rows.reshape(x.shape[:-1])
+
+    return opaque(solve, (b.expand(x.shape), x), W.weights)
+
+
+def _check_converged(state: SteadyState, W: Operator, throw: bool) -> None:
+    if throw and not state.converged.all():
+        raise convergence_error("steady state", state, state.tolerance, _advice(state.solver, W), state)
 
 
 def _advice(solver: Solver, W: Operator) -> str:

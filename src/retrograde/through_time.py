@@ -37,18 +37,26 @@ def substitute_back(
     Returns:
         s, and with a leak l = dR/dx(t), the reward's whole dependence on x(t); None without.
     """
-    s = torch.empty_like(D)
-    l = None if leak is None else torch.empty_like(D)
+    s: list[Tensor] = []
+    l: list[Tensor] = []
     nothing = torch.zeros_like(D[0])
     s_next, l_next = (nothing if z is None else z for z in after)
     for t in reversed(range(len(D))):
         g_t = g[at[t]] if at[t] >= 0 else nothing
-        if l is None or leak is None:
-            s[t] = s_next = adjoint_step(W, D[t], s_next, g_t)
+        if leak is None:
+            s_next = adjoint_step(W, D[t], s_next, g_t)
         else:
-            l[t] = l_next = W.T @ s_next + g_t + (1 - leak) * l_next
-            s[t] = s_next = leak * D[t] * l_next
-    return s, l
+            l_next = W.T @ s_next + g_t + (1 - leak) * l_next
+            s_next = leak * D[t] * l_next
+            l.append(l_next)
+        s.append(s_next)
+    return torch.stack(s[::-1]), torch.stack(l[::-1]) if l else None
+
+
+def swept_back(W: Operator, D: Tensor, g: Tensor, leak: float | Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """`substitute_back` from the end, with a reward at each time; by a kernel where there is one."""
+    at, after = np.arange(len(D)), (None, None)
+    return kernels.substitute_back(W, None, D, g, at, leak, after) or substitute_back(W, D, g, at, leak, after)
 
 
 def trajectory_gradients(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -14,12 +15,15 @@ from retrograde import kernels
 from retrograde.autograd import attach
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import as_operator
+from retrograde.derivatives import TrajectoryRule
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import ConvergenceError, Inputs, Trajectory
-from retrograde.through_time import total_input, trajectory_gradients
+from retrograde.result import ConvergenceError, Trajectory
+from retrograde.through_time import total_input
+from retrograde.transforms import opaque, transformed, uncompiled
 
 
+@uncompiled
 def trajectory(
     W: Any,
     b: Tensor,
@@ -73,35 +77,73 @@ def run(
     `name` is what errors call b, or the bias where there is no b.
     """
     W = net.W.bind()
-    looked_at = (name, b), (name, bias), ("x0", x0), *(("W", weight) for weight in W.weights)
+    looked_at = (name, b), (name, bias), ("x0", x0)
     b, x0, T = _checked(net, b, bias, x0, steps, name)
-    with torch.no_grad():
-        path, finite = kernels.forward_sweep(W, net.f, net.leak, b, bias, x0, T) or (None, False)
-        if not finite:
-            for told, tensor in looked_at:
-                if tensor is not None:
-                    check_finite(told, tensor)
-        if path is None:
-            path = forward_sweep(net, b, bias, x0, T)
-
-    inputs = Inputs(b, bias, x0)
+    trained = net.leak if isinstance(net.leak, Tensor) else None
+    rule = TrajectoryRule(replace(net, W=W.structure, leak=None if trained is not None else net.leak))
+    inputs = (b, bias, x0, trained, *W.weights)
 
     def x_at(times: list[int]) -> Tensor:
         rows = np.full(T, -1)
         rows[times] = np.arange(len(times))
-        return attach(path, partial(trajectory_gradients, at=rows), net, inputs, path[1:][times])
+        return attach(path, replace(rule, at=rows), inputs, path[1:][times])
 
-    trajectory = Trajectory(attach(path, trajectory_gradients, net, inputs, path[1:]), x0, x_at)
-    if not finite and not torch.isfinite(path).all():
-        bad = ~torch.isfinite(path[1:]).all(-1)
-        first = int(bad.reshape(T, -1).any(1).nonzero()[0]) + 1
-        samples = int(bad.any(0).sum())
-        raise ConvergenceError(
-            f"trajectory: {samples} of {bad[0].numel()} samples became infinite or NaN, first at t = {first} of {T}. "
-            "An f without an upper bound grows where W is large: scale W down, or use a bounded f.",
-            trajectory,
-        )
+    if transformed():
+        path, finite = _found_apart(net, b, bias, x0, T, name), True
+    else:
+        with torch.no_grad():
+            path, finite = _found(net, b, bias, x0, T, looked_at)
+    trajectory = Trajectory(attach(path, rule, inputs, path[1:]), x0, x_at)
+    if not finite:
+        _check_path(path, trajectory)
     return trajectory
+
+
+def _found(
+    net: Recurrence, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int, looked_at: Iterable[tuple[str, Any]]
+) -> tuple[Tensor, bool]:
+    """x(0), ..., x(T), and whether all of it is known to be finite; ValueError for what was given and is not."""
+    W = net.W.bind()
+    path, finite = kernels.forward_sweep(W, net.f, net.leak, b, bias, x0, T) or (None, False)
+    if not finite:
+        for told, tensor in (*looked_at, *(("W", weight) for weight in W.weights)):
+            if tensor is not None:
+                check_finite(told, tensor)
+    return (forward_sweep(net, b, bias, x0, T) if path is None else path), finite
+
+
+def _found_apart(net: Recurrence, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int, name: str) -> Tensor:
+    """x(0), ..., x(T), found on the plain numbers under torch's transforms. These see samples first, time after."""
+    W, leak = net.W.bind(), net.leak
+    b = None if b is None else b.expand(T, *x0.shape).movedim(0, -2)
+    bias = None if bias is None else bias.expand(x0.shape)
+
+    def find(
+        x0: Tensor, b: Tensor | None, bias: Tensor | None, a: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        plain = replace(net, W=W.bind(*weights), leak=leak if a is None else check_leak(a))
+        b = None if b is None else b.movedim(-2, 0)
+        path, finite = _found(plain, b, bias, x0, T, ((name, b), (name, bias), ("x0", x0)))
+        if not finite:
+            _check_path(path, path)
+        return (path.movedim(0, -2),)
+
+    (path,) = opaque(find, (x0, b, bias), (leak if isinstance(leak, Tensor) else None, *W.weights))
+    return path.movedim(-2, 0)
+
+
+def _check_path(path: Tensor, found: Any) -> None:
+    """ConvergenceError, with what was found, where the activity became infinite."""
+    if torch.isfinite(path).all():
+        return
+    bad = ~torch.isfinite(path[1:]).all(-1)
+    first = int(bad.reshape(len(bad), -1).any(1).nonzero()[0]) + 1
+    samples = int(bad.any(0).sum())
+    raise ConvergenceError(
+        f"trajectory: {samples} of {bad[0].numel()} samples became infinite or NaN, first at t = {first} of "
+        f"{len(bad)}. An f without an upper bound grows where W is large: scale W down, or use a bounded f.",
+        found,
+    )
 
 
 def forward_sweep(net: Recurrence, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int) -> Tensor:
@@ -140,7 +182,8 @@ def check_leak(leak: float | Tensor | None) -> float | Tensor | None:
     if leak is None:
         return None
     if isinstance(leak, Tensor):
-        inside = leak.is_floating_point() and leak.ndim <= 1 and bool(((leak > 0) & (leak <= 1)).all())
+        inside = leak.is_floating_point() and leak.ndim <= 1
+        inside = inside and (transformed() or bool(((leak > 0) & (leak <= 1)).all()))
     elif isinstance(leak, int | float) and not isinstance(leak, bool):
         inside = 0 < leak <= 1
     else:

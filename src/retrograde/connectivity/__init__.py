@@ -13,6 +13,7 @@ from retrograde.checks import check_finite, check_floating
 from retrograde.connectivity.base import Connectivity, Operator, Transposed
 from retrograde.connectivity.dense import Dense
 from retrograde.connectivity.sparse import Sparse
+from retrograde.transforms import transformed
 
 __all__ = [
     "Connectivity",
@@ -59,6 +60,9 @@ def as_operator(W: Any) -> Operator:
         return W
     if not isinstance(W, Tensor):
         return as_connectivity(W).bind()
+    if W.layout == torch.strided and transformed():  # the structure is its shape; the numbers are looked at later
+        like = torch.zeros((), dtype=W.dtype, device=W.device).expand(W.shape)
+        return as_connectivity(Dense(nn.Parameter(like, requires_grad=False))).bind(W)
     if W.layout == torch.strided:
         return as_connectivity(nn.Parameter(W.detach(), requires_grad=False)).bind(W)
     W = W.to_sparse_coo().coalesce()  # in the order of Sparse: by row, then column

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from retrograde.checks import check_last_axis, check_like
+from retrograde.transforms import transformed
 
 
 class Connectivity(nn.Module, ABC):
@@ -40,12 +41,17 @@ class Connectivity(nn.Module, ABC):
 
     def transposed_product(self, s: Tensor, *weights: Tensor) -> Tensor:
         """Wᵀ s for each sample: (samples, n_out) -> (samples, n_in). By default d<s, Wx>/dx."""
+        x = s.new_zeros(len(s), self.shape[1])
+        if torch.is_grad_enabled() or transformed():  # differentiable in turn
+            return torch.func.vjp(lambda x: self.product(x, *weights), x)[1](s)[0]
         with torch.enable_grad():
-            x = s.new_zeros(len(s), self.shape[1], requires_grad=True)
-            return torch.autograd.grad(self.product(x, *weights), x, s, create_graph=s.requires_grad)[0]
+            x.requires_grad_()
+            return torch.autograd.grad(self.product(x, *weights), x, s)[0]
 
     def outer_product(self, s: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """The sum over samples of d<s, Wx>/d weights, one tensor a weight. By default automatic differentiation."""
+        if torch.is_grad_enabled() or transformed():
+            return torch.func.vjp(lambda *w: self.product(x, *w), *weights)[1](s)
         with torch.enable_grad():
             leaves = tuple(w.detach().requires_grad_() for w in weights)
             return torch.autograd.grad(self.product(x, *leaves), leaves, s)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import reduce
 from numbers import Integral
+from operator import add
 from typing import Any
 
 import scipy.sparse
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from retrograde.checks import check_finite, check_floating
 from retrograde.connectivity.base import Connectivity
+from retrograde.transforms import batched, one_level_down, transformed
 
 with warnings.catch_warnings():  # torch calls its CSR layout a beta, once a process: said here, it is not said to users
     warnings.simplefilter("ignore")
@@ -129,15 +133,17 @@ class Sparse(Connectivity):
 
     def product(self, x: Tensor, *weights: Tensor) -> Tensor:
         """W x, a product by rows."""
-        return _Product.apply(*weights, x, self._pattern, False)
+        (weight,) = weights
+        return _product(weight, x, self._pattern, False)
 
     def transposed_product(self, s: Tensor, *weights: Tensor) -> Tensor:
         """Wᵀ s, a product by columns."""
-        return _Product.apply(*weights, s, self._pattern, True)
+        (weight,) = weights
+        return _product(weight, s, self._pattern, True)
 
     def outer_product(self, s: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """s_i x_j summed over samples, where W has a connection and nowhere else."""
-        return (_Sampled.apply(s, x, self._pattern),)
+        return (_sampled(s, x, self._pattern),)
 
     def entries(self, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(post, pre, weight) of each connection."""
@@ -175,44 +181,108 @@ class _Pattern:
 # derivative of a sparse product is as large as the dense matrix.
 
 
-class _Product(torch.autograd.Function):
+def _product(weight: Tensor, x: Tensor, pattern: _Pattern, transposed: bool) -> Tensor:
     """W x, or Wᵀ x, sample by sample."""
+    differentiated = torch.is_grad_enabled() or transformed()  # a Function costs more than it needs otherwise
+    return (_Product.apply if differentiated else _Product.forward)(weight, x, pattern, transposed)
+
+
+def _sampled(s: Tensor, x: Tensor, pattern: _Pattern) -> Tensor:
+    """The sum over samples of s xᵀ, at the entries that W has."""
+    differentiated = torch.is_grad_enabled() or transformed()
+    return (_Sampled.apply if differentiated else _Sampled.forward)(s, x, pattern)
+
+
+class _Product(torch.autograd.Function):
+    """`_product`, linear in the weight and in x."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, x: Tensor, pattern: _Pattern, transposed: bool) -> Tensor:
-        ctx.save_for_backward(weight, x)
-        ctx.pattern, ctx.transposed = pattern, transposed
+    def forward(weight: Tensor, x: Tensor, pattern: _Pattern, transposed: bool) -> Tensor:
         return (pattern.matrix(weight, transposed) @ x.T).T
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        weight, x, ctx.pattern, ctx.transposed = inputs
+        ctx.save_for_backward(weight, x)
+        ctx.save_for_forward(weight, x)
+
+    @staticmethod
+    @batched
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         weight, x = ctx.saved_tensors
-        (g,) = gradients
         d_weight = d_x = None
         if ctx.needs_input_grad[0]:
-            d_weight = _Sampled.apply(*((x, g) if ctx.transposed else (g, x)), ctx.pattern)
+            s, z = (x, g) if ctx.transposed else (g, x)
+            d_weight = _sampled(s, z, ctx.pattern)
         if ctx.needs_input_grad[1]:
-            d_x = _Product.apply(weight, g, ctx.pattern, not ctx.transposed)
+            d_x = _product(weight, g, ctx.pattern, not ctx.transposed)
         return d_weight, d_x, None, None
+
+    @staticmethod
+    @one_level_down
+    @batched
+    def jvp(ctx: Any, saved: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
+        weight, x = saved
+        pairs = (tangents[0], x), (weight, tangents[1])
+        return _sum(_product(w, z, ctx.pattern, ctx.transposed) for w, z in pairs if w is not None and z is not None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        weight, x, pattern, transposed = args
+        if in_dims[0] is not None:
+            return _slice_by_slice(_product, info, in_dims, args)
+        x = x.movedim(in_dims[1], 0)  # one more axis of samples
+        return _product(weight, x.flatten(0, 1), pattern, transposed).unflatten(0, x.shape[:2]), 0
 
 
 class _Sampled(torch.autograd.Function):
-    """The sum over samples of s xᵀ, at the entries that W has."""
+    """`_sampled`, linear in s and in x."""
 
     @staticmethod
-    def forward(ctx: Any, s: Tensor, x: Tensor, pattern: _Pattern) -> Tensor:
-        ctx.save_for_backward(s, x)
-        ctx.pattern = pattern
+    def forward(s: Tensor, x: Tensor, pattern: _Pattern) -> Tensor:
         empty = pattern.matrix(s.new_zeros(len(pattern.columns)), transposed=False)
         if len(s) == 0 or len(pattern.columns) == 0:
             return empty.values()
         return torch.sparse.sampled_addmm(empty, s.T.contiguous(), x.contiguous()).values()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        s, x, ctx.pattern = inputs
+        ctx.save_for_backward(s, x)
+        ctx.save_for_forward(s, x)
+
+    @staticmethod
+    @batched
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         s, x = ctx.saved_tensors
-        (g,) = gradients
-        return _Product.apply(g, x, ctx.pattern, False), _Product.apply(g, s, ctx.pattern, True), None
+        return _product(g, x, ctx.pattern, False), _product(g, s, ctx.pattern, True), None
+
+    @staticmethod
+    @one_level_down
+    @batched
+    def jvp(ctx: Any, saved: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
+        s, x = saved
+        pairs = (tangents[0], x), (s, tangents[1])
+        return _sum(_sampled(a, b, ctx.pattern) for a, b in pairs if a is not None and b is not None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        return _slice_by_slice(_sampled, info, in_dims, args)
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(add, parts)
+
+
+def _slice_by_slice(
+    operation: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
+) -> tuple[Tensor, int]:
+    """What torch.vmap asks for, where each slice is a sparse matrix of its own."""
+    slices = (
+        [arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)]
+        for i in range(info.batch_size)
+    )
+    return torch.stack([operation(*each) for each in slices]), 0
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

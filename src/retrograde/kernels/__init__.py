@@ -191,6 +191,13 @@ def adjoint_fixed_point(W: Operator, D: Tensor, g: Tensor) -> Iterate | None:
     return partial(_iterate, W, True, g, D, _number(None))
 
 
+def tangent_fixed_point(W: Operator, D: Tensor, c: Tensor) -> Iterate | None:
+    """Likewise the iteration of v = D (Wv + c)."""
+    if why_plain(W, None) is not None:
+        return None
+    return partial(_iterate, W, False, c, D, _number(None))
+
+
 def _iterate(
     W: Operator,
     transposed: bool,

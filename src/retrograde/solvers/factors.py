@@ -25,6 +25,12 @@ class Factors:
         self._place = torch.full((samples,), -1, device=x.device)  # of each sample's factors among those held
         self._lu, self._pivots = x.new_empty(0, n, n), torch.empty(0, n, dtype=torch.int32, device=x.device)
 
+    def admit(self, samples: int) -> Tensor:
+        """So many samples more, and their numbers."""
+        known = len(self._place)
+        self._place = torch.cat([self._place, self._place.new_full((samples,), -1)])
+        return torch.arange(known, known + samples, device=self._place.device)
+
     def put(self, rows: Tensor, matrices: Callable[[], Tensor]) -> None:
         """Factor the matrices, (len(rows), n, n), for these samples. Too many are refused before they are made."""
         self._make_room(rows[self.missing(rows)])
@@ -32,8 +38,13 @@ class Factors:
         self._lu[place], self._pivots[place], _ = torch.linalg.lu_factor_ex(matrices())
 
     def missing(self, rows: Tensor) -> Tensor:
-        """Which of these samples have no factors yet, as positions in `rows`."""
-        return (self._place[rows] < 0).nonzero()[:, 0]
+        """Which of these samples have no factors yet, as positions in `rows`; one for a sample that is there twice."""
+        absent = (self._place[rows] < 0).nonzero()[:, 0]
+        if not len(absent):
+            return absent
+        samples, which = rows[absent].unique(return_inverse=True)
+        place = torch.arange(len(which), device=which.device)
+        return absent[which.new_empty(len(samples)).scatter_reduce(0, which, place, "amin", include_self=False)]
 
     def solve(self, rows: Tensor, r: Tensor, transposed: bool = False) -> Tensor:
         """A⁻¹ r, or A⁻ᵀ r, for these samples; r (len(rows), n)."""

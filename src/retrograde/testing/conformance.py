@@ -80,6 +80,7 @@ def check_connectivity(W: rg.Connectivity, seed: int = 0) -> None:
     for got, want in zip(found[1:], trained, strict=True):
         _close(got, want, "autograd of W @ x in the weights against outer")
 
+    _check_differentiable(W, random(3, n_out), random(3, n_in))
     post, pre, weight = W.bind().entries()
     from_entries = torch.zeros_like(M).index_put((post, pre), weight.detach(), accumulate=True)
     _close(from_entries, M, "entries() against the dense matrix")
@@ -88,6 +89,28 @@ def check_connectivity(W: rg.Connectivity, seed: int = 0) -> None:
     _raises(wrong, lambda: W @ random(n_in + 1), "W @ x with one neuron too many")
     _raises(wrong, lambda: W @ random(3, n_in).to(torch.float16), "W @ x of another dtype")
     _raises(wrong, lambda: W.outer(random(3, n_out), random(2, n_in)), "outer of two batch sizes")
+
+
+def _check_differentiable(W: rg.Connectivity, s: Tensor, x: Tensor) -> None:
+    """What second derivatives take: W x, Wᵀ s and `outer` follow all of their arguments, as the dense matrix says."""
+    inputs = tuple(t.detach().clone().requires_grad_() for t in (s, x, *W.weights))
+    s, x, *weights = inputs
+    bound = W.bind(*weights)
+    M, some = bound.dense(), tuple(w.detach().cos() for w in weights)
+    slopes = torch.autograd.grad((s * (x @ M.T)).sum(), weights, create_graph=True)
+    pairs = {
+        "W @ x": ((s.detach() * (bound @ x)).sum(), (s.detach() * (x @ M.T)).sum()),
+        "W.T @ s": ((x.detach() * (bound.T @ s)).sum(), (x.detach() * (s @ M)).sum()),
+        "outer": tuple(
+            torch.stack([(d * c).sum() for d, c in zip(outer, some, strict=True)]).sum()
+            for outer in (bound.outer(s, x), slopes)
+        ),
+    }
+    for name, (found, wanted) in pairs.items():
+        _require(found.requires_grad, f"{name} is not differentiable")
+        both = (torch.autograd.grad(R, inputs, retain_graph=True, materialize_grads=True) for R in (found, wanted))
+        for d, want, of in zip(*both, ("s", "x", *["a weight"] * len(weights)), strict=True):
+            _close(d, want, f"the derivative of {name} in {of}, against that of the dense matrix")
 
 
 def check_nonlinearity(f: rg.Nonlinearity, seed: int = 0) -> None:
@@ -111,9 +134,20 @@ def check_nonlinearity(f: rg.Nonlinearity, seed: int = 0) -> None:
         error = float((slope - difference).abs().max())
         _require(error <= 1e-9, f"{what}: off by {error:.1e} from finite differences")
 
+    bend = (8 * (f.slope_at(u + h) - f.slope_at(u - h)) - (f.slope_at(u + 2 * h) - f.slope_at(u - 2 * h))) / (12 * h)
+
+    def check_bend(slope: Callable[[Tensor], Tensor], what: str) -> None:
+        v = u.clone().requires_grad_()
+        found = slope(v).sum()  # of a piecewise linear f it may be a constant
+        found = torch.autograd.grad(found, v)[0] if found.requires_grad else torch.zeros_like(u)
+        error = float((found - bend).abs().max())
+        _require(error <= 1e-9, f"the derivative of {what}: off by {error:.1e} from finite differences")
+
     check_slope(f.slope_at(u), "slope_at(u)")
+    check_bend(f.slope_at, "slope_at(u)")
     if f.slope_from_output:
         check_slope(f.slope(x), "slope(f(u))")
+        check_bend(lambda v: f.slope(f(v)), "slope(f(u))")
         y = x[f.slope(x) > 1e-3]  # where f is invertible, and not so flat that rounding decides
         _close(f(f.inverse(y)), y, "f(inverse(x)) against x")
         flat = f(torch.tensor([-800.0, 800.0], dtype=torch.float64))
