@@ -87,6 +87,7 @@ def _adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: 
         take=lambda some: _adjoint_problem(W, D[some], g[some], factors, rows[some]),
         factorise=factorise,
         iterate=kernels.adjoint_fixed_point(W, D, g),
+        tangent=lambda s: lambda v: D * (W.T @ v),
         affine=True,
     )
 

@@ -18,6 +18,8 @@ class Status(IntEnum):
     MAX_STEPS = 1
     DIVERGED = 2
     SINGULAR = 3
+    STALLED = 4
+    TRUNCATED = 5
 
     @property
     def message(self) -> str:
@@ -30,6 +32,8 @@ _MESSAGES = {
     Status.MAX_STEPS: "stopped at max_steps before the residual fell below the tolerance",
     Status.DIVERGED: "diverged: the iterates became infinite or NaN",
     Status.SINGULAR: "singular: I - DW has no inverse that this precision could tell",
+    Status.STALLED: "stalled: the residual has come down to what rounding allows, above the tolerance",
+    Status.TRUNCATED: "truncated as asked: an approximation, whose residual says how far it is from exact",
 }
 
 

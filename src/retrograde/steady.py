@@ -16,16 +16,30 @@ from retrograde.connectivity import Operator, as_operator
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
-from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
+from retrograde.solvers import (
+    Cascade,
+    FixedPoint,
+    Homotopy,
+    Newton,
+    NewtonKrylov,
+    Problem,
+    PseudoTransient,
+    Solver,
+)
 from retrograde.solvers.factors import Factors
 
 
 def default_solver(W: Operator) -> Solver:
-    """The network's own dynamics; for a small full W, Newton where they do not settle."""
-    return _SETTLE_OR_NEWTON if is_small(W) else _SETTLE
+    """The network's own dynamics; where they do not settle, Newton's method, then what does not need luck.
+
+    Newton's method by factors for a small full W, without a matrix for any other.
+    """
+    return _BY_FACTORS if is_small(W) else _BY_PRODUCTS
 
 
-_SETTLE, _SETTLE_OR_NEWTON = FixedPoint(), Cascade(FixedPoint(max_steps=100), Newton())
+_LAST_RESORTS = PseudoTransient(max_steps=50), Homotopy()
+_BY_FACTORS = Cascade(FixedPoint(max_steps=100), Newton(max_steps=20), *_LAST_RESORTS)
+_BY_PRODUCTS = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=1000), *_LAST_RESORTS)
 
 
 def steady_state(
@@ -133,17 +147,39 @@ def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Ten
     return b, x0.detach().expand(broadcast_shapes("b and x0", b=b.shape, x0=x0.shape))
 
 
-def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor) -> Problem:
-    """What a solver sees: x = f(Wx + b), for the samples `rows` of the batch."""
+def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor, gain: Tensor | None = None) -> Problem:
+    """What a solver sees: x = f(Wx + b), for the samples `rows` of the batch; or, at a gain t, x = f(t Wx + b)."""
+    W = net.W.bind()
 
-    def factorise(x: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
-        D = net.slopes(net.step(x, b), x, b)
-        factors.put(rows, lambda: one_minus_DW(net.W.bind(), D))
+    def drive(x: Tensor) -> Tensor:
+        return W @ x + b if gain is None else gain * (W @ x) + b
+
+    def slopes(x: Tensor) -> Tensor:
+        D = net.f.slope_at(drive(x))
+        return D if gain is None else gain * D
+
+    def tangent(x: Tensor) -> Callable[[Tensor], Tensor]:
+        D = slopes(x)
+        return lambda v: D * (W @ v)
+
+    def factorise(x: Tensor, anew: bool = False, shift: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        D = slopes(x)
+
+        def matrices() -> Tensor:
+            A = one_minus_DW(W, D)
+            if shift is not None:
+                A.diagonal(dim1=-2, dim2=-1).add_(shift)
+            return A
+
+        factors.put(rows, matrices)
         return lambda r: factors.solve(rows, r)
 
     return Problem(
-        step=lambda x: net.step(x, b),
-        take=lambda some: _problem(net, b[some], factors, rows[some]),
+        step=lambda x: net.f(drive(x)),
+        take=lambda some: _problem(net, b[some], factors, rows[some], None if gain is None else gain[some]),
         factorise=factorise,
-        iterate=kernels.fixed_point(net.W.bind(), net.f, b),
+        iterate=kernels.fixed_point(W, net.f, b) if gain is None else None,
+        tangent=tangent,
+        at_gain=lambda t: _problem(net, b, factors, rows, t),
+        factorable=is_small(W),
     )

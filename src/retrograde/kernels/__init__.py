@@ -166,11 +166,11 @@ def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return (torch.from_numpy(dW),)
 
 
-Iterate = Callable[[Tensor, float, float, int], tuple[Tensor, Tensor, Tensor]]
+Iterate = Callable[[Tensor, float, float, int, float], tuple[Tensor, Tensor, Tensor]]
 
 
 def fixed_point(W: Operator, f: Nonlinearity, b: Tensor) -> Iterate | None:
-    """The iteration of x = f(Wx + b) on a batch b (samples, n) as one call (x, damping, rtol, max_steps), or None.
+    """The iteration of x = f(Wx + b) on a batch b (samples, n) as one call (x, damping, rtol, max_steps, floor), or None.
 
     It answers x, the residual and the steps of each sample.
     """
@@ -187,13 +187,13 @@ def adjoint_fixed_point(W: Operator, D: Tensor, g: Tensor) -> Iterate | None:
 
 
 def _iterate(
-    A: Tensor, c: Tensor, D: Tensor, kind: int, z: Tensor, damping: float, rtol: float, max_steps: int
+    A: Tensor, c: Tensor, D: Tensor, kind: int, z: Tensor, damping: float, rtol: float, max_steps: int, floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     from retrograde.kernels.cpu import fixed_point, lone
 
     found = _array(z).copy()
     (samples, n), dtype = found.shape, found.dtype.type
-    numbers = dtype(damping), rtol, torch.finfo(z.dtype).eps ** 2, max_steps
+    numbers = dtype(damping), rtol, torch.finfo(z.dtype).eps ** 2, max_steps, floor
     if _is_lone(samples, n):
         one = lone.iterate(_parts(A), _array(c)[0], _array(D).reshape(-1), kind, *numbers, found[0])
         residual, steps = np.array(one[:1], dtype), np.array(one[1:])

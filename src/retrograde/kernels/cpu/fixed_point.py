@@ -14,24 +14,27 @@ from numba import njit, prange
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
 from retrograde.kernels.cpu.products import add_partial_sums_1, add_partial_sums_4
 
+WINDOW = 32
+
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual, steps):
+def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z, residual, steps):
     """z <- z + damping (step(z) - z), written to z (B, n), residual (B,) and steps (B,).
 
     step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D (B, n). A is Mᵀ, (n, n); c is (B, n).
+    A residual below `floor` that has not fallen for WINDOW steps is left to rounding.
     """
     B, n = z.shape
     for thread in prange(threads):
         waiting, end = B * thread // threads, B * (thread + 1) // threads
         u, x, partial = np.empty((4, n), z.dtype), np.zeros((4, n), z.dtype), np.empty((4, n), z.dtype)
         sample = np.full(4, -1)
-        count = np.zeros(4, np.int64)
+        count, mark = np.zeros(4, np.int64), np.zeros(4)
         lanes = 0
         while True:
             for lane in range(4):
                 if sample[lane] < 0 and waiting < end:
-                    sample[lane], count[lane] = waiting, 0
+                    sample[lane], count[lane], mark[lane] = waiting, 0, np.inf
                     for j in range(n):
                         x[lane, j] = z[waiting, j]
                     waiting += 1
@@ -58,7 +61,11 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual,
                     apply(kind, u[lane])
                 gap, size = distance(u[lane], x[lane])
                 r = gap / max(size, tiny)
-                if r > rtol and r < np.inf and count[lane] < max_steps:
+                stalled = False
+                if count[lane] % WINDOW == 0:
+                    stalled = r < floor and r >= mark[lane]
+                    mark[lane] = r
+                if r > rtol and r < np.inf and count[lane] < max_steps and not stalled:
                     count[lane] += 1
                     for j in range(n):
                         x[lane, j] += damping * (u[lane, j] - x[lane, j])

@@ -70,11 +70,11 @@ def adjoint(parts, y, g, at, leak, kind, s_next, l_next, s, l):
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(parts, c, D, kind, damping, rtol, tiny, max_steps, z):
+def iterate(parts, c, D, kind, damping, rtol, tiny, max_steps, floor, z):
     """`fixed_point.iterate` for one sample: z, c and D (n,). The residual and the steps."""
     n = len(z)
     P, m = parts.shape[0], parts.shape[2]
-    u, partial, steps = np.empty((P, m), z.dtype), np.empty((P, m), z.dtype), 0
+    u, partial, steps, mark = np.empty((P, m), z.dtype), np.empty((P, m), z.dtype), 0, np.inf
     whole = u.reshape(P * m)[:n]
     while True:
         for p in prange(P):
@@ -89,7 +89,11 @@ def iterate(parts, c, D, kind, damping, rtol, tiny, max_steps, z):
                 apply(kind, part)
         gap, size = distance(whole, z)
         residual = gap / max(size, tiny)
-        if not (residual > rtol and residual < np.inf and steps < max_steps):
+        stalled = False
+        if steps % WINDOW == 0:
+            stalled = residual < floor and residual >= mark
+            mark = residual
+        if not (residual > rtol and residual < np.inf and steps < max_steps) or stalled:
             return residual, steps
         steps += 1
         for j in range(n):
