@@ -127,7 +127,7 @@ def steady_gradients(
     gradients = Gradients(
         s, kernels.outer(W, s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt
     )
-    if throw and not receipt.converged.all():
+    if throw and receipt.failed.any():
         advice = (
             "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or Krylov(restart=100)."
         )

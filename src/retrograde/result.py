@@ -53,6 +53,11 @@ class _Solved:
         """(...,) bool."""
         return self.status == Status.CONVERGED
 
+    @property
+    def failed(self) -> Tensor:
+        """(...,) bool: neither converged, nor truncated as asked."""
+        return ~self.converged & (self.status != Status.TRUNCATED)
+
 
 @dataclass(frozen=True, eq=False)
 class Receipt(_Solved):
@@ -214,7 +219,7 @@ def convergence_error(
     what: str, told: SteadyState | Receipt, tolerance: float, advice: str, result: Any
 ) -> ConvergenceError:
     """The error for a batch of which some samples failed: status, residual against tolerance, steps, what to try."""
-    failed = ~told.converged
+    failed = told.failed
     status, residual = told.status[failed], told.residual[failed]
     statuses = ", ".join(f"{int((status == code).sum())} {Status(code).message}" for code in status.unique().tolist())
     return ConvergenceError(

@@ -15,7 +15,7 @@ from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, c
 from retrograde.connectivity import Operator, as_operator
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
+from retrograde.result import Gradients, Inputs, Receipt, Status, SteadyState, Wants, convergence_error
 from retrograde.solvers import (
     Cascade,
     FixedPoint,
@@ -32,14 +32,27 @@ from retrograde.solvers.factors import Factors
 def default_solver(W: Operator) -> Solver:
     """The network's own dynamics; where they do not settle, Newton's method, then what does not need luck.
 
-    Newton's method by factors for a small full W, without a matrix for any other.
+    Newton's method by factors for a small full W, without a matrix for any other. Of a network too large to be factored
+    no path is followed: nobody knows how long it is.
     """
-    return _BY_FACTORS if is_small(W) else _BY_PRODUCTS
+    if is_small(W):
+        return _BY_FACTORS
+    return _BY_PRODUCTS if _is_factorable(W) else _OF_MANY
 
 
-_LAST_RESORTS = PseudoTransient(max_steps=50), Homotopy()
-_BY_FACTORS = Cascade(FixedPoint(max_steps=100), Newton(max_steps=20), *_LAST_RESORTS)
-_BY_PRODUCTS = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=1000), *_LAST_RESORTS)
+# The last resorts factor I - DW of any structure of so few neurons: a Krylov space that solves what they ask holds as
+# many vectors, and so no fewer numbers.
+_FEW = 512
+
+
+def _is_factorable(W: Operator) -> bool:
+    return is_small(W) or W.shape[0] <= _FEW
+
+
+_PATH = Homotopy(max_steps=500)
+_BY_FACTORS = Cascade(FixedPoint(max_steps=100), Newton(max_steps=20), PseudoTransient(max_steps=50), _PATH)
+_OF_MANY = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=500), PseudoTransient(max_steps=50))
+_BY_PRODUCTS = Cascade(*_OF_MANY.solvers, _PATH)
 
 
 def steady_state(
@@ -60,7 +73,8 @@ def steady_state(
         f: the name of a nonlinearity, or a Nonlinearity.
         x0: (..., n), where to start; None is 0. No gradient reaches it: the steady state does not depend on it, only
             which of several is found.
-        solver: None for the default: FixedPoint, then for a full W of up to 1024 neurons Newton where it is needed.
+        solver: None for the default: FixedPoint, then where it is needed Newton (for a full W of up to 1024 neurons) or
+            NewtonKrylov, then PseudoTransient, then for a network small enough to be factored Homotopy.
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
             left, where there is one) for a full W of up to 1024 neurons, else GMRES.
         throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
@@ -113,20 +127,29 @@ def steady_state(
         _receipts=receipts,
     )
     if throw and not state.converged.all():
-        raise convergence_error("steady state", state, state.tolerance, _advice(solver, net.W.bind()), state)
+        raise convergence_error(
+            "steady state", state, state.tolerance, _advice(solver, net.W.bind(), state.status), state
+        )
     return state
 
 
-def _advice(solver: Solver, W: Operator) -> str:
+def _advice(solver: Solver, W: Operator, status: Tensor) -> str:
     """What was not tried yet."""
     tried = _parts(solver)
+    failed = status[status != Status.CONVERGED]
+    if (failed == Status.STALLED).all():
+        return "Try float64, or a looser rtol: this precision has no state that is steadier."
     others = []
     if not any(isinstance(each, FixedPoint) and each.damping < 1 for each in tried):
         others.append("FixedPoint(damping=0.5)")
-    if W.shape[0] <= SMALL and not any(isinstance(each, Newton) for each in tried):
-        others.append("Newton()")
+    if not any(isinstance(each, Newton) for each in tried):
+        others.append("Newton()" if W.shape[0] <= SMALL else "NewtonKrylov()")
+    if W.shape[0] <= SMALL and not any(isinstance(each, Homotopy) for each in tried):
+        others.append("Homotopy()")
+    elif (failed == Status.MAX_STEPS).any() and not others:
+        others.append("Homotopy(max_steps=5000)")
     what = f"{', '.join(others)} or another x0" if others else "another x0"
-    return f"Try {what}; a network with a large W may settle nowhere."
+    return f"Try {what}; where f is unbounded, a network with a large W may have no steady state."
 
 
 def _parts(solver: Solver) -> list[Solver]:
@@ -181,5 +204,5 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor, gain: T
         iterate=kernels.fixed_point(W, net.f, b) if gain is None else None,
         tangent=tangent,
         at_gain=lambda t: _problem(net, b, factors, rows, t),
-        factorable=is_small(W),
+        factorable=_is_factorable(W),
     )

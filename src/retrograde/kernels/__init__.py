@@ -170,9 +170,9 @@ Iterate = Callable[[Tensor, float, float, int, float], tuple[Tensor, Tensor, Ten
 
 
 def fixed_point(W: Operator, f: Nonlinearity, b: Tensor) -> Iterate | None:
-    """The iteration of x = f(Wx + b) on a batch b (samples, n) as one call (x, damping, rtol, max_steps, floor), or None.
+    """The iteration of x = f(Wx + b) on a batch b (samples, n) as one call, or None.
 
-    It answers x, the residual and the steps of each sample.
+    Called with (x, damping, rtol, max_steps, floor), it answers x, the residual and the steps of each sample.
     """
     if why_plain(W, f) is not None:
         return None

@@ -42,7 +42,7 @@ class Anderson(Iteration):
             raise ValueError(f"memory: expected an integer of at least 1, got {self.memory}")
 
     def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
-        """Of each sample: ΔR and ΔZ, newest first; the last r and z; the best step met and its |r|; how much is known."""
+        """Of each sample: ΔR and ΔZ, newest first; the last r and z; the best step and its |r|; how much is known."""
         differences = z.new_zeros(len(z), self.memory, z.shape[1])
         known = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         return differences, differences, z, z, z, z.new_full((len(z),), torch.inf), known
@@ -67,7 +67,7 @@ class Anderson(Iteration):
         eye = torch.eye(self.memory, dtype=z.dtype, device=z.device)
         ridges = torch.where(valid[..., None], ridge, 1) * eye
         Q, R = torch.linalg.qr(torch.cat([columns.mT, ridges], dim=1))
-        right = (Q[:, : z.shape[1]].mT @ r[..., None])
+        right = Q[:, : z.shape[1]].mT @ r[..., None]
         gamma = torch.linalg.solve_triangular(R, right, upper=True)[..., 0]
         gamma = torch.where(valid, gamma / scale.clamp(min=torch.finfo(z.dtype).tiny), 0)
         onward = step - torch.einsum("smn,sm->sn", dZ + dR, gamma)

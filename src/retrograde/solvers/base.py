@@ -29,8 +29,8 @@ class Problem:
         factorise: z -> the map r -> (I - J(z))⁻¹ r, J the Jacobian of step. It may give again what it found before,
             unless told ``anew=True``. A problem that is `factorable` takes a ``shift`` (samples, 1) to add to I.
         affine: whether step(z) = Jz + c.
-        iterate: (z, damping, rtol, max_steps, floor) -> z, residual, steps: the step taken until each sample's residual has
-            fallen, or below `floor` stalled, as one call; None where there is no kernel for it.
+        iterate: (z, damping, rtol, max_steps, floor) -> z, residual, steps: the step taken until each sample's residual
+            has fallen, or below `floor` stalled, as one call; None where there is no kernel for it.
         tangent: z -> the map v -> J(z) v, exact. None where it is not known; an affine problem's follows from its step.
         at_gain: t (samples, 1) -> the same problem with its feedback scaled by t, so that at t = 0 step is constant;
             None where that makes no sense.

@@ -59,9 +59,11 @@ class Cascade(Solver):
             better |= solution.status[rows] == Status.DIVERGED
             again = solver.solve(left, torch.where(better[:, None], z[rows], solution.value[rows]))
             solution.steps[rows] += again.steps
-            kept = (again.status == Status.CONVERGED) | ~(again.residual >= solution.residual[rows])
+            before = solution.residual[rows]
+            kept = (again.status == Status.CONVERGED) | (again.residual < before) | ~before.isfinite()
             best = rows[kept]
             assert solution.method is not None
             solution.method[best] = index
-            solution.record(best, *(told[kept] for told in (again.value, again.status, again.residual)), solution.steps[best])
+            value, status, residual = again.value[kept], again.status[kept], again.residual[kept]
+            solution.record(best, value, status, residual, solution.steps[best])
         return solution

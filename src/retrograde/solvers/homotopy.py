@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retrograde.solvers import gmres
-from retrograde.solvers.base import Iteration, Linear, Problem
+from retrograde.solvers.base import Iteration, Problem
 
 # A try is given up after so many halvings of the step, and a corrector after so many turns.
 _TRIES, _CORRECTIONS = 6, 3
@@ -44,7 +45,7 @@ class Homotopy(Iteration):
         (1977).
     """
 
-    max_steps: int = 2000
+    max_steps: int = 1000
 
     window: ClassVar[int] = 8
 
@@ -67,7 +68,7 @@ class Homotopy(Iteration):
         some = t.clamp(min=torch.finfo(z.dtype).eps ** 0.5)
         here = problem.at_gain(some)
         inverse = self._inverse(here, point)
-        slope = inverse(here.linearised(point)(point) / some)
+        slope = inverse(here.linearised(point)(point) / some, 0.01)
         stretch = (slope.square().sum(-1, keepdim=True) + 1).sqrt()
         onward = (slope * last_direction).sum(-1, keepdim=True) + last_along
         along = torch.where(onward < 0, -1, 1) / stretch  # past a fold, t runs the other way
@@ -78,10 +79,10 @@ class Homotopy(Iteration):
             back = -(slope * move).sum(-1, keepdim=True) / stretch**2
             return move + back * slope, back
 
-        # The last corrections were by chords. One by the tangent, now that it is known, keeps their errors from adding up;
-        # where it is large, or the path has turned sharply, the last step was too long.
+        # The last corrections were by chords. One by the tangent, now that it is known, keeps their errors from adding
+        # up; where it is large, or the path has turned sharply, the last step was too long.
         arrived = t == 1
-        move, back = at_right_angles(inverse(here.step(point) - point))
+        move, back = at_right_angles(inverse(here.step(point) - point, 0.1))
         on_path = self._size(move, back) <= 3 * self._close(point)
         used = self._size(point - last_point, t - last_t)
         lost = ~arrived & ~(on_path & (onward.abs() >= 0.5 * stretch)) & (used > 1e-3 * self._close(point))
@@ -103,7 +104,7 @@ class Homotopy(Iteration):
             for k in range(_CORRECTIONS):
                 r = problem.at_gain(t_try).step(z_try) - z_try
                 r = torch.where(todo, r, 0)
-                move = inverse(r)
+                move = inverse(r, 0.1)
                 sideways, back = at_right_angles(move)
                 move, back = torch.where(reaches, move, sideways), torch.where(reaches, 0, back)
                 z_try, t_try = z_try + move, t_try + back
@@ -117,12 +118,22 @@ class Homotopy(Iteration):
                 if not (good & (last > 1e-3 * self._close(z_try))).any():
                     break
             # Beyond t = 1 is too far: half a step, and the end will be in reach.
-            good = good & ((last <= self._close(z_try)) | arrived) & (t_try <= 1) & z_try.isfinite().all(-1, keepdim=True)
+            good = (
+                good & ((last <= self._close(z_try)) | arrived) & (t_try <= 1) & z_try.isfinite().all(-1, keepdim=True)
+            )
             end, at = torch.where(good, z_try, end), torch.where(good, t_try, at)
             change = (_AIM * h / first.clamp(min=torch.finfo(z.dtype).tiny)).clamp(0.5, 3)
             length = torch.where(good & ~reaches, length * change, torch.where(todo & ~good, length / 2, length))
             todo = todo & ~good & ~arrived
-        return end, (end, at, point, t, direction, along, length), 1
+        # Where f is unbounded the path may leave for infinity, and z then counts as diverged.
+        gone = end.abs().amax(-1, keepdim=True) > self._far(problem, z)
+        return torch.where(gone, torch.inf, end), (end, at, point, t, direction, along, length), 1
+
+    @staticmethod
+    def _far(problem: Problem, z: Tensor) -> Tensor:
+        """How large z may become: so much larger than step(0) that half of the digits of what drives it are lost."""
+        drive = problem.step(torch.zeros_like(z)).abs().amax(-1, keepdim=True)
+        return (1 + drive) / torch.finfo(z.dtype).eps ** 0.5
 
     @staticmethod
     def _size(move: Tensor, back: Tensor) -> Tensor:
@@ -135,8 +146,9 @@ class Homotopy(Iteration):
         return 1e-3 * torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp(min=1e-3)
 
     @staticmethod
-    def _inverse(problem: Problem, z: Tensor) -> Linear:
-        """r -> (I - J)⁻¹ r."""
+    def _inverse(problem: Problem, z: Tensor) -> Callable[[Tensor, float], Tensor]:
+        """r -> (I - J)⁻¹ r, to within a residual of some part of |r| where there are no factors."""
         if problem.factorable:
-            return problem.factorise(z, anew=True)
-        return lambda r: gmres.solve(problem, z, r, 1e-3 * torch.linalg.vector_norm(r, dim=-1))[0]
+            solve = problem.factorise(z, anew=True)
+            return lambda r, _: solve(r)
+        return lambda r, part: gmres.solve(problem, z, r, part * torch.linalg.vector_norm(r, dim=-1))[0]

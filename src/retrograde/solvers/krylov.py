@@ -18,9 +18,9 @@ class Krylov(Iteration):
 
     Each sample has a Krylov space of its own; the products of a batch are taken together.
 
-    - "gmres": within one cycle the residual is the least that as many products can reach, FixedPoint's included. Between
-      cycles it forgets, and might stagnate; so a sample's next cycle is twice as long where one gained less than a
-      factor of ten, up to n, where nothing is forgotten, or to 512 vectors (and 2²⁴ numbers).
+    - "gmres": within one cycle the residual is the least that as many products can reach, FixedPoint's included.
+      Between cycles it forgets, and might stagnate; so a sample's next cycle is twice as long where one gained less
+      than a factor of ten, up to n, where nothing is forgotten, or to 512 vectors (and 2²⁴ numbers).
     - "bicgstab": two products a step, seven vectors in all, and no minimum: its residual is erratic. The best that it
       met is kept, and it starts again from there where it breaks down.
 

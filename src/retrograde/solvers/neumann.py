@@ -45,7 +45,9 @@ class Neumann(Solver):
     def solve(self, problem: Problem, z: Tensor) -> Solution:
         """The sum of the terms, whatever z is."""
         if not problem.affine:
-            raise ValueError("solver: Neumann sums the series of an affine problem, such as an adjoint; forward, use FixedPoint")
+            raise ValueError(
+                "solver: Neumann sums the series of an affine problem, such as an adjoint; forward, use FixedPoint"
+            )
         z = torch.zeros_like(z)
         for _ in range(self.terms):
             z = problem.step(z)

@@ -16,8 +16,8 @@ from retrograde.solvers.newton import Newton
 class NewtonKrylov(Newton):
     """`Newton`, whose direction (I - J)⁻¹ (step(z) - z) GMRES finds, from exact products J v: for large or sparse W.
 
-    The direction is found the more exactly the faster the residual falls (Eisenstat and Walker's second choice), so that
-    far from the solution a step costs a few products, and near it convergence is fast. Its steps are counted in
+    The direction is found the more exactly the faster the residual falls (Eisenstat and Walker's second choice), so
+    that far from the solution a step costs a few products, and near it convergence is fast. Its steps are counted in
     products.
 
     Args:
@@ -36,7 +36,7 @@ class NewtonKrylov(Newton):
         forcing = torch.where(drop > 0, 0.9 * drop**2, 0.3).clamp(1e-4, 0.5)[:, 0]
         size = torch.linalg.vector_norm(r, dim=-1)
         # What the tolerance does not ask for is not worth a product.
-        enough = 0.3 * self.tolerance(z.dtype) * torch.linalg.vector_norm(z, dim=-1)
+        enough = 0.3 * self.tolerance(z.dtype) * torch.maximum(torch.linalg.vector_norm(z, dim=-1), size)
         if problem.affine:
             return gmres.solve(problem, z, r, enough)
         return gmres.solve(problem, z, r, torch.maximum(forcing * size, enough))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from retrograde.kernels.cpu.fixed_point import distance
+from retrograde.kernels.cpu.fixed_point import WINDOW, distance
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
 from retrograde.kernels.cpu.products import add_partial_sums_1, add_product_1
 
