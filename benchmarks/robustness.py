@@ -15,7 +15,6 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated
@@ -193,15 +192,18 @@ def main(
     largest: Annotated[int, typer.Option(min=1, help="The most neurons.")] = 500,
     peers: Annotated[int, typer.Option(min=0, help="Of so many networks the peers are asked for one sample each.")] = 0,
     first: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    minutes: Annotated[float, typer.Option(help="After so long no other network is begun.")] = math.inf,
 ) -> None:
     """Print, for each nonlinearity, what became of the samples, and what the peers find."""
     ended: dict[str, Counter[str]] = defaultdict(Counter)
-    by: Counter[int] = Counter()
     wrong: list[str] = []
     beside: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: Counter[str] = Counter()
-    with torch.no_grad(), suppress(KeyboardInterrupt):  # what is known by then is told
+    end = time.monotonic() + 60 * minutes
+    with torch.no_grad():
         for count, given in enumerate(_problems(first, networks, samples, largest)):
+            if time.monotonic() > end:
+                break
             begun = time.perf_counter()
             state = given.net.steady_state(given.input, throw=False)
             seconds["retrograde"] += time.perf_counter() - begun
@@ -220,7 +222,7 @@ def main(
                     begun = time.perf_counter()
                     beside[name][group] += _asked(name, given, sample)
                     seconds[name] += time.perf_counter() - begun
-            if (count + 1) % 50 == 0:
+            if (count + 1) % 20 == 0:
                 print(f"{count + 1} networks, {seconds['retrograde']:.0f} s, {len(wrong)} wrong", flush=True)
     _tell(ended, wrong, beside, seconds)
     raise typer.Exit(bool(wrong))
