@@ -42,7 +42,7 @@ BELIEVED = 1e-6
 
 @dataclass(frozen=True)
 class Problem:
-    """A network, several inputs, and what its W is as a full matrix in float64."""
+    """A network, several inputs, and in float64 what its W is as a full matrix, and with |weights| for its weights."""
 
     net: rg.Network
     f: str
@@ -50,6 +50,7 @@ class Problem:
     gain: float
     input: Tensor
     M: Tensor
+    M_of_sizes: Tensor
 
     def residual(self, x: Tensor) -> Tensor:
         """|f(Mx + b) - x| / |x| in float64, one number a sample."""
@@ -61,7 +62,7 @@ class Problem:
         """What the rounding of one step may leave of it."""
         x, b = x.detach().double(), self.input.double()
         D = F[self.f].slope_at(x @ self.M.T + b).abs()
-        sums = D * (x.abs() @ self.M.abs().T + b.abs()) + x.abs()
+        sums = D * (x.abs() @ self.M_of_sizes.T + b.abs()) + x.abs()
         return torch.finfo(self.input.dtype).eps * sums.norm(dim=-1) / x.norm(dim=-1).clamp(min=1e-14)
 
 
@@ -103,9 +104,10 @@ def problem(seed: int, samples: int, largest: int) -> Problem:
             W.weights[1].mul_(scale)
             W.weights[2].div_(scale)
     size = torch.exp(torch.linspace(math.log(0.1), math.log(3), samples, dtype=torch.float64))[:, None]
-    W = W.to(dtype)
-    M = torch.stack([W.double() @ e for e in torch.eye(n, dtype=torch.float64)], dim=1).detach()
-    return Problem(rg.Network(W.to(dtype), f=F[f], b=False), f, structure, gain, (size * normal(samples, n)).to(dtype), M)
+    input = (size * normal(samples, n)).to(dtype)
+    exact = [weight.detach().to(dtype).double() for weight in W.weights]
+    M, M_of_sizes = (W.bind(*weights).dense().detach() for weights in (exact, [weight.abs() for weight in exact]))
+    return Problem(rg.Network(W.to(dtype), f=F[f], b=False), f, structure, gain, input, M, M_of_sizes)
 
 
 # --- the peers: (f, M, b) -> x, for one sample of float64

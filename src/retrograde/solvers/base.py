@@ -93,7 +93,8 @@ def _norm(z: Tensor) -> Tensor:
 def relative_residual(step: Tensor, z: Tensor) -> Tensor:
     """|step(z) - z| / max(|z|, tiny) for each sample; tiny is eps squared, 1e-14 in float32."""
     size = _norm(z)
-    return _norm(step - z) / size.clamp(min=torch.finfo(size.dtype).eps ** 2)
+    residual = _norm(step - z) / size.clamp(min=torch.finfo(size.dtype).eps ** 2)
+    return torch.where(size < torch.inf, residual, torch.inf)  # beside a norm that overflows nothing is small
 
 
 def default_rtol(dtype: torch.dtype) -> float:
@@ -175,7 +176,7 @@ class Iteration(Solver):
                 mark = residual
             if not going.all():
                 stopped = ~going
-                status = verdict(residual[stopped], rtol, steps[stopped] < self.max_steps)
+                status = verdict(residual[stopped], rtol, steps[stopped], self.max_steps)
                 solution.record(rows[stopped], z[stopped], status, residual[stopped], steps[stopped])
                 left = going.nonzero()[:, 0]
                 if not len(left):
@@ -198,11 +199,11 @@ def floor(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps ** 0.75
 
 
-def verdict(residual: Tensor, rtol: float, early: Tensor) -> Tensor:
-    """Why samples stopped that stopped with these residuals, and `early`, with steps to spare."""
+def verdict(residual: Tensor, rtol: float, steps: Tensor, max_steps: int) -> Tensor:
+    """Why samples stopped that stopped with these residuals after these steps: stalled, where there were steps left."""
     converged = residual <= rtol
     if converged.all():
         return residual.new_full(residual.shape, int(Status.CONVERGED), dtype=torch.int64)
-    failed = torch.where(early, int(Status.STALLED), int(Status.MAX_STEPS))
+    failed = torch.where(steps < max_steps, int(Status.STALLED), int(Status.MAX_STEPS))
     failed = torch.where(residual.isfinite(), failed, int(Status.DIVERGED))
     return failed.masked_fill_(converged, int(Status.CONVERGED))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,8 +44,8 @@ class Cascade(Solver):
     def solve(self, problem: Problem, z: Tensor) -> Solution:
         """Each solver in turn, on the samples that still need one."""
         first, *others = self.solvers
-        solution = first.solve(problem, z)
-        solution = replace(solution, method=torch.zeros_like(solution.status))
+        found = first.solve(problem, z)
+        solution = Solution(found.value, found.status, found.residual, found.steps, torch.zeros_like(found.status))
         at_start: Tensor | None = None
         for index, solver in enumerate(others, start=1):
             rows = (solution.status != Status.CONVERGED).nonzero()[:, 0]

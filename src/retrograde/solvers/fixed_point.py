@@ -38,7 +38,7 @@ class FixedPoint(Iteration):
             return super().solve(problem, z)
         rtol = self.tolerance(z.dtype)
         z, residual, steps = problem.iterate(z, self.damping, rtol, self.max_steps, floor(z.dtype))
-        return Solution(z, verdict(residual, rtol, steps < self.max_steps), residual, steps)
+        return Solution(z, verdict(residual, rtol, steps, self.max_steps), residual, steps)
 
     def turn(
         self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]

@@ -52,6 +52,6 @@ class Neumann(Solver):
         for _ in range(self.terms):
             z = problem.step(z)
         residual = relative_residual(problem.step(z), z)
-        status = verdict(residual, self.tolerance(z.dtype), early=torch.ones_like(residual, dtype=torch.bool))
-        status = torch.where(status == Status.STALLED, int(Status.TRUNCATED), status)
-        return Solution(z, status, residual, torch.full_like(status, self.terms))
+        steps = torch.full_like(residual, self.terms, dtype=torch.int64)
+        status = verdict(residual, self.tolerance(z.dtype), steps, self.terms)
+        return Solution(z, torch.where(status == Status.MAX_STEPS, int(Status.TRUNCATED), status), residual, steps)
