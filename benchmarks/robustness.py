@@ -1,8 +1,8 @@
 """How many steady states are found, and whether each is one: ``python -m benchmarks.robustness --help``.
 
 Random networks of 1 to 500 neurons, gains 0 to 5, every nonlinearity, structure and both dtypes, each with inputs of
-several sizes. What is claimed is checked: |f(Wx + b) - x| / |x| in float64, with W as a full matrix. Where f is bounded a
-steady state exists; where it is not there may be none, and no rate can be 1.
+several sizes. What is claimed is checked: |f(Wx + b) - x| / |x| in float64, with W as a full matrix. Where f is bounded
+a steady state exists; where it is not there may be none, and no rate can be 1.
 
 The peers are given the same problems, in float64, from the same start, and are believed if that residual is at most
 1e-6, whatever they say of themselves; Retrograde only if its own claim holds.
@@ -96,7 +96,9 @@ def problem(seed: int, samples: int, largest: int) -> Problem:
         W = rg.Convolution(normal(channels, channels, 3), grid=(n // channels,))
     else:
         W = rg.Sum(sparse, rg.LowRank(normal(n, 1), normal(n, 1)))
-    with torch.no_grad():  # |W| of Frobenius is gain √n, so that the eigenvalues of a full one fill a disc of that radius
+    with (
+        torch.no_grad()
+    ):  # |W| of Frobenius is gain √n, so that the eigenvalues of a full one fill a disc of that radius
         scale = gain * math.sqrt(n) / float(W.dense().norm().clamp(min=1e-9))
         for weight in W.weights[:: 2 if structure in ("LowRank", "Sum") else 1]:
             weight.mul_(scale)

@@ -191,7 +191,12 @@ def test_b(call, parts):
     solver_class=(lambda input, x0: net().steady_state(input, solver=rg.Newton), "solver", "FixedPoint()"),
     adjoint_word=(lambda input, x0: net().steady_state(input, adjoint="direct"), "adjoint", "str"),
     krylov_forward=(lambda input, x0: net().steady_state(input, solver=rg.Krylov()), "solver", "affine", "Newton"),
-    neumann_forward=(lambda input, x0: net().steady_state(input, solver=rg.Neumann()), "solver", "affine", "FixedPoint"),
+    neumann_forward=(
+        lambda input, x0: net().steady_state(input, solver=rg.Neumann()),
+        "solver",
+        "affine",
+        "FixedPoint",
+    ),
     homotopy_backward=(
         lambda input, x0: net().steady_state(input, adjoint=rg.Homotopy()).x.sum().backward(),
         "solver",

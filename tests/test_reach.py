@@ -155,7 +155,9 @@ def test_a_path_that_leaves_for_infinity_is_told():
 def test_a_problem_without_a_gain_has_no_path():
     net = rg.Network(not_normal(3), b=False)
     with pytest.raises(ValueError, match="gain"):
-        rg.recurrent_backpropagation(net, torch.zeros(3, dtype=DTYPE), torch.ones(3, dtype=DTYPE), adjoint=rg.Homotopy())
+        rg.recurrent_backpropagation(
+            net, torch.zeros(3, dtype=DTYPE), torch.ones(3, dtype=DTYPE), adjoint=rg.Homotopy()
+        )
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

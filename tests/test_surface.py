@@ -5,6 +5,7 @@ import inspect
 import retrograde as rg
 
 NAMES = [
+    "Anderson",
     "Cascade",
     "Connectivity",
     "ConvergenceError",
@@ -13,13 +14,17 @@ NAMES = [
     "Direct",
     "FixedPoint",
     "Gradients",
+    "Homotopy",
     "Identity",
     "Krylov",
     "LowRank",
     "Network",
+    "Neumann",
     "Newton",
+    "NewtonKrylov",
     "Nonlinearity",
     "Pointwise",
+    "PseudoTransient",
     "ReLU",
     "Receipt",
     "Recurrence",

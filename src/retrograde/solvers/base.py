@@ -92,9 +92,13 @@ def _norm(z: Tensor) -> Tensor:
 
 def relative_residual(step: Tensor, z: Tensor) -> Tensor:
     """|step(z) - z| / max(|z|, tiny) for each sample; tiny is eps squared, 1e-14 in float32."""
+    return torch.where(_norm(z) < torch.inf, _ratio(step, z), torch.inf)
+
+
+def _ratio(step: Tensor, z: Tensor) -> Tensor:
+    """`relative_residual`, but that it may be 0 where |z| overflows, beside which nothing is small."""
     size = _norm(z)
-    residual = _norm(step - z) / size.clamp(min=torch.finfo(size.dtype).eps ** 2)
-    return torch.where(size < torch.inf, residual, torch.inf)  # beside a norm that overflows nothing is small
+    return _norm(step - z) / size.clamp(min=torch.finfo(size.dtype).eps ** 2)
 
 
 def default_rtol(dtype: torch.dtype) -> float:
@@ -167,7 +171,7 @@ class Iteration(Solver):
         most = turns = 0
         while len(rows):
             step = problem.step(z)
-            residual = relative_residual(step, z)
+            residual = _ratio(step, z)
             going = (residual > rtol) & (residual < torch.inf)
             if most >= self.max_steps:
                 going &= steps < self.max_steps
@@ -176,8 +180,9 @@ class Iteration(Solver):
                 mark = residual
             if not going.all():
                 stopped = ~going
-                status = verdict(residual[stopped], rtol, steps[stopped], self.max_steps)
-                solution.record(rows[stopped], z[stopped], status, residual[stopped], steps[stopped])
+                last = relative_residual(step[stopped], z[stopped])
+                status = verdict(last, rtol, steps[stopped], self.max_steps)
+                solution.record(rows[stopped], z[stopped], status, last, steps[stopped])
                 left = going.nonzero()[:, 0]
                 if not len(left):
                     break

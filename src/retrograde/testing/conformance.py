@@ -176,7 +176,9 @@ def check_solver(solver: Any, seed: int = 0) -> None:
     error = (found.s - exact).abs().amax(-1)
     _require((error[~truncated] < 1e-9).all(), "adjoint: another s than (D⁻¹ - Wᵀ)⁻¹ dR/dx")
     residual = (net.adjoint_step(found.s, x, g) - found.s).norm(dim=-1) / found.s.norm(dim=-1)
-    _require(((residual - receipt.residual).abs() <= 1e-13).all(), "adjoint: a residual other than |D(Wᵀs + g) - s| / |s|")
+    _require(
+        ((residual - receipt.residual).abs() <= 1e-13).all(), "adjoint: a residual other than |D(Wᵀs + g) - s| / |s|"
+    )
     for scale in (2.0**-60, 2.0**60):
         scaled = rg.recurrent_backpropagation(net, x, scale * g, adjoint=solver).s
         _require(

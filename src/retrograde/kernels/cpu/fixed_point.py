@@ -79,9 +79,9 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z, re
 
 @njit(error_model="numpy", fastmath=FAST | {"reassoc"})
 def distance(u, x):
-    """|u - x| and |x|."""
+    """|u - x| and |x|; where |x| overflows, nothing is small beside it, and |u - x| is infinite too."""
     gap = size = 0.0
     for j in range(len(u)):
         gap += (u[j] - x[j]) * (u[j] - x[j])
         size += x[j] * x[j]
-    return math.sqrt(gap), math.sqrt(size)
+    return (math.sqrt(gap), math.sqrt(size)) if size < np.inf else (np.inf, 1.0)
