@@ -100,15 +100,23 @@ each_invertible = pytest.mark.parametrize("f", [NONLINEARITIES[name] for name in
 SOLVERS = {
     "FixedPoint": rg.FixedPoint(),
     "FixedPoint, damped": rg.FixedPoint(damping=0.7),
+    "Anderson": rg.Anderson(),
     "Newton": rg.Newton(),
+    "NewtonKrylov": rg.NewtonKrylov(),
+    "PseudoTransient": rg.PseudoTransient(),
+    "Homotopy": rg.Homotopy(),
     "Cascade": rg.Cascade(rg.FixedPoint(max_steps=3), rg.Newton()),
 }
 ADJOINTS = {
     "FixedPoint": rg.FixedPoint(),
     "FixedPoint, damped": rg.FixedPoint(damping=0.7),
+    "Anderson": rg.Anderson(),
     "Newton": rg.Newton(),
+    "NewtonKrylov": rg.NewtonKrylov(),
+    "PseudoTransient": rg.PseudoTransient(),
     "Direct": rg.Direct(),
     "Krylov": rg.Krylov("gmres"),
+    "Krylov, BiCGSTAB": rg.Krylov("bicgstab"),
     "Krylov, restarted": rg.Krylov("gmres", restart=4),
     "Cascade": rg.Cascade(rg.FixedPoint(max_steps=3), rg.Krylov()),
 }

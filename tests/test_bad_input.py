@@ -191,6 +191,18 @@ def test_b(call, parts):
     solver_class=(lambda input, x0: net().steady_state(input, solver=rg.Newton), "solver", "FixedPoint()"),
     adjoint_word=(lambda input, x0: net().steady_state(input, adjoint="direct"), "adjoint", "str"),
     krylov_forward=(lambda input, x0: net().steady_state(input, solver=rg.Krylov()), "solver", "affine", "Newton"),
+    neumann_forward=(
+        lambda input, x0: net().steady_state(input, solver=rg.Neumann()),
+        "solver",
+        "affine",
+        "FixedPoint",
+    ),
+    homotopy_backward=(
+        lambda input, x0: net().steady_state(input, adjoint=rg.Homotopy()).x.sum().backward(),
+        "solver",
+        "affine",
+        "gain",
+    ),
     direct_forward=(lambda input, x0: net().steady_state(input, solver=rg.Direct()), "solver", "affine", "Newton"),
 )
 def test_a_steady_state(call, parts):
@@ -310,6 +322,12 @@ def test_by_hand(call, parts):
     method=(lambda: rg.Krylov("cg"), "method", "gmres", "'cg'"),
     restart=(lambda: rg.Krylov(restart=0), "restart", "0"),
     restart_real=(lambda: rg.Krylov(restart=2.5), "restart", "integer", "2.5"),
+    memory=(lambda: rg.Anderson(memory=0), "memory", "at least 1", "0"),
+    memory_real=(lambda: rg.Anderson(memory=5.0), "memory", "integer", "5.0"),
+    terms=(lambda: rg.Neumann(terms=0), "terms", "at least 1", "0"),
+    terms_word=(lambda: rg.Neumann(terms="1"), "terms", "integer", "'1'"),
+    delta=(lambda: rg.PseudoTransient(delta=0), "delta", "greater than 0", "0"),
+    delta_infinite=(lambda: rg.PseudoTransient(delta=INF), "delta", "inf"),
     cascade_empty=(lambda: rg.Cascade(), "solvers", "none"),
     cascade_word=(lambda: rg.Cascade("newton"), "solvers", "str"),
     cascade_class=(lambda: rg.Cascade(rg.Newton), "solvers", "FixedPoint()"),

@@ -132,6 +132,119 @@ def test_gmres_finds_the_solution_in_an_invariant_subspace_and_stops():
     assert_close(solution.value, c / (1 - A.diag()))
 
 
+def test_gmres_grows_its_cycles_where_restarts_would_stagnate():
+    """J shifts round a ring: what GMRES has after fewer than n products tells nothing of the answer."""
+    n = 50
+    A = 1.1 * torch.eye(n, dtype=DTYPE).roll(1, 0)
+    c = torch.eye(n, dtype=DTYPE)[:1]
+    exact = torch.linalg.solve(torch.eye(n, dtype=DTYPE) - A, c.T).T
+    short = rg.Krylov(restart=10, max_steps=300)
+    solution = short.solve(affine(A, c), torch.zeros_like(c))
+    assert solution.status == rg.Status.CONVERGED and n <= solution.steps <= 300
+    assert_close(solution.value, exact, conditioning=50)
+
+
+def test_bicgstab_goes_on_where_it_breaks_down():
+    """I - J is skew: r is orthogonal to (I - J) r, and the method's first division is by zero."""
+    S = randn(6, 6)
+    A = torch.eye(6, dtype=DTYPE) - (S - S.T)
+    c = randn(3, 6, seed=2)
+    exact = torch.linalg.solve(torch.eye(6, dtype=DTYPE) - A, c.T).T
+    solution = rg.Krylov("bicgstab").solve(affine(A, c), torch.zeros_like(c))
+    assert (solution.status == rg.Status.CONVERGED).all()
+    assert_close(solution.value, exact, conditioning=torch.linalg.cond(torch.eye(6, dtype=DTYPE) - A))
+
+
+def test_anderson_is_gmres_where_its_memory_reaches():
+    n = 8
+    A, c = 3 * not_normal(n, norm=1), randn(4, n)  # the dynamics leave the solution
+    exact = torch.linalg.solve(torch.eye(n, dtype=DTYPE) - A, c.T).T
+    solution = rg.Anderson(memory=n).solve(affine(A, c), torch.zeros_like(c))
+    assert (solution.steps <= 2 * n + 4).all()
+    assert_close(solution.value, exact, conditioning=torch.linalg.cond(torch.eye(n, dtype=DTYPE) - A))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_anderson_does_not_know_how_large_its_problem_is(scale):
+    A, c = not_normal(20, norm=0.99), randn(3, 20)
+    one = rg.Anderson().solve(affine(A, c), torch.zeros_like(c))
+    other = rg.Anderson().solve(affine(A, scale * c), torch.zeros_like(c))
+    assert (one.steps - other.steps).abs().max() <= 2
+    powers = rg.FixedPoint().solve(affine(A, c), torch.zeros_like(c))
+    assert (one.steps < powers.steps).all()
+
+
+def test_anderson_begins_anew_where_things_get_worse():
+    """Between its two slopes, -0.9 and 0.9, what it has learnt on one side misleads on the other."""
+    f = rg.Pointwise(lambda u: 0.9 * u.abs() - 1)
+    W, b = not_normal(12, norm=1), randn(20, 12)
+    state = rg.steady_state(W, b, f, solver=rg.Anderson())
+    plain = rg.steady_state(W, b, f, solver=rg.FixedPoint())
+    assert_close(state.x, plain.x, conditioning=100)
+
+
+@pytest.mark.parametrize("terms", [1, 2, 5])
+def test_a_truncated_series_is_called_one(terms):
+    net = rg.Network(not_normal(12), b=False)
+    x, b = manufactured(net.W, net.f, 3)
+    g = randn(3, 12)
+    D = net.f.slope(x)
+    s = term = D * g
+    for _ in range(terms - 1):
+        term = D * (net.W.T @ term)
+        s = s + term
+    found = rg.recurrent_backpropagation(net, x, g, adjoint=rg.Neumann(terms=terms))  # which does not raise
+    assert_close(found.s, s, solved=False)
+    receipt = found.receipt
+    assert receipt.method == f"Neumann(terms={terms})" and (receipt.steps == terms).all()
+    assert (receipt.status == rg.Status.TRUNCATED).all() and not receipt.converged.any() and not receipt.failed.any()
+    gap = (net.adjoint_step(found.s, x, g) - found.s).norm(dim=-1) / found.s.norm(dim=-1)
+    assert_close(receipt.residual, gap.detach(), conditioning=10, solved=False)
+    exact = rg.recurrent_backpropagation(net, x, g).s
+    error = (found.s - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert (receipt.residual > 1e-6).all() and (error < 10 * receipt.error_estimate).all()
+    assert "approximation" in rg.Status.TRUNCATED.message
+    state = net.steady_state(b, adjoint=rg.Neumann(terms=terms))
+    state.x.backward(g)
+    assert (state.receipt.status == rg.Status.TRUNCATED).all()
+
+
+def test_a_series_that_ends_is_no_approximation():
+    A = torch.triu(randn(3, 3), 1)  # A³ = 0
+    c = randn(2, 3)
+    solution = rg.Neumann(terms=3).solve(affine(A, c), c)
+    assert (solution.status == rg.Status.CONVERGED).all()
+    assert (rg.Neumann(terms=2).solve(affine(A, c), c).status == rg.Status.TRUNCATED).all()
+
+
+def test_a_series_that_overflows_is_a_failure():
+    net = rg.Network(1e200 * torch.ones(1, 1, dtype=DTYPE), f="identity", b=False)
+    x = torch.zeros(1, dtype=DTYPE)
+    with pytest.raises(rg.ConvergenceError, match="1 of 1"):
+        rg.recurrent_backpropagation(net, x, torch.ones_like(x), adjoint=rg.Neumann(terms=3))
+
+
+def test_newton_krylov_asks_for_no_more_than_it_needs():
+    """Far from the solution its directions are rough; the same directions, found exactly, take more products."""
+    W, b = 0.95 * randn(60, 60) / 60**0.5, randn(4, 60, seed=1)
+    ours = rg.steady_state(W, b, solver=rg.NewtonKrylov())
+    newton = rg.steady_state(W, b, solver=rg.Newton())
+    assert_close(ours.x, newton.x, conditioning=100)
+    assert (ours.steps < 60 * newton.steps).all()  # n products each are what an exact direction takes
+
+
+def test_pseudo_transient_starts_along_the_dynamics_and_ends_as_newton():
+    A, c = not_normal(6), randn(2, 6)
+    z = randn(2, 6, seed=3)
+    solver = rg.PseudoTransient(delta=1e-5)
+    problem = affine(A, c)
+    memory = solver.start(problem, z)
+    step = problem.step(z)
+    onward, _, _ = solver.turn(problem, z, step, (step - z).norm(dim=-1), memory)
+    assert_close((onward - z) / 1e-5, step - z, within=1e-4)
+    assert (rg.PseudoTransient().solve(problem, z).steps <= 20).all()
+
+
 def test_fixed_point_takes_the_steps_that_the_theory_says():
     A, c = torch.tensor([[0.5]], dtype=DTYPE), torch.ones(1, 1, dtype=DTYPE)
     for rtol in (1e-3, 1e-6, 1e-12):  # z_k = 2 - 2^(1-k), and the residual about 2^-(k+1)
@@ -146,6 +259,16 @@ def test_damping_hides_nothing_from_the_residual():
         solution = solver.solve(affine(A, c), torch.zeros_like(c))
         assert solution.residual <= 1e-6
         assert_close(solution.value, 10 * c, conditioning=10, solver=solver)
+
+
+@pytest.mark.parametrize("plain", ["0", "1"])
+def test_beside_a_norm_that_overflows_nothing_is_small(plain, monkeypatch):
+    monkeypatch.setenv("RETROGRADE_PLAIN", plain)
+    # In float32 |x| is infinite from 1.8e19 on, and |step(x) - x| is not yet.
+    W, b, x0 = torch.tensor([[1.3]]), torch.zeros(1), torch.tensor([3e19])
+    for solver in (rg.FixedPoint(max_steps=1), rg.NewtonKrylov(max_steps=1), rg.Newton(max_steps=1)):
+        state = rg.steady_state(W, b, "identity", x0=x0, solver=solver, throw=False)
+        assert not (state.converged & (state.x.abs() > 1)).any()
 
 
 def test_a_cascade_begins_where_the_one_before_was_left():

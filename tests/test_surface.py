@@ -11,18 +11,23 @@ import retrograde as rg
 from retrograde.testing import structures
 
 NAMES = [
+    "Anderson",
     "Cascade",
     "Connectivity",
     "ConvergenceError",
     "Direct",
     "FixedPoint",
     "Gradients",
+    "Homotopy",
     "Identity",
     "Krylov",
     "Network",
+    "Neumann",
     "Newton",
+    "NewtonKrylov",
     "Nonlinearity",
     "Pointwise",
+    "PseudoTransient",
     "ReLU",
     "Receipt",
     "Recurrence",

@@ -11,7 +11,18 @@ from retrograde.network import Network
 from retrograde.nonlinearity import Identity, Nonlinearity, Pointwise, ReLU, Sigmoid, Softplus, Tanh
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError, Gradients, Receipt, Status, SteadyState, Trajectory
-from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Newton
+from retrograde.solvers import (
+    Anderson,
+    Cascade,
+    Direct,
+    FixedPoint,
+    Homotopy,
+    Krylov,
+    Neumann,
+    Newton,
+    NewtonKrylov,
+    PseudoTransient,
+)
 from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory
 

@@ -98,6 +98,7 @@ def _adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: 
         take=lambda some: _adjoint_problem(W, D[some], g[some], factors, rows[some]),
         factorise=factorise,
         iterate=kernels.adjoint_fixed_point(W, D, g),
+        tangent=lambda s: lambda v: D * (W.T @ v),
         affine=True,
     )
 
@@ -116,6 +117,7 @@ def _tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: 
         take=lambda some: _tangent_problem(W, D[some], c[some], factors, rows[some]),
         factorise=factorise,
         iterate=kernels.tangent_fixed_point(W, D, c),
+        tangent=lambda v: lambda w: D * (W @ w),
         affine=True,
     )
 
@@ -155,9 +157,7 @@ def steady_gradients(
     gradients = Gradients(
         s, kernels.outer(W, s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt
     )
-    if throw and not receipt.converged.all():
-        advice = (
-            "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or Krylov(restart=100)."
-        )
+    if throw and receipt.failed.any():
+        advice = "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or a longer Krylov()."
         raise convergence_error("adjoint of the steady state", receipt, adjoint.tolerance(x.dtype), advice, gradients)
     return gradients

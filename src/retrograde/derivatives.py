@@ -82,7 +82,7 @@ class Feedback(Rule):
             tangent=not self.transposed,
         )
         z = z.reshape(D.shape)
-        if self.throw and not receipt.converged.all():
+        if self.throw and receipt.failed.any():
             raise convergence_error(
                 f"{'adjoint' if self.transposed else 'tangent'} of the steady state",
                 receipt,

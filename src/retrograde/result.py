@@ -18,6 +18,8 @@ class Status(IntEnum):
     MAX_STEPS = 1
     DIVERGED = 2
     SINGULAR = 3
+    STALLED = 4
+    TRUNCATED = 5
 
     @property
     def message(self) -> str:
@@ -30,6 +32,8 @@ _MESSAGES = {
     Status.MAX_STEPS: "stopped at max_steps before the residual fell below the tolerance",
     Status.DIVERGED: "diverged: the iterates became infinite or NaN",
     Status.SINGULAR: "singular: I - DW has no inverse that this precision could tell",
+    Status.STALLED: "stalled: the residual has come down to what rounding allows, above the tolerance",
+    Status.TRUNCATED: "truncated as asked: an approximation, whose residual says how far it is from exact",
 }
 
 
@@ -48,6 +52,11 @@ class _Solved:
     def converged(self) -> Tensor:
         """(...,) bool."""
         return self.status == Status.CONVERGED
+
+    @property
+    def failed(self) -> Tensor:
+        """(...,) bool: neither converged, nor truncated as asked."""
+        return ~self.converged & (self.status != Status.TRUNCATED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +219,7 @@ def convergence_error(
     what: str, told: SteadyState | Receipt, tolerance: float, advice: str, result: Any
 ) -> ConvergenceError:
     """The error for a batch of which some samples failed: status, residual against tolerance, steps, what to try."""
-    failed = ~told.converged
+    failed = told.failed
     status, residual = told.status[failed], told.residual[failed]
     statuses = ", ".join(f"{int((status == code).sum())} {Status(code).message}" for code in status.unique().tolist())
     return ConvergenceError(

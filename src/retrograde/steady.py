@@ -16,18 +16,45 @@ from retrograde.connectivity import Operator, as_operator
 from retrograde.derivatives import SteadyStateRule
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients, Receipt, SteadyState, Wants, convergence_error
-from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
+from retrograde.result import Gradients, Receipt, Status, SteadyState, Wants, convergence_error
+from retrograde.solvers import (
+    Cascade,
+    FixedPoint,
+    Homotopy,
+    Newton,
+    NewtonKrylov,
+    Problem,
+    PseudoTransient,
+    Solver,
+)
 from retrograde.solvers.factors import Factors
 from retrograde.transforms import opaque, transformed, uncompiled
 
 
 def default_solver(W: Operator) -> Solver:
-    """The network's own dynamics; for a small full W, Newton where they do not settle."""
-    return _SETTLE_OR_NEWTON if is_small(W) else _SETTLE
+    """The network's own dynamics; where they do not settle, Newton's method, then what does not need luck.
+
+    Newton's method by factors for a small full W, without a matrix for any other. Of a network too large to be factored
+    no path is followed: nobody knows how long it is.
+    """
+    if is_small(W):
+        return _BY_FACTORS
+    return _BY_PRODUCTS if _is_factorable(W) else _OF_MANY
 
 
-_SETTLE, _SETTLE_OR_NEWTON = FixedPoint(), Cascade(FixedPoint(max_steps=100), Newton())
+# The last resorts factor I - DW of any structure of so few neurons: a Krylov space that solves what they ask holds as
+# many vectors, and so no fewer numbers.
+_FEW = 512
+
+
+def _is_factorable(W: Operator) -> bool:
+    return is_small(W) or W.shape[0] <= _FEW
+
+
+_PATH = Homotopy(max_steps=500)
+_BY_FACTORS = Cascade(FixedPoint(max_steps=100), Newton(max_steps=20), PseudoTransient(max_steps=50), _PATH)
+_OF_MANY = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=500), PseudoTransient(max_steps=50))
+_BY_PRODUCTS = Cascade(*_OF_MANY.solvers, _PATH)
 
 
 @uncompiled
@@ -49,7 +76,8 @@ def steady_state(
         f: the name of a nonlinearity, or a Nonlinearity.
         x0: (..., n), where to start; None is 0. No gradient reaches it: the steady state does not depend on it, only
             which of several is found.
-        solver: None for the default: FixedPoint, then for a full W of up to 1024 neurons Newton where it is needed.
+        solver: None for the default: FixedPoint, then where it is needed Newton (for a full W of up to 1024 neurons) or
+            NewtonKrylov, then PseudoTransient, then for a network small enough to be factored Homotopy.
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
             left, where there is one) for a full W of up to 1024 neurons, else GMRES.
         throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
@@ -135,19 +163,26 @@ def _solve_apart(
 
 def _check_converged(state: SteadyState, W: Operator, throw: bool) -> None:
     if throw and not state.converged.all():
-        raise convergence_error("steady state", state, state.tolerance, _advice(state.solver, W), state)
+        raise convergence_error("steady state", state, state.tolerance, _advice(state.solver, W, state.status), state)
 
 
-def _advice(solver: Solver, W: Operator) -> str:
+def _advice(solver: Solver, W: Operator, status: Tensor) -> str:
     """What was not tried yet."""
     tried = _parts(solver)
+    failed = status[status != Status.CONVERGED]
+    if (failed == Status.STALLED).all():
+        return "Try float64, or a looser rtol: this precision has no state that is steadier."
     others = []
     if not any(isinstance(each, FixedPoint) and each.damping < 1 for each in tried):
         others.append("FixedPoint(damping=0.5)")
-    if W.shape[0] <= SMALL and not any(isinstance(each, Newton) for each in tried):
-        others.append("Newton()")
+    if not any(isinstance(each, Newton) for each in tried):
+        others.append("Newton()" if W.shape[0] <= SMALL else "NewtonKrylov()")
+    if W.shape[0] <= SMALL and not any(isinstance(each, Homotopy) for each in tried):
+        others.append("Homotopy()")
+    elif (failed == Status.MAX_STEPS).any() and not others:
+        others.append("Homotopy(max_steps=5000)")
     what = f"{', '.join(others)} or another x0" if others else "another x0"
-    return f"Try {what}; a network with a large W may settle nowhere."
+    return f"Try {what}; where f is unbounded, a network with a large W may have no steady state."
 
 
 def _parts(solver: Solver) -> list[Solver]:
@@ -168,17 +203,39 @@ def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Ten
     return b, x0.detach().expand(broadcast_shapes("b and x0", b=b.shape, x0=x0.shape))
 
 
-def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor) -> Problem:
-    """What a solver sees: x = f(Wx + b), for the samples `rows` of the batch."""
+def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor, gain: Tensor | None = None) -> Problem:
+    """What a solver sees: x = f(Wx + b), for the samples `rows` of the batch; or, at a gain t, x = f(t Wx + b)."""
+    W = net.W.bind()
 
-    def factorise(x: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
-        D = net.slopes(net.step(x, b), x, b)
-        factors.put(rows, lambda: one_minus_DW(net.W.bind(), D))
+    def drive(x: Tensor) -> Tensor:
+        return W @ x + b if gain is None else gain * (W @ x) + b
+
+    def slopes(x: Tensor) -> Tensor:
+        D = net.f.slope_at(drive(x))
+        return D if gain is None else gain * D
+
+    def tangent(x: Tensor) -> Callable[[Tensor], Tensor]:
+        D = slopes(x)
+        return lambda v: D * (W @ v)
+
+    def factorise(x: Tensor, anew: bool = False, shift: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        D = slopes(x)
+
+        def matrices() -> Tensor:
+            A = one_minus_DW(W, D)
+            if shift is not None:
+                A.diagonal(dim1=-2, dim2=-1).add_(shift)
+            return A
+
+        factors.put(rows, matrices)
         return lambda r: factors.solve(rows, r)
 
     return Problem(
-        step=lambda x: net.step(x, b),
-        take=lambda some: _problem(net, b[some], factors, rows[some]),
+        step=lambda x: net.f(drive(x)),
+        take=lambda some: _problem(net, b[some], factors, rows[some], None if gain is None else gain[some]),
         factorise=factorise,
-        iterate=kernels.fixed_point(net.W.bind(), net.f, b),
+        iterate=kernels.fixed_point(W, net.f, b) if gain is None else None,
+        tangent=tangent,
+        at_gain=lambda t: _problem(net, b, factors, rows, t),
+        factorable=_is_factorable(W),
     )

@@ -171,13 +171,13 @@ def _has_outer(W: Operator) -> bool:
 # So few multiplications are done before a second thread has woken up.
 _SMALL = 2**20
 
-Iterate = Callable[[Tensor, float, float, int], tuple[Tensor, Tensor, Tensor]]
+Iterate = Callable[[Tensor, float, float, int, float], tuple[Tensor, Tensor, Tensor]]
 
 
 def fixed_point(W: Operator, f: Nonlinearity, b: Tensor) -> Iterate | None:
-    """The iteration of x = f(Wx + b) on a batch b (samples, n) as one call (x, damping, rtol, max_steps), or None.
+    """The iteration of x = f(Wx + b) on a batch b (samples, n) as one call, or None.
 
-    It answers x, the residual and the steps of each sample.
+    Called with (x, damping, rtol, max_steps, floor), it answers x, the residual and the steps of each sample.
     """
     if why_plain(W, f) is not None:
         return None
@@ -208,12 +208,13 @@ def _iterate(
     damping: float,
     rtol: float,
     max_steps: int,
+    floor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from retrograde.kernels.cpu import fixed_point, lone
 
     A, found = _matrix(W, transposed), _array(z).copy()
     (samples, n), dtype = found.shape, found.dtype.type
-    numbers = dtype(damping), rtol, torch.finfo(z.dtype).eps ** 2, max_steps
+    numbers = dtype(damping), rtol, torch.finfo(z.dtype).eps ** 2, max_steps, floor
     if _is_lone(W, samples):
         one = lone.iterate(A, _array(c)[0], _array(D).reshape(-1), kind, *numbers, _threads(), found[0])
         residual, steps = np.array(one[:1], dtype), np.array(one[1:])

@@ -1,19 +1,29 @@
 """Solvers of z = step(z), one method a file."""
 
+from retrograde.solvers.anderson import Anderson
 from retrograde.solvers.base import Iteration, Problem, Solution, Solver, relative_residual
 from retrograde.solvers.cascade import Cascade
 from retrograde.solvers.fixed_point import FixedPoint
+from retrograde.solvers.homotopy import Homotopy
 from retrograde.solvers.krylov import Krylov
+from retrograde.solvers.neumann import Neumann
 from retrograde.solvers.newton import Direct, Newton
+from retrograde.solvers.newton_krylov import NewtonKrylov
+from retrograde.solvers.pseudo_transient import PseudoTransient
 
 __all__ = [
+    "Anderson",
     "Cascade",
     "Direct",
     "FixedPoint",
+    "Homotopy",
     "Iteration",
     "Krylov",
+    "Neumann",
     "Newton",
+    "NewtonKrylov",
     "Problem",
+    "PseudoTransient",
     "Solution",
     "Solver",
     "relative_residual",

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,27 +27,47 @@ class Problem:
         step: z -> z'. A sample's z' depends on that sample alone.
         take: the problem of the samples with these indices.
         factorise: z -> the map r -> (I - J(z))⁻¹ r, J the Jacobian of step. It may give again what it found before,
-            unless told ``anew=True``.
+            unless told ``anew=True``. A problem that is `factorable` takes a ``shift`` (samples, 1) to add to I.
         affine: whether step(z) = Jz + c.
-        iterate: (z, damping, rtol, max_steps) -> z, residual, steps: the step taken until each sample's residual has
-            fallen, as one call; None where there is no kernel for it.
+        iterate: (z, damping, rtol, max_steps, floor) -> z, residual, steps: the step taken until each sample's residual
+            has fallen, or below `floor` stalled, as one call; None where there is no kernel for it.
+        tangent: z -> the map v -> J(z) v, exact. None where it is not known; an affine problem's follows from its step.
+        at_gain: t (samples, 1) -> the same problem with its feedback scaled by t, so that at t = 0 step is constant;
+            None where that makes no sense.
+        factorable: whether n is so small, and J so full, that factors of it cost less than many products.
     """
 
     step: Linear
     take: Callable[[Tensor], Problem]
     factorise: Callable[..., Linear]
     affine: bool = False
-    iterate: Callable[[Tensor, float, float, int], tuple[Tensor, Tensor, Tensor]] | None = None
+    iterate: Callable[[Tensor, float, float, int, float], tuple[Tensor, Tensor, Tensor]] | None = None
+    tangent: Callable[[Tensor], Linear] | None = None
+    at_gain: Callable[[Tensor], Problem] | None = None
+    factorable: bool = False
+
+    def linearised(self, z: Tensor) -> Linear:
+        """v -> J(z) v."""
+        if self.tangent is not None:
+            return self.tangent(z)
+        if not self.affine:
+            raise ValueError("problem: expected one with a tangent, v -> J(z) v, got None")
+        c = self.step(torch.zeros_like(z))
+        return lambda v: self.step(v) - c
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What a solver found for each sample: value (samples, n), and status, residual, steps (samples,)."""
+    """What a solver found for each sample: value (samples, n), and status, residual, steps (samples,).
+
+    `method` (samples,) counts, from 0, which solver of a `Cascade` had the last word; None where there was but one.
+    """
 
     value: Tensor
     status: Tensor
     residual: Tensor
     steps: Tensor
+    method: Tensor | None = None
 
     @classmethod
     def like(cls, z: Tensor) -> Solution:
@@ -72,6 +92,11 @@ def _norm(z: Tensor) -> Tensor:
 
 def relative_residual(step: Tensor, z: Tensor) -> Tensor:
     """|step(z) - z| / max(|z|, tiny) for each sample; tiny is eps squared, 1e-14 in float32."""
+    return torch.where(_norm(z) < torch.inf, _ratio(step, z), torch.inf)
+
+
+def _ratio(step: Tensor, z: Tensor) -> Tensor:
+    """`relative_residual`, but that it may be 0 where |z| overflows, beside which nothing is small."""
     size = _norm(z)
     return _norm(step - z) / size.clamp(min=torch.finfo(size.dtype).eps ** 2)
 
@@ -112,6 +137,9 @@ class Iteration(Solver):
     rtol: float | None = None
     max_steps: int = 1000
 
+    window: ClassVar[int] = 32
+    """How many turns are given to a residual that rounding may hold up, before they are given up."""
+
     def __post_init__(self) -> None:
         if self.rtol is not None and not 0 < check_number("rtol", self.rtol) < 1:
             raise ValueError(f"rtol: expected None or a number between 0 and 1, got {self.rtol}")
@@ -139,36 +167,48 @@ class Iteration(Solver):
         rows = torch.arange(len(z), device=z.device)
         memory = self.start(problem, z)
         steps = torch.zeros_like(solution.steps)
-        most = 0
+        mark = torch.full_like(solution.residual, torch.inf)  # the residual at the last look for a stall
+        most = turns = 0
         while len(rows):
             step = problem.step(z)
-            residual = relative_residual(step, z)
+            residual = _ratio(step, z)
             going = (residual > rtol) & (residual < torch.inf)
             if most >= self.max_steps:
                 going &= steps < self.max_steps
+            if turns and turns % self.window == 0:
+                going &= ~((residual < floor(z.dtype)) & (residual >= mark))
+                mark = residual
             if not going.all():
                 stopped = ~going
-                status = verdict(residual[stopped], rtol)
-                solution.record(rows[stopped], z[stopped], status, residual[stopped], steps[stopped])
+                last = relative_residual(step[stopped], z[stopped])
+                status = verdict(last, rtol, steps[stopped], self.max_steps)
+                solution.record(rows[stopped], z[stopped], status, last, steps[stopped])
                 left = going.nonzero()[:, 0]
                 if not len(left):
                     break
                 problem = problem.take(left)
-                rows, z, step, residual, steps, *rest = (
-                    tensor[left] for tensor in (rows, z, step, residual, steps, *memory)
+                rows, z, step, residual, steps, mark, *rest = (
+                    tensor[left] for tensor in (rows, z, step, residual, steps, mark, *memory)
                 )
                 memory = tuple(rest)
 
             z, memory, cost = self.turn(problem, z, step, residual, memory)
             steps = steps + cost
             most += int(cost.max() if isinstance(cost, Tensor) else cost)
+            turns += 1
         return solution
 
 
-def verdict(residual: Tensor, rtol: float) -> Tensor:
-    """Why samples stopped that stopped with these residuals."""
+def floor(dtype: torch.dtype) -> float:
+    """The relative residual from which on rounding may be what keeps it up: 6e-6 in float32, 2e-12 in float64."""
+    return torch.finfo(dtype).eps ** 0.75
+
+
+def verdict(residual: Tensor, rtol: float, steps: Tensor, max_steps: int) -> Tensor:
+    """Why samples stopped that stopped with these residuals after these steps: stalled, where there were steps left."""
     converged = residual <= rtol
     if converged.all():
         return residual.new_full(residual.shape, int(Status.CONVERGED), dtype=torch.int64)
-    failed = torch.where(residual.isfinite(), int(Status.MAX_STEPS), int(Status.DIVERGED))
+    failed = torch.where(steps < max_steps, int(Status.STALLED), int(Status.MAX_STEPS))
+    failed = torch.where(residual.isfinite(), failed, int(Status.DIVERGED))
     return failed.masked_fill_(converged, int(Status.CONVERGED))

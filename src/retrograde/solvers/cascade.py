@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from retrograde.result import Status
-from retrograde.solvers.base import Problem, Solution, Solver
+from retrograde.solvers.base import Problem, Solution, Solver, relative_residual
 
 
 @dataclass(frozen=True, init=False)
 class Cascade(Solver):
-    """The cheapest solver first; the samples on which it fails go on to the next, from where they were left.
+    """The cheapest solver first; the samples on which it fails, and they alone, go on to the next.
 
-    A sample that diverged starts again where the caller started.
+    They begin where they were left, or where the caller starts if the residual is smaller there. Of a sample on which
+    all fail, the answer of the smallest residual is kept. The solution's `method` counts which solver that was; those
+    before it failed.
 
     >>> from retrograde import FixedPoint, Newton
     >>> Cascade(FixedPoint(max_steps=50), Newton())
@@ -42,13 +44,26 @@ class Cascade(Solver):
     def solve(self, problem: Problem, z: Tensor) -> Solution:
         """Each solver in turn, on the samples that still need one."""
         first, *others = self.solvers
-        solution = first.solve(problem, z)
-        for solver in others:
+        found = first.solve(problem, z)
+        solution = Solution(found.value, found.status, found.residual, found.steps, torch.zeros_like(found.status))
+        at_start: Tensor | None = None
+        for index, solver in enumerate(others, start=1):
             rows = (solution.status != Status.CONVERGED).nonzero()[:, 0]
             if not len(rows):
                 break
-            diverged = (solution.status[rows] == Status.DIVERGED)[:, None]
-            start = torch.where(diverged, z[rows], solution.value[rows])
-            again = solver.solve(problem.take(rows), start)
-            solution.record(rows, again.value, again.status, again.residual, solution.steps[rows] + again.steps)
+            left = problem.take(rows)
+            if at_start is None:
+                at_start = torch.full_like(solution.residual, torch.inf)
+                at_start[rows] = relative_residual(left.step(z[rows]), z[rows])
+            better = at_start[rows] < solution.residual[rows].nan_to_num(nan=torch.inf)
+            better |= solution.status[rows] == Status.DIVERGED
+            again = solver.solve(left, torch.where(better[:, None], z[rows], solution.value[rows]))
+            solution.steps[rows] += again.steps
+            before = solution.residual[rows]
+            kept = (again.status == Status.CONVERGED) | (again.residual < before) | ~before.isfinite()
+            best = rows[kept]
+            assert solution.method is not None
+            solution.method[best] = index
+            value, status, residual = again.value[kept], again.status[kept], again.residual[kept]
+            solution.record(best, value, status, residual, solution.steps[best])
         return solution

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from retrograde.solvers.base import Iteration, Problem, Solution, check_number, verdict
+from retrograde.solvers.base import Iteration, Problem, Solution, check_number, floor, verdict
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class FixedPoint(Iteration):
         if problem.iterate is None:
             return super().solve(problem, z)
         rtol = self.tolerance(z.dtype)
-        z, residual, steps = problem.iterate(z, self.damping, rtol, self.max_steps)
-        return Solution(z, verdict(residual, rtol), residual, steps)
+        z, residual, steps = problem.iterate(z, self.damping, rtol, self.max_steps, floor(z.dtype))
+        return Solution(z, verdict(residual, rtol, steps, self.max_steps), residual, steps)
 
     def turn(
         self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class Newton(Iteration):
 
     max_steps: int = 100
 
+    window: ClassVar[int] = 8  # it converges fast, where it does
+
     def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
         """Where the line search stands: its foot, the residual there, the direction, the share of it taken."""
         size = z.new_full((len(z), 1), torch.inf)
@@ -34,21 +37,28 @@ class Newton(Iteration):
 
     def turn(
         self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...], int]:
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | int]:
         """A new direction where the last step made things better, half of the old one where it did not."""
         foot, size, direction, share = memory
         new_size = torch.linalg.vector_norm(step - z, dim=-1, keepdim=True)
         accepted = (new_size <= (1 - 1e-4 * share) * size) | (share < _SHORTEST)
         rows = accepted[:, 0].nonzero()[:, 0]
+        cost: Tensor | int = 1
         if len(rows):
-            towards = problem.take(rows).factorise(z[rows], anew=True)((step - z)[rows])
+            towards, cost_there = self.towards(problem.take(rows), z[rows], (step - z)[rows], (new_size / size)[rows])
             # Where I - J is singular, the plain step leads on.
             towards = torch.where(towards.isfinite().all(-1, keepdim=True), towards, (step - z)[rows])
             direction = direction.index_copy(0, rows, towards)
+            if isinstance(cost_there, Tensor):
+                cost = torch.ones_like(accepted[:, 0], dtype=torch.int64).index_add(0, rows, cost_there)
         foot = torch.where(accepted, z, foot)
         size = torch.where(accepted, new_size, size)
         share = torch.where(accepted, 1.0, share / 2)
-        return foot + share * direction, (foot, size, direction, share), 1
+        return foot + share * direction, (foot, size, direction, share), cost
+
+    def towards(self, problem: Problem, z: Tensor, r: Tensor, drop: Tensor) -> tuple[Tensor, Tensor | int]:
+        """(I - J)⁻¹ r, and what more than a step it cost; `drop` (samples, 1) is what became of |r| since the last."""
+        return problem.factorise(z, anew=True)(r), 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,15 @@ from numba import njit, prange
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
 from retrograde.kernels.cpu.structures import at_once, multiply, room
 
+WINDOW = 32
+
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual, steps):
+def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z, residual, steps):
     """z <- z + damping (step(z) - z), written to z (B, n), residual (B,) and steps (B,).
 
     step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D (B, n). A is Mᵀ, as `structures` has it;
-    c is (B, n).
+    c is (B, n). A residual below `floor` that has not fallen for WINDOW steps is left to rounding.
     """
     B, n = z.shape
     for thread in prange(threads):
@@ -28,12 +30,12 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual,
         most, work = at_once(A), room(A, n)
         u, x = np.empty((most, n), z.dtype), np.zeros((most, n), z.dtype)
         sample = np.full(most, -1)
-        count = np.zeros(most, np.int64)
+        count, mark = np.zeros(most, np.int64), np.zeros(most)
         lanes = 0
         while True:
             for lane in range(most):
                 if sample[lane] < 0 and waiting < end:
-                    sample[lane], count[lane] = waiting, 0
+                    sample[lane], count[lane], mark[lane] = waiting, 0, np.inf
                     x[lane] = z[waiting]
                     waiting += 1
                     lanes += 1
@@ -59,7 +61,11 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual,
                     apply(kind, now)
                 gap, size = distance(now, before)
                 r = gap / max(size, tiny)
-                if r > rtol and r < np.inf and count[lane] < max_steps:
+                stalled = False
+                if count[lane] % WINDOW == 0:
+                    stalled = r < floor and r >= mark[lane]
+                    mark[lane] = r
+                if r > rtol and r < np.inf and count[lane] < max_steps and not stalled:
                     count[lane] += 1
                     for j in range(n):
                         before[j] += damping * (now[j] - before[j])
@@ -72,9 +78,9 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z, residual,
 
 @njit(error_model="numpy", fastmath=FAST | {"reassoc"})
 def distance(u, x):
-    """|u - x| and |x|."""
+    """|u - x| and |x|; where |x| overflows, nothing is small beside it, and |u - x| is infinite too."""
     gap = size = 0.0
     for j in range(len(u)):
         gap += (u[j] - x[j]) * (u[j] - x[j])
         size += x[j] * x[j]
-    return math.sqrt(gap), math.sqrt(size)
+    return (math.sqrt(gap), math.sqrt(size)) if size < np.inf else (np.inf, 1.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from retrograde.kernels.cpu.fixed_point import distance
+from retrograde.kernels.cpu.fixed_point import WINDOW, distance
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
 from retrograde.kernels.cpu.structures import multiply_part, part_of
 
@@ -66,9 +66,9 @@ def adjoint(A, y, g, at, leak, kind, threads, s_next, l_next, s, l):
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z):
+def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z):
     """`fixed_point.iterate` for one sample: z, c and D (n,). The residual and the steps."""
-    n, steps = len(z), 0
+    n, steps, mark = len(z), 0, np.inf
     x, u = z.reshape(1, n), np.empty((1, n), z.dtype)
     while True:
         for thread in prange(threads):
@@ -82,7 +82,11 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, threads, z):
                 apply(kind, part)
         gap, size = distance(u[0], z)
         residual = gap / max(size, tiny)
-        if not (residual > rtol and residual < np.inf and steps < max_steps):
+        stalled = False
+        if steps % WINDOW == 0:
+            stalled = residual < floor and residual >= mark
+            mark = residual
+        if not (residual > rtol and residual < np.inf and steps < max_steps) or stalled:
             return residual, steps
         steps += 1
         for j in range(n):

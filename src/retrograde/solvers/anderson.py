@@ -1,0 +1,79 @@
+"""Anderson acceleration of z ← step(z)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from retrograde.solvers.base import Iteration, Problem, check_number
+
+
+@dataclass(frozen=True)
+class Anderson(Iteration):
+    """z ← step(z), extrapolated from the last few steps so that |step(z) - z| would be least if step were affine.
+
+    With r = step(z) - z and the differences ΔR, ΔZ of the last `memory` residuals and iterates,
+    z ← z + r - (ΔZ + ΔR) γ, where γ makes |r - ΔR γ| least. γ is found by QR of ΔR, each column scaled to length 1, and
+    a ridge relative to that: normal equations would square its condition, and an absolute ridge would end the
+    acceleration as r becomes small. Where the residual has grown tenfold a sample forgets its history, and goes on from
+    the plain step of the best iterate it has met. Each sample has a history of its own.
+
+    Args:
+        memory: how many differences are kept, at least 1.
+        rtol: the relative residual to reach; None takes it from the dtype.
+        max_steps: how many steps a sample may take.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    References:
+        Anderson, "Iterative procedures for nonlinear integral equations", J. ACM 12 (1965). Walker and Ni, "Anderson
+        acceleration for fixed-point iterations", SIAM J. Numer. Anal. 49 (2011).
+    """
+
+    memory: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if check_number("memory", self.memory, Integral) < 1:
+            raise ValueError(f"memory: expected an integer of at least 1, got {self.memory}")
+
+    def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
+        """Of each sample: ΔR and ΔZ, newest first; the last r and z; the best step and its |r|; how much is known."""
+        differences = z.new_zeros(len(z), self.memory, z.shape[1])
+        known = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        return differences, differences, z, z, z, z.new_full((len(z),), torch.inf), known
+
+    def turn(
+        self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...], int]:
+        """The step extrapolated; or, where the last one made things much worse, a new beginning."""
+        dR, dZ, r_before, z_before, best, least, known = memory
+        r = step - z
+        size = torch.linalg.vector_norm(r, dim=-1)
+        worse = ~(size <= 10 * least)
+        known = torch.where(worse, 0, (known + 1))
+        dR = torch.cat([(r - r_before)[:, None], dR[:, :-1]], dim=1)
+        dZ = torch.cat([(z - z_before)[:, None], dZ[:, :-1]], dim=1)
+        # Of the first turn, and of a new beginning, there are no differences yet.
+        valid = torch.arange(self.memory, device=z.device) < (known - 1)[:, None]
+        scale = torch.linalg.vector_norm(dR, dim=-1)
+        valid = valid & (scale > 0)
+        columns = torch.where(valid[..., None], dR / scale.clamp(min=torch.finfo(z.dtype).tiny)[..., None], 0)
+        ridge = torch.finfo(z.dtype).eps ** (2 / 3)
+        eye = torch.eye(self.memory, dtype=z.dtype, device=z.device)
+        ridges = torch.where(valid[..., None], ridge, 1) * eye
+        Q, R = torch.linalg.qr(torch.cat([columns.mT, ridges], dim=1))
+        right = Q[:, : z.shape[1]].mT @ r[..., None]
+        gamma = torch.linalg.solve_triangular(R, right, upper=True)[..., 0]
+        gamma = torch.where(valid, gamma / scale.clamp(min=torch.finfo(z.dtype).tiny), 0)
+        onward = step - torch.einsum("smn,sm->sn", dZ + dR, gamma)
+        better = size < least
+        best, least = torch.where(better[:, None], step, best), torch.where(better, size, least)
+        # A new beginning is measured against itself, lest a best far back hold every other up.
+        least = torch.where(worse, torch.inf, least)
+        z_next = torch.where(worse[:, None], best, onward)
+        return z_next, (dR, dZ, r, z, best, least, known), 1

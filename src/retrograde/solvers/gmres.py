@@ -1,0 +1,101 @@
+"""GMRES, one cycle of it, for a batch: each sample has a Krylov space of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from retrograde.solvers.base import Linear, Problem
+
+# A sample's space holds at most so many vectors, and numbers, however often its cycles were too short.
+_LONGEST, _LARGEST = 512, 2**24
+
+
+def longer(restart: Tensor, before: Tensor, now: Tensor, n: int) -> Tensor:
+    """The length of each sample's next cycle: twice the last where that did not bring its residual down to a tenth.
+
+    What a restart forgets is what a strongly non-normal problem needs. At a length of n nothing is forgotten.
+    """
+    most = restart.clamp(min=min(_LONGEST, max(1, _LARGEST // n)))
+    return torch.where(now > 0.1 * before, torch.minimum(2 * restart, most), restart)
+
+
+def cycle(A: Linear, r: Tensor, goal: Tensor, restart: Tensor) -> tuple[Tensor, Tensor]:
+    """The z of the Krylov space of r for which |r - Az| is least, and how many products each sample took.
+
+    A sample's space stops growing at its length `restart`, or when |r - Az| has come down to its goal, whatever the
+    others still need.
+    """
+    samples, n = r.shape
+    restart = restart.clamp(max=n)
+    m = int(restart.max())
+    beta = torch.linalg.vector_norm(r, dim=-1)
+    tiny = torch.finfo(r.dtype).tiny
+    V = r.new_zeros(min(m, 32) + 1, samples, n)  # orthonormal basis
+    R = r.new_zeros(samples, m + 1, m)  # the Hessenberg matrix, made triangular by
+    Q = torch.eye(m + 1, dtype=r.dtype, device=r.device).repeat(samples, 1, 1)  # the rotations so far
+    V[0] = r / beta.clamp(min=tiny)[:, None]
+    size = torch.zeros(samples, dtype=torch.int64, device=r.device)  # of each sample's space
+    growing = beta > goal
+    for k in range(m):
+        if not growing.any():
+            break
+        if k + 1 == len(V):
+            V = torch.cat([V, V.new_zeros(min(k + 1, m - k), samples, n)])
+        w = A(V[k])
+        basis = V[: k + 1]
+        h = r.new_zeros(samples, m + 1)
+        for _ in range(2):  # twice is enough to keep the basis orthogonal
+            along = torch.einsum("ksn,sn->sk", basis, w)
+            w = w - torch.einsum("ksn,sk->sn", basis, along)
+            h[:, : k + 1] += along
+        h[:, k + 1] = torch.linalg.vector_norm(w, dim=-1)
+        V[k + 1] = w / h[:, k + 1].clamp(min=tiny)[:, None]
+        h = (Q @ h[:, :, None])[:, :, 0]
+        a, b = h[:, k], h[:, k + 1]
+        length = torch.hypot(a, b)
+        cos = torch.where(length > 0, a / length.clamp(min=tiny), 1.0)[:, None]
+        sin = torch.where(length > 0, b / length.clamp(min=tiny), 0.0)[:, None]
+        upper, lower = Q[:, k].clone(), Q[:, k + 1].clone()
+        Q[:, k], Q[:, k + 1] = cos * upper + sin * lower, cos * lower - sin * upper
+        R[:, :k, k] = torch.where(growing[:, None], h[:, :k], 0.0)
+        R[:, k, k] = torch.where(growing & (length > 0), length, 1.0)
+        size += growing
+        growing = growing & ((beta * Q[:, k + 1, 0]).abs() > goal) & (size < restart)
+    k = int(size.max()) if samples else 0
+    used = torch.arange(k, device=r.device) < size[:, None]
+    right = torch.where(used, beta[:, None] * Q[:, :k, 0], 0.0)
+    y = torch.linalg.solve_triangular(R[:, :k, :k], right[:, :, None], upper=True)
+    return torch.einsum("ksn,sk->sn", V[:k], y[:, :, 0]), size
+
+
+def solve(problem: Problem, z: Tensor, r: Tensor, goal: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """((1 + shift) I - J(z))⁻¹ r to within a residual of `goal` (samples,), and how many products each sample took.
+
+    Cycle after cycle, until each sample is there, or a cycle of the greatest length has gained nothing.
+    """
+    found, cost = torch.zeros_like(r), torch.zeros(len(r), dtype=torch.int64, device=r.device)
+    rows = torch.arange(len(r), device=r.device)
+    restart = torch.full_like(rows, 32)
+    left = torch.linalg.vector_norm(r, dim=-1)
+    while True:
+        going = left > goal[rows]
+        if not going.all():
+            rows, restart, left, r = rows[going], restart[going], left[going], r[going]
+        if not len(rows):
+            return found, cost
+        J = problem.take(rows).linearised(z[rows])
+        scale = 1 if shift is None else 1 + shift[rows]
+
+        def A(v: Tensor, J: Linear = J, scale: Tensor | int = scale) -> Tensor:
+            return scale * v - J(v)
+
+        correction, spent = cycle(A, r, goal[rows], restart)
+        found[rows] += correction
+        cost[rows] += spent + 2
+        r = r - A(correction)
+        before, left = left, torch.linalg.vector_norm(r, dim=-1)
+        longest = restart
+        restart = longer(restart, before, left, r.shape[1])
+        stuck = (restart == longest) & ~(left < 0.5 * before)
+        left = torch.where(stuck, 0, left)  # what more there is to gain costs too much
