@@ -76,8 +76,8 @@ def cycle(A: Linear, r: Tensor, goal: Tensor, restart: Tensor) -> tuple[Tensor, 
 def solve(problem: Problem, z: Tensor, r: Tensor, goal: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """((1 + shift) I - J(z))⁻¹ r to within a residual of `goal` (samples,), and how many products each sample took.
 
-    Each cycle may be as long as memory lets it, as one that ends at its goal costs no more for that. Cycle follows cycle
-    until each sample is there, or one has gained nothing.
+    Each cycle may be as long as memory lets it: one that ends at its goal costs no more for that. Cycle follows cycle
+    until each sample is there, or one has gained little.
     """
     found, cost = torch.zeros_like(r), torch.zeros(len(r), dtype=torch.int64, device=r.device)
     rows = torch.arange(len(r), device=r.device)
