@@ -53,7 +53,7 @@ def _is_factorable(W: Operator) -> bool:
 
 _PATH = Homotopy(max_steps=500)
 _BY_FACTORS = Cascade(FixedPoint(max_steps=100), Newton(max_steps=20), PseudoTransient(max_steps=50), _PATH)
-_OF_MANY = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=500), PseudoTransient(max_steps=50))
+_OF_MANY = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=1000), PseudoTransient(max_steps=50))
 _BY_PRODUCTS = Cascade(*_OF_MANY.solvers, _PATH)
 
 

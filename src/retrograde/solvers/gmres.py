@@ -16,8 +16,12 @@ def longer(restart: Tensor, before: Tensor, now: Tensor, n: int) -> Tensor:
 
     What a restart forgets is what a strongly non-normal problem needs. At a length of n nothing is forgotten.
     """
-    most = restart.clamp(min=min(_LONGEST, max(1, _LARGEST // n)))
+    most = restart.clamp(min=_most(n))
     return torch.where(now > 0.1 * before, torch.minimum(2 * restart, most), restart)
+
+
+def _most(n: int) -> int:
+    return min(_LONGEST, max(1, _LARGEST // n))
 
 
 def cycle(A: Linear, r: Tensor, goal: Tensor, restart: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,16 +76,17 @@ def cycle(A: Linear, r: Tensor, goal: Tensor, restart: Tensor) -> tuple[Tensor, 
 def solve(problem: Problem, z: Tensor, r: Tensor, goal: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """((1 + shift) I - J(z))⁻¹ r to within a residual of `goal` (samples,), and how many products each sample took.
 
-    Cycle after cycle, until each sample is there, or a cycle of the greatest length has gained nothing.
+    Each cycle may be as long as memory lets it: one that ends at its goal costs no more for that. Cycle follows cycle
+    until each sample is there, or one has gained little.
     """
     found, cost = torch.zeros_like(r), torch.zeros(len(r), dtype=torch.int64, device=r.device)
     rows = torch.arange(len(r), device=r.device)
-    restart = torch.full_like(rows, 32)
+    restart = torch.full_like(rows, _most(r.shape[1]))
     left = torch.linalg.vector_norm(r, dim=-1)
     while True:
         going = left > goal[rows]
         if not going.all():
-            rows, restart, left, r = rows[going], restart[going], left[going], r[going]
+            rows, left, r = rows[going], left[going], r[going]
         if not len(rows):
             return found, cost
         J = problem.take(rows).linearised(z[rows])
@@ -90,12 +95,9 @@ def solve(problem: Problem, z: Tensor, r: Tensor, goal: Tensor, shift: Tensor | 
         def A(v: Tensor, J: Linear = J, scale: Tensor | int = scale) -> Tensor:
             return scale * v - J(v)
 
-        correction, spent = cycle(A, r, goal[rows], restart)
+        correction, spent = cycle(A, r, goal[rows], restart[rows])
         found[rows] += correction
         cost[rows] += spent + 2
         r = r - A(correction)
         before, left = left, torch.linalg.vector_norm(r, dim=-1)
-        longest = restart
-        restart = longer(restart, before, left, r.shape[1])
-        stuck = (restart == longest) & ~(left < 0.5 * before)
-        left = torch.where(stuck, 0, left)  # what more there is to gain costs too much
+        left = torch.where(left < 0.5 * before, left, 0)  # what more there is to gain costs too much
