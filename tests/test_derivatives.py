@@ -388,6 +388,14 @@ def test_one_factorisation_serves_every_derivative(derivative, monkeypatch):
     assert sum(counted) == 2  # one for each sample, whatever the number of right-hand sides
 
 
+def test_each_slice_of_an_ensemble_keeps_its_own_factors(monkeypatch):
+    W, b, R = torch.stack([not_normal(4, seed=seed) for seed in range(3)]), randn(2, 4), Reward(4)
+    counted, factor = [], torch.linalg.lu_factor_ex
+    monkeypatch.setattr(torch.linalg, "lu_factor_ex", lambda A: counted.append(len(A)) or factor(A))
+    vmap(lambda W: hessian(lambda b: R(rg.steady_state(W, b, adjoint=rg.Direct()).x))(b))(W)
+    assert sum(counted) == 3 * 2
+
+
 def test_a_factor_that_newton_left_serves_a_hessian_vector_product(monkeypatch):
     W, b = not_normal(4), randn(2, 4).requires_grad_()
     R = Reward(4)
