@@ -18,6 +18,7 @@ from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import EVERYTHING, Gradients, Receipt, Status, Wants, convergence_error
 from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Problem, Solver, relative_residual
 from retrograde.solvers.factors import Factors
+from retrograde.warm import Visit
 
 # Up to this many neurons a full W is factored where iteration fails.
 SMALL = 1024
@@ -46,7 +47,9 @@ def one_minus_DW(W: Operator, D: Tensor) -> Tensor:
     return torch.eye(D.shape[-1], dtype=D.dtype, device=D.device) - D[..., :, None] * W.dense()
 
 
-def solve_adjoint(W: Operator, D: Tensor, g: Tensor, solver: Solver, factors: Factors) -> tuple[Tensor, Receipt]:
+def solve_adjoint(
+    W: Operator, D: Tensor, g: Tensor, solver: Solver, factors: Factors, warm: Visit | None = None
+) -> tuple[Tensor, Receipt]:
     """s = D (Wᵀs + g) for each sample of D and g, (samples, n); `factors` are those of I - DW known so far.
 
     Each g is first scaled to about 1 by a power of two, and s scaled back: no tolerance depends on the reward's size.
@@ -55,7 +58,10 @@ def solve_adjoint(W: Operator, D: Tensor, g: Tensor, solver: Solver, factors: Fa
     scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
     g = g / scale
     problem = _adjoint_problem(W, D, g, factors, torch.arange(len(g), device=g.device))
-    solution = solver.solve(problem, D * g)
+    if warm is None:
+        solution = solver.solve(problem, D * g)
+    else:
+        solution = warm.solve_adjoint(solver, problem, D * g, torch.linalg.vector_norm(g, dim=-1, keepdim=True))
 
     s, status, residual = solution.value, solution.status, solution.residual
     none = size == 0
@@ -101,6 +107,7 @@ def steady_gradients(
     throw: bool = True,
     wants: Wants = EVERYTHING,
     state_residual: Tensor | None = None,
+    warm: Visit | None = None,
 ) -> Gradients:
     """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt.
 
@@ -113,7 +120,7 @@ def steady_gradients(
     adjoint = adjoint or default_adjoint(W)
     if state_residual is None and b is not None:
         state_residual = relative_residual(net.step(x, b), x)
-    s, receipt = solve_adjoint(W, D, g.reshape(-1, n), adjoint, factors or Factors(D))
+    s, receipt = solve_adjoint(W, D, g.reshape(-1, n), adjoint, factors or Factors(D), warm)
     s = s.reshape(x.shape)
     receipt = replace(
         receipt,

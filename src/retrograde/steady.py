@@ -18,6 +18,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
 from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
 from retrograde.solvers.factors import Factors
+from retrograde.warm import WarmStart
 
 
 def default_solver(W: Operator) -> Solver:
@@ -37,6 +38,7 @@ def steady_state(
     solver: Solver | None = None,
     adjoint: Solver | None = None,
     throw: bool = True,
+    warm: WarmStart | None = None,
 ) -> SteadyState:
     """x = f(Wx + b) for each sample, differentiable in W and b by recurrent backpropagation.
 
@@ -50,6 +52,7 @@ def steady_state(
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
             left, where there is one) for a full W of up to 1024 neurons, else GMRES.
         throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
+        warm: a WarmStart, which starts x and its adjoint from the last ones of the same samples.
 
     Returns:
         A `SteadyState`: ``x``, and for each sample ``converged``, ``residual``, ``steps``, ``status``.
@@ -73,18 +76,23 @@ def steady_state(
     for name, given in (("solver", solver), ("adjoint", adjoint)):
         if given is not None and not isinstance(given, Solver):
             raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
+    if warm is not None and not isinstance(warm, WarmStart):
+        raise TypeError(f"warm: expected a WarmStart, got {type(warm).__name__}")
     solver = solver or default_solver(net.W.bind())
 
     batch, n = x.shape[:-1], x.shape[-1]
     x, total = x.reshape(-1, n), b.detach().expand(x.shape).reshape(-1, n)
     factors = Factors(x)
     with torch.no_grad():
-        found = solver.solve(_problem(net, total, factors, torch.arange(len(x), device=x.device)), x)
+        problem = _problem(net, total, factors, torch.arange(len(x), device=x.device))
+        visit = None if warm is None else warm.visit(batch, x.device)
+        found = solver.solve(problem, x) if visit is None else visit.solve(solver, problem, x)
 
     receipts: list[Receipt] = []
 
     def gradients(net: Recurrence, x: Tensor, inputs: Inputs, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, inputs.b, g, adjoint, factors, throw, wants, found.residual.reshape(batch))
+        residual = found.residual.reshape(batch)
+        answer = steady_gradients(net, x, inputs.b, g, adjoint, factors, throw, wants, residual, visit)
         assert answer.receipt is not None
         receipts.append(answer.receipt)
         return answer
