@@ -9,6 +9,7 @@ from retrograde.result import ConvergenceError, Gradients, Receipt, Status, Stea
 from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Newton
 from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory
+from retrograde.warm import WarmStart
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "Sum",
     "Tanh",
     "Trajectory",
+    "WarmStart",
     "backpropagation_through_time",
     "recurrent_backpropagation",
     "steady_state",
