@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from retrograde import kernels
-from retrograde.adjoint import SMALL, is_small, one_minus_DW, steady_gradients
+from retrograde.adjoint import is_small, steady_gradients
 from retrograde.autograd import attach
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Operator, as_operator
@@ -18,6 +19,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
 from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
 from retrograde.solvers.factors import Factors
+from retrograde.structure import SMALL, core, factor_size, invert
 from retrograde.warm import WarmStart
 
 
@@ -82,7 +84,7 @@ def steady_state(
 
     batch, n = x.shape[:-1], x.shape[-1]
     x, total = x.reshape(-1, n), b.detach().expand(x.shape).reshape(-1, n)
-    factors = Factors(x)
+    factors = Factors(x[:, : factor_size(net.W.bind())])
     with torch.no_grad():
         problem = _problem(net, total, factors, torch.arange(len(x), device=x.device))
         visit = None if warm is None else warm.visit(batch, x.device)
@@ -146,8 +148,8 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor) -> Prob
 
     def factorise(x: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
         D = net.slopes(net.step(x, b), x, b)
-        factors.put(rows, lambda: one_minus_DW(net.W.bind(), D))
-        return lambda r: factors.solve(rows, r)
+        factors.put(rows, lambda: core(net.W.bind(), D))
+        return lambda r: invert(net.W.bind(), D, r, partial(factors.solve, rows))
 
     return Problem(
         step=lambda x: net.step(x, b),
