@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     {"checks", "nonlinearity", "result"},
     {"connectivity", "solvers"},
-    {"recurrence", "kernels", "structure", "warm"},
+    {"recurrence", "blocks", "kernels", "structure", "warm"},
     {"adjoint", "autograd", "through_time"},
     {"steady", "trajectories", "unfolding", "by_hand"},
     {"spectrum"},

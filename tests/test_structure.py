@@ -87,3 +87,171 @@ def test_a_nearly_singular_low_rank_is_still_right():
     s = rg.recurrent_backpropagation(net, randn(2, 30, seed=3), g).s
     dense = torch.linalg.solve(torch.eye(30, dtype=DTYPE) - W.dense().detach().T, g[..., None])[..., 0]
     assert_close(s.detach(), dense, conditioning=1e6)
+
+
+# --- W in levels
+
+
+def edges(post, pre, n, scale=1.0, seed=0, dtype=DTYPE):
+    weight = scale * (0.5 + randn(len(post), seed=seed).abs()) * randn(len(post), seed=seed + 1).sign()
+    return rg.Sparse.from_edges(pre, post, weight.to(dtype), n)
+
+
+def acyclic(n=60, count=200, seed=0):
+    """Connections from lower to higher numbers, the neurons then shuffled."""
+    generator = torch.Generator().manual_seed(seed)
+    ends = torch.randint(n, (2, count), generator=generator).sort(0).values
+    ends = torch.randperm(n, generator=generator)[ends[:, ends[0] != ends[1]]]
+    return edges(ends[1], ends[0], n, seed=seed)
+
+
+def modules(count=6, size=5, seed=0):
+    """Rings of neurons, each ring driving all later ones, the neurons then shuffled; some neurons on their own."""
+    generator = torch.Generator().manual_seed(seed)
+    n = count * size
+    ring = torch.arange(n)
+    within = torch.stack([ring, ring // size * size + (ring + 1) % size])
+    between = torch.randint(n, (2, 12 * n), generator=generator).sort(0).values
+    between = between[:, between[0] // size < between[1] // size]
+    ends = torch.cat([within, between], 1)[:, torch.randperm(n + between.shape[1], generator=generator)]
+    name = torch.randperm(n + 3, generator=generator)
+    W = edges(name[ends[1]], name[ends[0]], n + 3, scale=0.3, seed=seed)
+    return W
+
+
+def levels_of(W):
+    from retrograde.blocks import blocks_of
+
+    return blocks_of(W.bind())
+
+
+IN_LEVELS = {"acyclic": acyclic, "modules": modules}
+each_in_levels = pytest.mark.parametrize("make", IN_LEVELS.values(), ids=IN_LEVELS.keys())
+
+
+@each_in_levels
+def test_each_neuron_comes_after_those_that_drive_it(make):
+    W = make()
+    blocks = levels_of(W)
+    n = W.shape[0]
+    assert torch.equal(blocks.order.sort().values, torch.arange(n))
+    level = torch.empty(n, dtype=torch.long)
+    for at, each in enumerate(blocks.levels):
+        level[blocks.order[each.first : each.last]] = at
+    post, pre = W.edges
+    inside = torch.zeros(len(post), dtype=torch.bool)
+    inside[torch.cat([each.edges for each in blocks.levels])] = True
+    assert (level[post] > level[pre])[~inside].all() and (level[post] == level[pre])[inside].all()
+    M = torch.zeros(n, n, dtype=torch.float64)
+    M[post, pre] = 1
+    reach = torch.linalg.matrix_power(M + torch.eye(n), n) > 0
+    assert torch.equal(inside, reach[pre, post] & reach[post, pre])
+
+
+@each_in_levels
+@each_nonlinearity
+def test_the_state_and_the_adjoint_in_levels_are_those_of_the_dense_matrix(make, f):
+    W = make()
+    x, b = manufactured(W, f, 3)
+    b.requires_grad_()
+    R = Reward(*x.shape)
+    state = rg.Network(W, f=f, b=False).steady_state(b, x0=x + 1e-3 * randn(*x.shape, seed=7))
+    assert "Blockwise" in state.method
+    amplified = conditioning(W, f, x, b.detach())
+    assert_close(state.x, x, conditioning=amplified)
+    R(state.x).backward()
+    assert "Blockwise" in state.receipt.method
+    assert_close(b.grad, dense_adjoint(W, f, x, b.detach(), R.gradient(x)), conditioning=amplified)
+    plain = rg.Network(W, f=f, b=False).steady_state(b.detach(), x0=x, adjoint=rg.Direct())
+    assert_close(state.x, plain.x, conditioning=amplified)
+
+
+def test_what_feeds_forward_is_solved_in_one_pass():
+    W, input = acyclic(), randn(4, 60, seed=3)
+    net = rg.Network(W, f="tanh", b=False)
+    state, plain = net.steady_state(input), net.steady_state(input, solver=rg.FixedPoint())
+    state.x.sum().backward()
+    assert (state.steps == 1).all() and (state.receipt.steps == 1).all()
+    assert plain.steps.min() >= len(levels_of(W).levels) - 1
+    assert_close(state.x, plain.x)
+
+
+def test_a_long_chain_is_settled_or_else_passed_through_once():
+    """Two thousand neurons, each of which hands on what it gets: a step at a time, it takes as many steps."""
+    n = 2000
+    W = rg.Sparse.from_edges(torch.arange(n - 1), torch.arange(1, n), torch.ones(n - 1, dtype=DTYPE), n)
+    b = torch.zeros(n, dtype=DTYPE)
+    b[0] = 1.0
+    b.requires_grad_()
+    state = rg.Network(W, f="identity", b=False).steady_state(b)
+    assert_close(state.x, torch.ones(n, dtype=DTYPE))
+    state.x[-1].backward()
+    assert_close(b.grad, torch.ones(n, dtype=DTYPE))
+    assert state.steps <= 101 and state.receipt.steps <= 101
+    with pytest.raises(rg.ConvergenceError):
+        rg.Network(W, f="identity", b=False).steady_state(b, solver=rg.FixedPoint())
+
+
+def test_a_short_chain_of_weak_links_needs_no_levels():
+    n = 200
+    W = rg.Sparse.from_edges(torch.arange(n - 1), torch.arange(1, n), torch.full((n - 1,), 0.1), n)
+    state = rg.Network(W, b=False).steady_state(torch.ones(n))
+    assert state.steps < 20
+
+
+def test_levels_are_found_once_and_forgotten_with_their_structure():
+    from retrograde import blocks
+
+    W = acyclic(seed=4)
+    found = levels_of(W)
+    assert levels_of(W) is found
+    with torch.no_grad():
+        W.weight.mul_(2)
+    assert levels_of(W) is found
+    held = len(blocks._found)
+    del W, found
+    import gc
+
+    gc.collect()
+    assert len(blocks._found) < held
+
+
+def test_the_weights_are_those_of_now_and_get_their_gradient():
+    W, input = modules(), randn(4, 33, seed=3)
+    R = Reward(4, 33)
+    net = rg.Network(W, b=False)
+    net.steady_state(input)
+    with torch.no_grad():
+        W.weight.mul_(0.5)
+    R(net.steady_state(input).x).backward()
+    got = W.weight.grad
+    dense = rg.Network(W.dense().detach(), b=False)
+    R(dense.steady_state(input).x).backward()
+    post, pre = W.edges
+    assert_close(got, dense.W.weight.grad[post, pre])
+
+
+def test_no_levels_where_all_neurons_reach_each_other():
+    n = 30
+    ends = torch.randint(n, (2, 300), generator=torch.Generator().manual_seed(0))
+    assert levels_of(edges(ends[0], ends[1], n)) is None
+    assert levels_of(rg.Dense(torch.zeros(3, 3))) is None
+    assert levels_of(rg.Sparse.from_edges([], [], torch.empty(0), 3)) is None
+
+
+def test_a_level_that_fails_is_told():
+    """The second of three levels is a ReLU that doubles itself without end."""
+    W = rg.Sparse.from_edges([0, 1, 1, 0], [1, 1, 2, 2], torch.tensor([1.0, 2.0, 1.0, 1.0], dtype=DTYPE), 3)
+    net = rg.Network(W, f="relu", b=False)
+    assert levels_of(W) is not None
+    state = net.steady_state(torch.ones(3, dtype=DTYPE), throw=False)
+    assert not state.converged
+    assert net.steady_state(-torch.ones(3, dtype=DTYPE)).converged
+
+
+def test_a_batch_in_levels_is_each_of_its_samples():
+    net, input = rg.Network(modules(), b=False), randn(5, 33, seed=3)
+    whole = net.steady_state(input)
+    for k in range(5):
+        assert_close(whole.x[k], net.steady_state(input[k]).x)
+    assert net.steady_state(input[:0]).x.shape == (0, 33)

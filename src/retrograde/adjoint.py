@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from retrograde import kernels
+from retrograde.blocks import Blocks, blocks_of
 from retrograde.checks import check_finite
 from retrograde.connectivity import Dense, Operator
 from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import EVERYTHING, Gradients, Receipt, Status, Wants, convergence_error
-from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Problem, Solver, relative_residual
+from retrograde.solvers import Blockwise, Cascade, Direct, FixedPoint, Krylov, Problem, Solver, relative_residual
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, core, factor_size, invert_adjoint, is_low_rank
 from retrograde.warm import Visit
@@ -36,15 +37,23 @@ def default_adjoint(W: Operator) -> Solver:
     """
     if is_low_rank(W) and factor_size(W) <= _LOW:
         return _FACTOR_OR_SETTLE
+    blocks = blocks_of(W)
+    if blocks is not None:
+        return _BY_LEVELS if len(blocks.levels) <= FEW_LEVELS else _SETTLE_OR_BY_LEVELS
     return _SETTLE_OR_FACTOR if is_small(W) else _SETTLE_OR_SEARCH
 
 
 # Up to this rank a factorisation was never slower, for 200 to 10,000 neurons, 1 and 64 samples.
 _LOW = 64
 
+# From so many levels on, a pass over them takes longer than a few dozen steps, which may be enough.
+FEW_LEVELS = 32
+
 _FACTOR_OR_SETTLE = Cascade(Direct(), FixedPoint(), Krylov())
 _SETTLE_OR_FACTOR = Cascade(FixedPoint(max_steps=100), Direct())
 _SETTLE_OR_SEARCH = Cascade(FixedPoint(max_steps=100), Krylov(), FixedPoint())
+_BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
+_SETTLE_OR_BY_LEVELS = Cascade(FixedPoint(max_steps=100), _BY_LEVELS)
 
 
 def solve_adjoint(
@@ -87,13 +96,30 @@ def _adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: 
             factors.put(rows[wanted], lambda: core(W, D[wanted]))
         return lambda r: invert_adjoint(W, D, r, partial(factors.solve, rows))
 
+    blocks = blocks_of(W)
     return Problem(
         step=lambda s: adjoint_step(W, D, s, g),
         take=lambda some: _adjoint_problem(W, D[some], g[some], factors, rows[some]),
         factorise=factorise,
         iterate=kernels.adjoint_fixed_point(W, D, g),
         affine=True,
+        substitute=None if blocks is None else partial(_substitute, W, D, g, blocks),
     )
+
+
+def _substitute(W: Operator, D: Tensor, g: Tensor, blocks: Blocks, s: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
+    """s = D (Wᵀs + g), level by level downwards."""
+    every = torch.arange(len(s), device=s.device)
+
+    def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
+        slopes = D[:, neurons]
+        if W is None:
+            return slopes.T * drive, torch.zeros_like(every)
+        problem = _adjoint_problem(W, slopes, drive.T.contiguous(), Factors(slopes), every)
+        found = solver.solve(problem, s[:, neurons])
+        return found.value.T, found.steps
+
+    return blocks.substitute(W, g, settle, transposed=True)
 
 
 def steady_gradients(

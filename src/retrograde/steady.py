@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,25 +11,30 @@ import torch
 from torch import Tensor
 
 from retrograde import kernels
-from retrograde.adjoint import is_small, steady_gradients
+from retrograde.adjoint import FEW_LEVELS, is_small, steady_gradients
 from retrograde.autograd import attach
+from retrograde.blocks import Blocks, blocks_of
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Operator, as_operator
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
-from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
+from retrograde.solvers import Blockwise, Cascade, FixedPoint, Newton, Problem, Solver
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, core, factor_size, invert
 from retrograde.warm import WarmStart
 
 
 def default_solver(W: Operator) -> Solver:
-    """The network's own dynamics; for a small full W, Newton where they do not settle."""
+    """The network's own dynamics; for a small full W, Newton where they do not settle. A W in levels by these."""
+    blocks = blocks_of(W)
+    if blocks is not None:
+        return _BY_LEVELS if len(blocks.levels) <= FEW_LEVELS else _SETTLE_OR_BY_LEVELS
     return _SETTLE_OR_NEWTON if is_small(W) else _SETTLE
 
 
 _SETTLE, _SETTLE_OR_NEWTON = FixedPoint(), Cascade(FixedPoint(max_steps=100), Newton())
+_BY_LEVELS, _SETTLE_OR_BY_LEVELS = Blockwise(_SETTLE), Cascade(FixedPoint(max_steps=100), Blockwise(_SETTLE))
 
 
 def steady_state(
@@ -151,9 +157,25 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor) -> Prob
         factors.put(rows, lambda: core(net.W.bind(), D))
         return lambda r: invert(net.W.bind(), D, r, partial(factors.solve, rows))
 
+    blocks = blocks_of(net.W.bind())
     return Problem(
         step=lambda x: net.step(x, b),
         take=lambda some: _problem(net, b[some], factors, rows[some]),
         factorise=factorise,
         iterate=kernels.fixed_point(net.W.bind(), net.f, b),
+        substitute=None if blocks is None else partial(_substitute, net, b, blocks),
     )
+
+
+def _substitute(net: Recurrence, b: Tensor, blocks: Blocks, x: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
+    """x = f(Wx + b), level by level upwards, each from its part of x."""
+    every = torch.arange(len(x), device=x.device)
+
+    def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
+        if W is None:
+            return net.f(drive), torch.zeros_like(every)
+        part = x[:, neurons]
+        found = solver.solve(_problem(replace(net, W=W), drive.T.contiguous(), Factors(part), every), part)
+        return found.value.T, found.steps
+
+    return blocks.substitute(net.W.bind(), b, settle)

@@ -31,6 +31,8 @@ class Problem:
         affine: whether step(z) = Jz + c.
         iterate: (z, damping, rtol, max_steps) -> z, residual, steps: the step taken until each sample's residual has
             fallen, as one call; None where there is no kernel for it.
+        substitute: (z, solver) -> z, steps: part after part in the order of what depends on what, each from z by the
+            solver; None where the problem has no such order.
     """
 
     step: Linear
@@ -38,6 +40,7 @@ class Problem:
     factorise: Callable[..., Linear]
     affine: bool = False
     iterate: Callable[[Tensor, float, float, int], tuple[Tensor, Tensor, Tensor]] | None = None
+    substitute: Callable[[Tensor, Solver], tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
