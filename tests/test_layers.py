@@ -17,7 +17,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     {"checks", "nonlinearity", "result"},
     {"connectivity", "solvers"},
-    {"recurrence", "blocks", "kernels", "structure", "warm"},
+    {"blocks"},
+    {"recurrence", "kernels", "structure", "warm"},
     {"adjoint", "autograd", "through_time"},
     {"steady", "trajectories", "unfolding", "by_hand"},
     {"spectrum"},

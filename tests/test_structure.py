@@ -255,3 +255,82 @@ def test_a_batch_in_levels_is_each_of_its_samples():
     for k in range(5):
         assert_close(whole.x[k], net.steady_state(input[k]).x)
     assert net.steady_state(input[:0]).x.shape == (0, 33)
+
+
+# --- neurons whose slope is 0
+
+
+def mostly_off(W, samples, share, seed=0):
+    """Inputs under which about that share of a ReLU network is on, the same neurons in every sample."""
+    n = W.shape[0]
+    on = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: int(share * n)]
+    b = -5 - randn(samples, n, seed=seed).abs()
+    b[:, on] = 1 + randn(samples, len(on), seed=seed + 1).abs()
+    return b.to(W.weights[0].dtype)
+
+
+def random_sparse(n=200, per_neuron=20, dtype=DTYPE):
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randint(n, (2, per_neuron * n), generator=generator)
+    return rg.Sparse.from_edges(ends[0], ends[1], (0.6 / per_neuron**0.5 * randn(ends.shape[1])).to(dtype), n)
+
+
+FULL_AND_SPARSE = {"full": lambda: rg.Dense(0.6 / 200**0.5 * randn(200, 200)), "sparse": random_sparse}
+
+
+@pytest.mark.parametrize("make", FULL_AND_SPARSE.values(), ids=FULL_AND_SPARSE.keys())
+@pytest.mark.parametrize("samples", [1, 4])
+def test_the_adjoint_among_active_neurons_is_the_whole_adjoint(make, samples):
+    W = make()
+    b = mostly_off(W, samples, 0.3).requires_grad_()
+    net, R = rg.Network(W, f="relu", b=False), Reward(samples, 200)
+    answers = []
+    for adjoint in (None, rg.FixedPoint()):
+        b.grad = None
+        net.zero_grad()
+        state = net.steady_state(b, adjoint=adjoint)
+        R(state.x).backward()
+        answers.append((b.grad, W.weights[0].grad, state.receipt))
+    (part, dW, told), (whole, dW_whole, plain) = answers
+    x = state.x.detach()
+    count = int((x > 0).any(0).sum())
+    assert f"on {count} of 200 neurons" in told.method and "neurons" not in plain.method
+    assert_close(part, dense_adjoint(W, net.f, x, b.detach(), R.gradient(x)), conditioning=10)
+    assert_close(part, whole)
+    assert_close(dW, dW_whole)
+    assert torch.equal(part == 0, x == 0)
+    assert_close(told.conditioning, plain.conditioning, conditioning=10)
+
+
+@pytest.mark.parametrize("make", FULL_AND_SPARSE.values(), ids=FULL_AND_SPARSE.keys())
+def test_all_neurons_take_part_where_most_are_active_and_where_none_is(make):
+    W = make()
+    net = rg.Network(W, f="relu", b=False)
+    for b in (mostly_off(W, 2, 0.9), -5 - randn(2, 200).abs()):
+        state = net.steady_state(b)
+        state.x.sum().backward()
+        assert "neurons" not in state.receipt.method and state.receipt.converged.all()
+
+
+@pytest.mark.parametrize("inside", [[0, 3, 4, 9], [], list(range(10))], ids=str)
+def test_a_part_of_a_sparse_matrix_is_that_of_the_dense_one(inside):
+    W = random_sparse(n=10, per_neuron=4)
+    mask = torch.zeros(10, dtype=torch.bool)
+    mask[inside] = True
+    part, which = W.part(mask)
+    weight = W.weight.detach()[which]
+    assert torch.equal(part.bind(weight).dense(), W.dense().detach()[mask][:, mask])
+    if inside:
+        s = randn(3, len(inside))
+        assert_close(part.bind(weight).T @ s, s @ W.dense().detach()[mask][:, mask], solved=False)
+
+
+def test_a_warm_start_knows_neurons_that_come_and_go():
+    W = FULL_AND_SPARSE["full"]()
+    net, warm = rg.Network(W, f="relu", b=False), rg.WarmStart(memory=1)
+    for share in (0.3, 0.4, 0.9, 0.3):
+        b = mostly_off(W, 3, share)
+        for _ in range(2):
+            state = net.steady_state(b, warm=warm)
+            state.x.sum().backward()
+        assert state.receipt.steps.max() <= 1

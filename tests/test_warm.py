@@ -105,7 +105,7 @@ def test_the_state_and_the_gradient_are_those_of_a_cold_start(structure, f):
     for a, b in zip(warm_gradients, cold_gradients, strict=True):
         assert_close(a, b, conditioning=10)
     assert hot.steps.sum() < cold.steps.sum()
-    if structure != "Ring":  # whose adjoint a dead neuron ends: there is little to save
+    if structure not in ("Ring", "LowRank"):  # a dead neuron ends the one's adjoint, and the other's is found directly
         assert hot.receipt.steps.sum() < cold.receipt.steps.sum()
 
 

@@ -20,7 +20,7 @@ from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import EVERYTHING, Gradients, Receipt, Status, Wants, convergence_error
 from retrograde.solvers import Blockwise, Cascade, Direct, FixedPoint, Krylov, Problem, Solver, relative_residual
 from retrograde.solvers.factors import Factors
-from retrograde.structure import SMALL, core, factor_size, invert_adjoint, is_low_rank
+from retrograde.structure import SMALL, active_part, core, factor_size, invert_adjoint, is_low_rank
 from retrograde.warm import Visit
 
 
@@ -142,10 +142,19 @@ def steady_gradients(
     check_finite("dR/dx", g)
     n, batch = x.shape[-1], x.shape[:-1]
     D = net.slopes(x, x, b).reshape(-1, n)  # a steady state is its own step before
-    adjoint = adjoint or default_adjoint(W)
     if state_residual is None and b is not None:
         state_residual = relative_residual(net.step(x, b), x)
-    s, receipt = solve_adjoint(W, D, g.reshape(-1, n), adjoint, factors or Factors(D[:, : factor_size(W)]), warm)
+    part = active_part(W, D) if adjoint is None else None  # a solver that was asked for gets all of it
+    adjoint = adjoint or default_adjoint(W if part is None else part[1])
+    if part is None:
+        s, receipt = solve_adjoint(W, D, g.reshape(-1, n), adjoint, factors or Factors(D[:, : factor_size(W)]), warm)
+    else:
+        neurons, W_part = part
+        D_part, g_part = D[:, neurons], g.reshape(-1, n)[:, neurons]
+        warm = None if warm is None else warm.among(neurons, n)
+        s_part, receipt = solve_adjoint(W_part, D_part, g_part, adjoint, Factors(D_part), warm)
+        s = torch.zeros_like(D).index_copy_(1, neurons, s_part)
+        receipt = replace(receipt, structure=f"{len(neurons)} of {n} neurons")
     s = s.reshape(x.shape)
     receipt = replace(
         receipt,

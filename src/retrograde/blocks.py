@@ -98,6 +98,11 @@ def blocks_of(W: Operator) -> Blocks | None:
     return _found[structure][1]
 
 
+def undivided(structure: Sparse) -> None:
+    """Take it for granted that this structure has no levels: it is one of them, or not kept for long."""
+    _found[structure] = structure.columns.device, None
+
+
 def _levels(W: Sparse) -> Blocks | None:
     n, device = W.shape[0], W.columns.device
     starts, pre = W.row_starts.cpu().numpy(), W.columns.cpu().numpy()
@@ -132,7 +137,7 @@ def _levels(W: Sparse) -> Blocks | None:
         if len(edges):
             order_of_columns = torch.argsort(columns, stable=True)
             some = W.of_sorted(rows, columns, order_of_columns, W.weight.detach()[part], int(last - first))
-            _found[some] = device, None  # of these, none is below another
+            undivided(some)
         levels.append(Level(int(first), int(last), some, part))
     return Blocks(torch.from_numpy(order).to(device), levels, links(post, pre), links(pre, post), len(pre))
 

@@ -7,10 +7,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from retrograde.connectivity import Dense, LowRank, Operator, Sparse
+from retrograde.blocks import undivided
+from retrograde.connectivity import Dense, LowRank, Operator, Sparse, as_operator
 
 # Up to this many neurons, or columns of U and V, what has to be factored is.
 SMALL = 1024
+
+# Fewer neurons are not worth selecting from, nor is a larger share of them, of a full W or a sparse one.
+_WORTH, _SHARE_OF_FULL, _SHARE_OF_SPARSE = 128, 0.7, 0.5
 
 # Numbers in a piece of a product that is summed over neurons.
 _PIECE = 2**23
@@ -67,6 +71,28 @@ def invert_adjoint(W: Operator, D: Tensor, r: Tensor, solve: Solve) -> Tensor:
         return r + D * solve(W.T @ r, transposed=True)
     U, V = W.weights
     return r + D * (solve(r @ U, transposed=True) @ V.T)
+
+
+def active_part(W: Operator, D: Tensor) -> tuple[Tensor, Operator] | None:
+    """The neurons whose slope is not 0 in every sample, and the W among them; None where that is not worth while.
+
+    s = D (Wᵀs + g) is 0 at all others, exactly: they take no part in the adjoint, and get none.
+    """
+    n = W.shape[0]
+    share = _SHARE_OF_FULL if _is(W, Dense) else _SHARE_OF_SPARSE if _is(W, Sparse) else 0.0
+    if not share or n < _WORTH:
+        return None
+    active = (D != 0).any(0)
+    count = int(active.sum())
+    if not 0 < count <= share * n:
+        return None
+    neurons = active.nonzero()[:, 0]
+    (weight,) = (each.detach() for each in W.weights)
+    if not isinstance(W.structure, Sparse):
+        return neurons, as_operator(weight.index_select(0, neurons).index_select(1, neurons))
+    part, edges = W.structure.part(active)
+    undivided(part)
+    return neurons, part.bind(weight[edges])
 
 
 def _identity(like: Tensor, n: int) -> Tensor:

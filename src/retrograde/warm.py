@@ -211,6 +211,13 @@ class Visit:
 
     def __init__(self, warm: WarmStart, rows: Tensor, keyed: bool, x: _Table, s: _Table):
         self._warm, self._rows, self._keyed, self._x, self._s = warm, rows, keyed, x, s
+        self._among: tuple[Tensor, int] | None = None
+
+    def among(self, neurons: Tensor, n: int) -> Visit:
+        """The same for adjoints of which these neurons alone, of n, are solved for; all others are 0."""
+        visit = copy.copy(self)
+        visit._among = neurons, n
+        return visit
 
     def solve(self, solver: Solver, problem: Problem, cold: Tensor) -> Solution:
         """The steady states, from warm starts where there are any; audited, and remembered."""
@@ -264,11 +271,13 @@ class Visit:
         The start is a step from α times what is foretold, with the α for which that leaves the least residual: never
         more than the cold start, `drive`, does.
         """
-        self._s.make_room(drive, self._rows, exactly=not self._keyed)  # the batch may have been another since
+        neurons, n = self._among or (slice(None), drive.shape[1])
+        # There may have been another batch in between.
+        self._s.make_room(drive.new_empty(len(drive), n), self._rows, exactly=not self._keyed)
         known = self._s.visits[self._rows] > 0
         start = drive
         if known.any():
-            s = self._s.predict(self._rows) * size
+            s = self._s.predict(self._rows)[:, neurons] * size
             fed_back = problem.step(s) - drive
             change = s - fed_back
             alpha = (change * drive).sum(-1, keepdim=True) / (change * change).sum(-1, keepdim=True)
@@ -276,7 +285,9 @@ class Visit:
         found = solver.solve(problem, start)
         if known.any():
             found = replace(found, steps=found.steps + known)  # the product that found α
-        self._s.put(self._rows, found.value / size, (found.status == Status.CONVERGED) & (size[:, 0] > 0))
+        whole = drive.new_zeros(len(drive), n)
+        whole[:, neurons] = found.value / size
+        self._s.put(self._rows, whole, (found.status == Status.CONVERGED) & (size[:, 0] > 0))
         return found
 
 
