@@ -269,13 +269,13 @@ def mostly_off(W, samples, share, seed=0):
     return b.to(W.weights[0].dtype)
 
 
-def random_sparse(n=200, per_neuron=20, dtype=DTYPE):
+def random_sparse(n=300, per_neuron=20, dtype=DTYPE):
     generator = torch.Generator().manual_seed(0)
     ends = torch.randint(n, (2, per_neuron * n), generator=generator)
     return rg.Sparse.from_edges(ends[0], ends[1], (0.6 / per_neuron**0.5 * randn(ends.shape[1])).to(dtype), n)
 
 
-FULL_AND_SPARSE = {"full": lambda: rg.Dense(0.6 / 200**0.5 * randn(200, 200)), "sparse": random_sparse}
+FULL_AND_SPARSE = {"full": lambda: rg.Dense(0.6 / 300**0.5 * randn(300, 300)), "sparse": random_sparse}
 
 
 @pytest.mark.parametrize("make", FULL_AND_SPARSE.values(), ids=FULL_AND_SPARSE.keys())
@@ -283,7 +283,7 @@ FULL_AND_SPARSE = {"full": lambda: rg.Dense(0.6 / 200**0.5 * randn(200, 200)), "
 def test_the_adjoint_among_active_neurons_is_the_whole_adjoint(make, samples):
     W = make()
     b = mostly_off(W, samples, 0.3).requires_grad_()
-    net, R = rg.Network(W, f="relu", b=False), Reward(samples, 200)
+    net, R = rg.Network(W, f="relu", b=False), Reward(samples, 300)
     answers = []
     for adjoint in (None, rg.FixedPoint()):
         b.grad = None
@@ -294,7 +294,7 @@ def test_the_adjoint_among_active_neurons_is_the_whole_adjoint(make, samples):
     (part, dW, told), (whole, dW_whole, plain) = answers
     x = state.x.detach()
     count = int((x > 0).any(0).sum())
-    assert f"on {count} of 200 neurons" in told.method and "neurons" not in plain.method
+    assert f"on {count} of 300 neurons" in told.method and "neurons" not in plain.method
     assert_close(part, dense_adjoint(W, net.f, x, b.detach(), R.gradient(x)), conditioning=10)
     assert_close(part, whole)
     assert_close(dW, dW_whole)
@@ -306,7 +306,7 @@ def test_the_adjoint_among_active_neurons_is_the_whole_adjoint(make, samples):
 def test_all_neurons_take_part_where_most_are_active_and_where_none_is(make):
     W = make()
     net = rg.Network(W, f="relu", b=False)
-    for b in (mostly_off(W, 2, 0.9), -5 - randn(2, 200).abs()):
+    for b in (mostly_off(W, 2, 0.9), -5 - randn(2, 300).abs()):
         state = net.steady_state(b)
         state.x.sum().backward()
         assert "neurons" not in state.receipt.method and state.receipt.converged.all()
