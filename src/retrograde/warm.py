@@ -186,19 +186,22 @@ class _Table:
         counted = torch.arange(self.memory, device=rows.device)[:, None] <= order
         return torch.where(counted[:, :, None], differences, 0).sum(0)
 
-    def put(self, rows: Tensor, z: Tensor, good: Tensor) -> None:
+    def put(self, rows: Tensor, z: Tensor, good: Tensor, distinct: bool) -> None:
         """Remember z; forget the samples where it is not good. Of a sample that is there twice, the first is taken."""
-        order = torch.argsort(rows, stable=True)
-        first = torch.ones_like(good)
-        first[1:] = rows[order[1:]] != rows[order[:-1]]
-        order = order[first]
-        rows, z, good = rows[order], z.detach()[order], good[order]
+        if not distinct:
+            order = torch.argsort(rows, stable=True)
+            first = torch.ones_like(good)
+            first[1:] = rows[order[1:]] != rows[order[:-1]]
+            order = order[first]
+            rows, z, good = rows[order], z[order], good[order]
         before = self.differences[:, rows]
         now = torch.empty_like(before)
-        now[0] = z
+        now[0] = z.detach()
         for j in range(1, self.memory):
-            now[j] = now[j - 1] - before[j - 1]
-        self.differences[:, rows] = torch.where(good[:, None], now, 0)
+            torch.sub(now[j - 1], before[j - 1], out=now[j])
+        if not good.all():
+            now = torch.where(good[:, None], now, 0)
+        self.differences[:, rows] = now
         self.visits[rows] = torch.where(good, self.visits[rows] + 1, 0)
 
     def forget(self, rows: Tensor) -> None:
@@ -233,7 +236,7 @@ class Visit:
                 # Samples with keys take turns, so that no batch is audited as a whole.
                 due = (visits + self._keyed * self._rows) % self._warm.audit_every == 0
             self._again(solver, problem, cold, found, known & (due | (found.status != Status.CONVERGED)))
-        self._x.put(self._rows, found.value, found.status == Status.CONVERGED)
+        self._x.put(self._rows, found.value, found.status == Status.CONVERGED, not self._keyed)
         return found
 
     def _again(self, solver: Solver, problem: Problem, cold: Tensor, found: Solution, some: Tensor) -> None:
@@ -287,7 +290,7 @@ class Visit:
             found = replace(found, steps=found.steps + known)  # the product that found α
         whole = drive.new_zeros(len(drive), n)
         whole[:, neurons] = found.value / size
-        self._s.put(self._rows, whole, (found.status == Status.CONVERGED) & (size[:, 0] > 0))
+        self._s.put(self._rows, whole, (found.status == Status.CONVERGED) & (size[:, 0] > 0), not self._keyed)
         return found
 
 
