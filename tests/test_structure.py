@@ -231,6 +231,28 @@ def test_the_weights_are_those_of_now_and_get_their_gradient():
     assert_close(got, dense.W.weight.grad[post, pre])
 
 
+class Halved(torch.nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+@pytest.mark.parametrize("make", [modules, lambda: random_sparse()], ids=["levels", "active part"])
+def test_a_parametrised_weight_is_used_as_it_is_made(make):
+    from torch.nn.utils import parametrize
+
+    W = make()
+    n = W.shape[0]
+    halves = rg.Sparse.from_edges(W.edges[1], W.edges[0], W.weight.detach() / 2, n)
+    parametrize.register_parametrization(W, "weight", Halved())
+    b, grads = mostly_off(W, 2, 0.3), []
+    for each in (W, halves):
+        state = rg.Network(each, f="relu", b=False).steady_state(b)
+        state.x.sin().sum().backward()
+        assert "Blockwise" in state.receipt.method or "neurons" in state.receipt.method
+        grads.append(next(each.parameters()).grad)
+    assert_close(2 * grads[0], grads[1])
+
+
 def test_no_levels_where_all_neurons_reach_each_other():
     n = 30
     ends = torch.randint(n, (2, 300), generator=torch.Generator().manual_seed(0))

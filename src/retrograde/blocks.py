@@ -136,7 +136,7 @@ def _levels(W: Sparse) -> Blocks | None:
         some = None
         if len(edges):
             order_of_columns = torch.argsort(columns, stable=True)
-            some = W.of_sorted(rows, columns, order_of_columns, W.weight.detach()[part], int(last - first))
+            some = Sparse.of_sorted(rows, columns, order_of_columns, W.weight.detach()[part], int(last - first))
             undivided(some)
         levels.append(Level(int(first), int(last), some, part))
     return Blocks(torch.from_numpy(order).to(device), levels, links(post, pre), links(pre, post), len(pre))

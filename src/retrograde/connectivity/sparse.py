@@ -129,10 +129,10 @@ class Sparse(Connectivity):
         post = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         return post, self.columns.long()
 
-    @classmethod
-    def of_sorted(cls, post: Tensor, pre: Tensor, order: Tensor, weight: Tensor, n: int) -> Sparse:
+    @staticmethod
+    def of_sorted(post: Tensor, pre: Tensor, order: Tensor, weight: Tensor, n: int) -> Sparse:
         """Connections of n neurons sorted by post, then pre, none there twice; `order` sorts them by pre, then post."""
-        W = cls.__new__(cls)
+        W = Sparse.__new__(Sparse)
         nn.Module.__init__(W)
         W.weight = nn.Parameter(weight, requires_grad=False)
         W._lay_out(post, pre, order, (n, n))
@@ -145,7 +145,7 @@ class Sparse(Connectivity):
         which, place, number = kept.nonzero()[:, 0], kept.cumsum(0) - 1, inside.cumsum(0) - 1
         order = place[self.order[kept[self.order]]]
         n = int(inside.sum())
-        return self.of_sorted(number[post[which]], number[pre[which]], order, self.weight.detach()[which], n), which
+        return Sparse.of_sorted(number[post[which]], number[pre[which]], order, self.weight.detach()[which], n), which
 
     def product(self, x: Tensor, *weights: Tensor) -> Tensor:
         """W x, a product by rows."""
