@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -120,12 +120,10 @@ def _levels(W: Sparse) -> Blocks | None:
 
     def links(ends: np.ndarray, others: np.ndarray) -> Links:
         edges = np.nonzero(~inside)[0]
-        edges = edges[np.lexsort((others[edges], ends[edges]))]
-        begin = np.concatenate([[0], np.cumsum(np.bincount(ends[edges], minlength=n))])
-        return Links(*(torch.from_numpy(each).to(device) for each in (edges, begin, others[edges])))
+        return Links(*(torch.from_numpy(each).to(device) for each in _by_row(edges, ends[edges], others[edges], n)))
 
     within = np.nonzero(inside)[0]
-    within = within[np.lexsort((pre[within], post[within]))]
+    within, _, _ = _by_row(within, post[within], pre[within], n)
     bounds = np.concatenate([[0], np.cumsum(np.bincount(height))])
     cuts = np.searchsorted(post[within], bounds)
     levels = []
@@ -140,6 +138,13 @@ def _levels(W: Sparse) -> Blocks | None:
             undivided(some)
         levels.append(Level(int(first), int(last), some, part))
     return Blocks(torch.from_numpy(order).to(device), levels, links(post, pre), links(pre, post), len(pre))
+
+
+def _by_row(edges: np.ndarray, rows: np.ndarray, columns: np.ndarray, n: int) -> tuple[np.ndarray, ...]:
+    """The edges sorted by row, then column; where each row begins; and their columns."""
+    sorted_ = coo_matrix((edges, (rows, columns)), shape=(n, n)).tocsr()
+    sorted_.sort_indices()
+    return sorted_.data, sorted_.indptr.astype(np.int64), sorted_.indices.astype(np.int64)
 
 
 def _heights(source: np.ndarray, target: np.ndarray, count: int) -> np.ndarray:
