@@ -271,6 +271,23 @@ def test_a_level_that_fails_is_told():
     assert net.steady_state(-torch.ones(3, dtype=DTYPE)).converged
 
 
+def test_a_sample_that_fails_in_parts_is_solved_as_a_whole():
+    """z = max(2z - 1, 0) is reached from 0, and left for ever from 3, where the parts put the second sample."""
+    from retrograde.solvers import Blockwise, Problem
+
+    def problem(rows):
+        return Problem(
+            step=lambda z: torch.relu(2 * z - 1),
+            take=lambda some: problem(rows[some]),
+            factorise=None,
+            substitute=lambda z, solver: (torch.tensor([[0.0], [3.0]]), torch.tensor([1, 1])),
+        )
+
+    found = Blockwise(rg.FixedPoint(max_steps=20)).solve(problem(torch.arange(2)), torch.zeros(2, 1))
+    assert found.status.tolist() == [rg.Status.CONVERGED] * 2 and (found.value == 0).all()
+    assert found.steps.tolist() == [1, 21]
+
+
 def test_a_batch_in_levels_is_each_of_its_samples():
     net, input = rg.Network(modules(), b=False), randn(5, 33, seed=3)
     whole = net.steady_state(input)
