@@ -56,9 +56,11 @@ def steady_state(
         f: the name of a nonlinearity, or a Nonlinearity.
         x0: (..., n), where to start; None is 0. No gradient reaches it: the steady state does not depend on it, only
             which of several is found.
-        solver: None for the default: FixedPoint, then for a full W of up to 1024 neurons Newton where it is needed.
+        solver: None for the default: FixedPoint, then for a full W of up to 1024 neurons, or a W of up to that rank,
+            Newton where it is needed. A sparse W in which most connections lead one way is solved level by level.
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
-            left, where there is one) for a full W of up to 1024 neurons, else GMRES.
+            left, where there is one) for such a W, else GMRES; up to rank 64 the factorisation at once; level by level
+            likewise. Neurons of slope 0 are left out where they are many.
         throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
         warm: a WarmStart, which starts x and its adjoint from the last ones of the same samples.
 
