@@ -166,8 +166,8 @@ def test_newton_takes_few_steps_on_a_strongly_nonlinear_problem():
     assert (state.steps <= 10).all()  # it converges quadratically, so its slopes are those at Wx + b
 
 
-@pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "Dense"])
-def test_by_default_nothing_but_a_full_W_is_factored(structure):
+@pytest.mark.parametrize("structure", [name for name in STRUCTURES if name not in ("Dense", "LowRank")])
+def test_by_default_nothing_but_a_full_W_or_one_of_low_rank_is_factored(structure):
     state = rg.Network(STRUCTURES[structure]()).steady_state(randn(12))
     state.x.sum().backward()
     assert "Newton(" not in state.method and "Direct" not in state.receipt.method

@@ -25,6 +25,7 @@ from retrograde.solvers import (
 )
 from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory
+from retrograde.warm import WarmStart
 
 __version__ = "0.1.0"
 

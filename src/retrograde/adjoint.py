@@ -7,43 +7,53 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from retrograde import kernels
+from retrograde.blocks import Blocks, blocks_of
 from retrograde.checks import check_finite
 from retrograde.connectivity import Dense, Operator
 from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import EVERYTHING, Gradients, Receipt, Status, Wants, convergence_error
-from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Problem, Solver, relative_residual
+from retrograde.solvers import Blockwise, Cascade, Direct, FixedPoint, Krylov, Problem, Solver, relative_residual
 from retrograde.solvers.factors import Factors
-
-# Up to this many neurons a full W is factored where iteration fails.
-SMALL = 1024
+from retrograde.structure import SMALL, active_part, core, factor_size, invert, invert_adjoint, is_low_rank
+from retrograde.warm import Visit
 
 
 def is_small(W: Operator) -> bool:
-    """Whether the default solvers may factor I - DW: never for a W that is not a full matrix anyway."""
-    return isinstance(W.structure, Dense) and W.shape[0] <= SMALL
+    """Whether the default solvers may factor I - DW: of a small full matrix, or one of low rank."""
+    return (isinstance(W.structure, Dense) or is_low_rank(W)) and factor_size(W) <= SMALL
 
 
 def default_adjoint(W: Operator) -> Solver:
     """The network's own dynamics first; where they do not converge, a factorisation for a small full W.
 
     For any other W, GMRES, and then the dynamics again: what passes along a chain of neurons arrives after as many
-    steps, which a restarted GMRES may not see.
+    steps, which a restarted GMRES may not see. Of a low rank, the factorisation is the cheapest, and comes first.
     """
+    if is_low_rank(W) and factor_size(W) <= _LOW:
+        return _FACTOR_OR_SETTLE
+    blocks = blocks_of(W)
+    if blocks is not None:
+        return _BY_LEVELS if len(blocks.levels) <= FEW_LEVELS else _SETTLE_OR_BY_LEVELS
     return _SETTLE_OR_FACTOR if is_small(W) else _SETTLE_OR_SEARCH
 
 
+# Up to this rank a factorisation was never slower, for 200 to 10,000 neurons, 1 and 64 samples.
+_LOW = 64
+
+# From so many levels on, a pass over them takes longer than a few dozen steps, which may be enough.
+FEW_LEVELS = 32
+
+_FACTOR_OR_SETTLE = Cascade(Direct(), FixedPoint(), Krylov())
 _SETTLE_OR_FACTOR = Cascade(FixedPoint(max_steps=100), Direct())
 _SETTLE_OR_SEARCH = Cascade(FixedPoint(max_steps=100), Krylov(), FixedPoint())
-
-
-def one_minus_DW(W: Operator, D: Tensor) -> Tensor:
-    """I - DW for each sample of D (samples, n): (samples, n, n)."""
-    return torch.eye(D.shape[-1], dtype=D.dtype, device=D.device) - D[..., :, None] * W.dense()
+_BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
+_SETTLE_OR_BY_LEVELS = Cascade(FixedPoint(max_steps=100), _BY_LEVELS)
 
 
 def solve_adjoint(
@@ -54,6 +64,7 @@ def solve_adjoint(
     factors: Factors,
     rows: Tensor | None = None,
     tangent: bool = False,
+    warm: Visit | None = None,
 ) -> tuple[Tensor, Receipt]:
     """s = D (Wᵀs + g) for each sample of D and g, (samples, n); `factors` are those of I - DW known so far.
 
@@ -66,7 +77,10 @@ def solve_adjoint(
     g = g / scale
     rows = torch.arange(len(g), device=g.device) if rows is None else rows
     problem = (_tangent_problem if tangent else _adjoint_problem)(W, D, g, factors, rows)
-    solution = solver.solve(problem, D * g)
+    if warm is None:
+        solution = solver.solve(problem, D * g)
+    else:
+        solution = warm.solve_adjoint(solver, problem, D * g, torch.linalg.vector_norm(g, dim=-1, keepdim=True))
 
     s, status, residual = solution.value, solution.status, solution.residual
     none = size == 0
@@ -89,10 +103,10 @@ def _adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: 
     def factorise(s: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
         wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
         if len(wanted):
-            factors.put(rows[wanted], lambda: one_minus_DW(W, D[wanted]))
-        # (I - DWᵀ)⁻¹ r = r + D (I - WᵀD)⁻¹ Wᵀr, and I - WᵀD is the transpose of the forward solve's I - DW.
-        return lambda r: r + D * factors.solve(rows, W.T @ r, transposed=True)
+            factors.put(rows[wanted], lambda: core(W, D[wanted]))
+        return lambda r: invert_adjoint(W, D, r, partial(factors.solve, rows))
 
+    blocks = blocks_of(W)
     return Problem(
         step=lambda s: adjoint_step(W, D, s, g),
         take=lambda some: _adjoint_problem(W, D[some], g[some], factors, rows[some]),
@@ -100,6 +114,7 @@ def _adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: 
         iterate=kernels.adjoint_fixed_point(W, D, g),
         tangent=lambda s: lambda v: D * (W.T @ v),
         affine=True,
+        substitute=None if blocks is None else partial(_substitute, W, D, g, blocks),
     )
 
 
@@ -109,8 +124,8 @@ def _tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: 
     def factorise(v: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
         wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
         if len(wanted):
-            factors.put(rows[wanted], lambda: one_minus_DW(W, D[wanted]))
-        return lambda r: factors.solve(rows, r)
+            factors.put(rows[wanted], lambda: core(W, D[wanted]))
+        return lambda r: invert(W, D, r, partial(factors.solve, rows))
 
     return Problem(
         step=lambda v: D * (W @ v + c),
@@ -120,6 +135,21 @@ def _tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: 
         tangent=lambda v: lambda w: D * (W @ w),
         affine=True,
     )
+
+
+def _substitute(W: Operator, D: Tensor, g: Tensor, blocks: Blocks, s: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
+    """s = D (Wᵀs + g), level by level downwards."""
+    every = torch.arange(len(s), device=s.device)
+
+    def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
+        slopes = D[:, neurons]
+        if W is None:
+            return slopes.T * drive, torch.zeros_like(every)
+        problem = _adjoint_problem(W, slopes, drive.T.contiguous(), Factors(slopes), every)
+        found = solver.solve(problem, s[:, neurons])
+        return found.value.T, found.steps
+
+    return blocks.substitute(W, g, settle, transposed=True)
 
 
 def steady_gradients(
@@ -132,6 +162,7 @@ def steady_gradients(
     throw: bool = True,
     wants: Wants = EVERYTHING,
     state_residual: Tensor | None = None,
+    warm: Visit | None = None,
 ) -> Gradients:
     """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt.
 
@@ -141,10 +172,21 @@ def steady_gradients(
     check_finite("dR/dx", g)
     n, batch = x.shape[-1], x.shape[:-1]
     D = net.slopes(x, x, b).reshape(-1, n)  # a steady state is its own step before
-    adjoint = adjoint or default_adjoint(W)
     if state_residual is None and b is not None:
         state_residual = relative_residual(net.step(x, b), x)
-    s, receipt = solve_adjoint(W, D, g.reshape(-1, n), adjoint, factors or Factors(D))
+    part = active_part(W, D) if adjoint is None else None  # a solver that was asked for gets all of it
+    adjoint = adjoint or default_adjoint(W if part is None else part[1])
+    if part is None:
+        s, receipt = solve_adjoint(
+            W, D, g.reshape(-1, n), adjoint, factors or Factors(D[:, : factor_size(W)]), warm=warm
+        )
+    else:
+        neurons, W_part = part
+        D_part, g_part = D[:, neurons], g.reshape(-1, n)[:, neurons]
+        warm = None if warm is None else warm.among(neurons, n)
+        s_part, receipt = solve_adjoint(W_part, D_part, g_part, adjoint, Factors(D_part), warm=warm)
+        s = torch.zeros_like(D).index_copy_(1, neurons, s_part)
+        receipt = replace(receipt, structure=f"{len(neurons)} of {n} neurons")
     s = s.reshape(x.shape)
     receipt = replace(
         receipt,

@@ -43,6 +43,8 @@ class Feedback(Rule):
 
     def __call__(self, rows: Tensor | None, D: Tensor, c: Tensor, *weights: Tensor) -> Tensor:
         """z, (..., n), differentiable."""
+        if rows is None and transformed():  # a batch of backwards asks for each sample more than once
+            rows = torch.arange(D.shape[:-1].numel(), device=D.device).reshape(D.shape[:-1])
         (z,) = opaque(self._solve, (rows, D, c), weights)
         return attach(z, self, (rows, D, c, *weights))
 

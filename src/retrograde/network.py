@@ -19,6 +19,7 @@ from retrograde.steady import steady_state
 from retrograde.trajectories import hold_leak, run
 from retrograde.transforms import uncompiled
 from retrograde.unfolding import Layer, Unfolded
+from retrograde.warm import WarmStart
 
 
 class Network(nn.Module):
@@ -95,6 +96,7 @@ class Network(nn.Module):
         solver: Solver | None = None,
         adjoint: Solver | None = None,
         throw: bool = True,
+        warm: WarmStart | None = None,
     ) -> SteadyState:
         """x = f(Wx + b + input) for each sample; R(x).backward() is recurrent backpropagation.
 
@@ -104,12 +106,14 @@ class Network(nn.Module):
             solver: None, or a solver such as ``FixedPoint(damping=0.5)`` or ``Newton()``.
             adjoint: None, or the solver of the backward, such as ``Direct()`` or ``Krylov()``.
             throw: whether a sample that fails raises. See `retrograde.steady_state` for all of this.
+            warm: a WarmStart, which starts x and its adjoint from the last ones of the same samples.
 
         Raises:
             ValueError, TypeError: an argument of the wrong shape or dtype, or not finite.
             ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
         """
-        return steady_state(self.W, self.total(input), self.f, x0=x0, solver=solver, adjoint=adjoint, throw=throw)
+        total = self.total(input)
+        return steady_state(self.W, total, self.f, x0=x0, solver=solver, adjoint=adjoint, throw=throw, warm=warm)
 
     def input_for(self, x: Tensor) -> Tensor:
         """The one input for which x, (..., n), is a steady state: f⁻¹(x) - Wx - b.

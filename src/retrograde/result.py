@@ -42,11 +42,12 @@ class _Solved:
 
     solver: Any
     status: Tensor
+    structure: str = ""
 
     @property
     def method(self) -> str:
-        """The solver, in a line."""
-        return repr(self.solver)
+        """The solver, in a line, and what it was given to solve if that was not all."""
+        return f"{self.solver!r} on {self.structure}" if self.structure else repr(self.solver)
 
     @property
     def converged(self) -> Tensor:
@@ -70,6 +71,7 @@ class Receipt(_Solved):
         steps: (...,) how often the adjoint step was taken.
         state_residual: (...,) |f(Wx + b) - x| / |x| of the state the gradient was taken at; None where b was not given.
         conditioning: (...,) |s| / |Dg|, a lower bound on the norm of (I - DWᵀ)⁻¹, which amplifies every residual.
+        structure: which neurons alone the solver was given, if not all: those whose slope is not 0.
     """
 
     solver: Any
@@ -78,6 +80,7 @@ class Receipt(_Solved):
     steps: Tensor
     state_residual: Tensor | None
     conditioning: Tensor
+    structure: str = ""
 
     @property
     def error_estimate(self) -> Tensor:

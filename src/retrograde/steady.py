@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from retrograde import kernels
-from retrograde.adjoint import SMALL, is_small, one_minus_DW, steady_gradients
+from retrograde.adjoint import FEW_LEVELS, is_small, steady_gradients
 from retrograde.autograd import attach
+from retrograde.blocks import Blocks, blocks_of
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Operator, as_operator
 from retrograde.derivatives import SteadyStateRule
@@ -18,6 +21,7 @@ from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Receipt, Status, SteadyState, Wants, convergence_error
 from retrograde.solvers import (
+    Blockwise,
     Cascade,
     FixedPoint,
     Homotopy,
@@ -28,18 +32,23 @@ from retrograde.solvers import (
     Solver,
 )
 from retrograde.solvers.factors import Factors
+from retrograde.structure import SMALL, core, factor_size, invert
 from retrograde.transforms import opaque, transformed, uncompiled
+from retrograde.warm import Visit, WarmStart
 
 
 def default_solver(W: Operator) -> Solver:
     """The network's own dynamics; where they do not settle, Newton's method, then what does not need luck.
 
-    Newton's method by factors for a small full W, without a matrix for any other. Of a network too large to be factored
-    no path is followed: nobody knows how long it is.
+    Newton's method by factors for a small full W or one of low rank, without a matrix for any other. Of a network too
+    large to be factored no path is followed: nobody knows how long it is. A W in levels is solved by these.
     """
-    if is_small(W):
-        return _BY_FACTORS
-    return _BY_PRODUCTS if _is_factorable(W) else _OF_MANY
+    settle = _BY_FACTORS if is_small(W) else _BY_PRODUCTS if _is_factorable(W) else _OF_MANY
+    blocks = blocks_of(W)
+    if blocks is None:
+        return settle
+    by_levels = Blockwise(settle)
+    return by_levels if len(blocks.levels) <= FEW_LEVELS else Cascade(FixedPoint(max_steps=100), by_levels)
 
 
 # The last resorts factor I - DW of any structure of so few neurons: a Krylov space that solves what they ask holds as
@@ -67,6 +76,7 @@ def steady_state(
     solver: Solver | None = None,
     adjoint: Solver | None = None,
     throw: bool = True,
+    warm: WarmStart | None = None,
 ) -> SteadyState:
     """x = f(Wx + b) for each sample, differentiable in W and b by recurrent backpropagation.
 
@@ -76,11 +86,14 @@ def steady_state(
         f: the name of a nonlinearity, or a Nonlinearity.
         x0: (..., n), where to start; None is 0. No gradient reaches it: the steady state does not depend on it, only
             which of several is found.
-        solver: None for the default: FixedPoint, then where it is needed Newton (for a full W of up to 1024 neurons) or
-            NewtonKrylov, then PseudoTransient, then for a network small enough to be factored Homotopy.
+        solver: None for the default: FixedPoint, then where it is needed Newton (for a full W of up to 1024 neurons,
+            or a W of up to that rank) or NewtonKrylov, then PseudoTransient, then for a network small enough to be
+            factored Homotopy. A sparse W in which most connections lead one way is solved level by level.
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
-            left, where there is one) for a full W of up to 1024 neurons, else GMRES.
+            left, where there is one) for such a W, else GMRES; up to rank 64 the factorisation at once; level by level
+            likewise. Neurons of slope 0 are left out where they are many.
         throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
+        warm: a WarmStart, which starts x and its adjoint from the last ones of the same samples.
 
     Returns:
         A `SteadyState`: ``x``, and for each sample ``converged``, ``residual``, ``steps``, ``status``.
@@ -104,24 +117,29 @@ def steady_state(
     for name, given in (("solver", solver), ("adjoint", adjoint)):
         if given is not None and not isinstance(given, Solver):
             raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
+    if warm is not None and not isinstance(warm, WarmStart):
+        raise TypeError(f"warm: expected a WarmStart, got {type(warm).__name__}")
     W = net.W.bind()
     solver = solver or default_solver(W)
 
     batch, n = x.shape[:-1], x.shape[-1]
-    rows = known = None
+    rows = known = visit = None
     if transformed():
-        factors = Factors(torch.empty(0, n, dtype=W.like.dtype, device=W.like.device))
+        if warm is not None:
+            raise ValueError("warm: expected None under the transforms of torch.func, which have no memory")
+        factors = Factors(torch.empty(0, factor_size(W), dtype=W.like.dtype, device=W.like.device))
         x, status, residual, steps, rows = _solve_apart(net, b, x, solver, factors, throw)
     else:
-        factors, numbers = Factors(x.reshape(-1, n)), torch.arange(batch.numel(), device=x.device)
+        visit = None if warm is None else warm.visit(batch, x.device)
+        factors, numbers = Factors(x.reshape(-1, n)[:, : factor_size(W)]), torch.arange(batch.numel(), device=x.device)
         with torch.no_grad():
-            x, status, residual, steps = _solve(net, b.detach().expand(x.shape), x, solver, factors, numbers)
+            x, status, residual, steps = _solve(net, b.detach().expand(x.shape), x, solver, factors, numbers, visit)
         known = residual
 
     receipts: list[Receipt] = []
 
     def gradients(net: Recurrence, x: Tensor, b: Tensor | None, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known)
+        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known, visit)
         assert answer.receipt is not None
         receipts.append(answer.receipt)
         return answer
@@ -135,11 +153,18 @@ def steady_state(
 
 
 def _solve(
-    net: Recurrence, b: Tensor, x: Tensor, solver: Solver, factors: Factors, rows: Tensor
+    net: Recurrence,
+    b: Tensor,
+    x: Tensor,
+    solver: Solver,
+    factors: Factors,
+    rows: Tensor,
+    visit: Visit | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, status, residual and steps; `rows` are the numbers of the samples in `factors`."""
     batch, n = x.shape[:-1], x.shape[-1]
-    found = solver.solve(_problem(net, b.reshape(-1, n), factors, rows), x.reshape(-1, n))
+    problem, x_rows = _problem(net, b.reshape(-1, n), factors, rows), x.reshape(-1, n)
+    found = solver.solve(problem, x_rows) if visit is None else visit.solve(solver, problem, x_rows)
     told = found.status.reshape(batch), found.residual.reshape(batch), found.steps.reshape(batch)
     return found.value.reshape(x.shape), *told
 
@@ -186,7 +211,8 @@ def _advice(solver: Solver, W: Operator, status: Tensor) -> str:
 
 
 def _parts(solver: Solver) -> list[Solver]:
-    return [part for each in solver.solvers for part in _parts(each)] if isinstance(solver, Cascade) else [solver]
+    parts = solver.solvers if isinstance(solver, Cascade) else (solver.solver,) if isinstance(solver, Blockwise) else ()
+    return [part for each in parts for part in _parts(each)] or [solver]
 
 
 def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -219,17 +245,12 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor, gain: T
         return lambda v: D * (W @ v)
 
     def factorise(x: Tensor, anew: bool = False, shift: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        D = slopes(x)
+        D, scale = slopes(x), 1 if shift is None else 1 + shift
+        # (1 + shift) I - DW is (1 + shift) times I - DW with other slopes.
+        factors.put(rows, lambda: core(W, D / scale))
+        return lambda r: invert(W, D / scale, r / scale, partial(factors.solve, rows))
 
-        def matrices() -> Tensor:
-            A = one_minus_DW(W, D)
-            if shift is not None:
-                A.diagonal(dim1=-2, dim2=-1).add_(shift)
-            return A
-
-        factors.put(rows, matrices)
-        return lambda r: factors.solve(rows, r)
-
+    blocks = blocks_of(W) if gain is None else None
     return Problem(
         step=lambda x: net.f(drive(x)),
         take=lambda some: _problem(net, b[some], factors, rows[some], None if gain is None else gain[some]),
@@ -238,4 +259,19 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor, gain: T
         tangent=tangent,
         at_gain=lambda t: _problem(net, b, factors, rows, t),
         factorable=_is_factorable(W),
+        substitute=None if blocks is None else partial(_substitute, net, b, blocks),
     )
+
+
+def _substitute(net: Recurrence, b: Tensor, blocks: Blocks, x: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
+    """x = f(Wx + b), level by level upwards, each from its part of x."""
+    every = torch.arange(len(x), device=x.device)
+
+    def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
+        if W is None:
+            return net.f(drive), torch.zeros_like(every)
+        part = x[:, neurons]
+        found = solver.solve(_problem(replace(net, W=W), drive.T.contiguous(), Factors(part), every), part)
+        return found.value.T, found.steps
+
+    return blocks.substitute(net.W.bind(), b, settle)

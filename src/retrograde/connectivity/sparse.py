@@ -104,9 +104,11 @@ class Sparse(Connectivity):
         keys, place = torch.unique(post * shape[1] + pre, return_inverse=True)
         self.weight = nn.Parameter(weight.detach().new_zeros(len(keys)).index_add_(0, place, weight.detach()))
         rows, columns = keys // max(shape[1], 1), keys % max(shape[1], 1)
-        # The same connections sorted by column, then row: the rows of Wᵀ. `order` takes weights from one to the other.
-        order = torch.argsort(columns, stable=True)
-        index = torch.int32 if max(len(keys), *shape) < 2**31 else torch.int64
+        self._lay_out(rows, columns, torch.argsort(columns, stable=True), shape)
+
+    def _lay_out(self, rows: Tensor, columns: Tensor, order: Tensor, shape: tuple[int, int]) -> None:
+        # `order` sorts the same connections by column, then row: the rows of Wᵀ.
+        index = torch.int32 if max(len(rows), *shape) < 2**31 else torch.int64
         self._shape = shape
         self.register_buffer("row_starts", _starts(rows, shape[0]).to(index), persistent=False)
         self.register_buffer("columns", columns.to(index), persistent=False)
@@ -130,6 +132,24 @@ class Sparse(Connectivity):
         counts = self.row_starts.diff().long()
         post = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         return post, self.columns.long()
+
+    @staticmethod
+    def of_sorted(post: Tensor, pre: Tensor, order: Tensor, weight: Tensor, n: int) -> Sparse:
+        """Connections of n neurons sorted by post, then pre, none there twice; `order` sorts them by pre, then post."""
+        W = Sparse.__new__(Sparse)
+        nn.Module.__init__(W)
+        W.weight = nn.Parameter(weight, requires_grad=False)
+        W._lay_out(post, pre, order, (n, n))
+        return W
+
+    def part(self, inside: Tensor) -> tuple[Sparse, Tensor]:
+        """The connections among the neurons that `inside`, (n,) bool, marks, numbered anew; and which they are."""
+        post, pre = self.edges
+        kept = inside[post] & inside[pre]
+        which, place, number = kept.nonzero()[:, 0], kept.cumsum(0) - 1, inside.cumsum(0) - 1
+        order = place[self.order[kept[self.order]]]
+        n = int(inside.sum())
+        return Sparse.of_sorted(number[post[which]], number[pre[which]], order, self.weight.detach()[which], n), which
 
     def product(self, x: Tensor, *weights: Tensor) -> Tensor:
         """W x, a product by rows."""

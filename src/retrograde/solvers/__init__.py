@@ -2,6 +2,7 @@
 
 from retrograde.solvers.anderson import Anderson
 from retrograde.solvers.base import Iteration, Problem, Solution, Solver, relative_residual
+from retrograde.solvers.blockwise import Blockwise
 from retrograde.solvers.cascade import Cascade
 from retrograde.solvers.fixed_point import FixedPoint
 from retrograde.solvers.homotopy import Homotopy
@@ -13,6 +14,7 @@ from retrograde.solvers.pseudo_transient import PseudoTransient
 
 __all__ = [
     "Anderson",
+    "Blockwise",
     "Cascade",
     "Direct",
     "FixedPoint",

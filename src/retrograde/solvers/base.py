@@ -35,6 +35,8 @@ class Problem:
         at_gain: t (samples, 1) -> the same problem with its feedback scaled by t, so that at t = 0 step is constant;
             None where that makes no sense.
         factorable: whether n is so small, and J so full, that factors of it cost less than many products.
+        substitute: (z, solver) -> z, steps: part after part in the order of what depends on what, each from z by the
+            solver; None where the problem has no such order.
     """
 
     step: Linear
@@ -45,6 +47,7 @@ class Problem:
     tangent: Callable[[Tensor], Linear] | None = None
     at_gain: Callable[[Tensor], Problem] | None = None
     factorable: bool = False
+    substitute: Callable[[Tensor, Solver], tuple[Tensor, Tensor]] | None = None
 
     def linearised(self, z: Tensor) -> Linear:
         """v -> J(z) v."""
