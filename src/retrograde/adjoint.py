@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from retrograde import kernels
+from retrograde.accuracy import Evidence
 from retrograde.checks import check_finite
 from retrograde.connectivity import Dense, Operator
 from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import EVERYTHING, Gradients, Receipt, Status, Wants, convergence_error
 from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Problem, Solver, relative_residual
 from retrograde.solvers.factors import Factors
+from retrograde.targeting import FIRST, refine, with_rtol
 
 # Up to this many neurons a full W is factored where iteration fails.
 SMALL = 1024
@@ -101,16 +103,20 @@ def steady_gradients(
     throw: bool = True,
     wants: Wants = EVERYTHING,
     state_residual: Tensor | None = None,
+    grad_rtol: float | None = None,
 ) -> Gradients:
     """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt.
 
     How steady x is, `state_residual` (...,), goes into the receipt; where it is not known it is found from b.
+    `grad_rtol` is the relative error that s xᵀ may have.
     """
     W = net.W.bind()
     check_finite("dR/dx", g)
     n, batch = x.shape[-1], x.shape[:-1]
     D = net.slopes(x, x, b).reshape(-1, n)  # a steady state is its own step before
     adjoint = adjoint or default_adjoint(W)
+    if grad_rtol is not None:
+        adjoint = with_rtol(adjoint, FIRST * grad_rtol, x.dtype)
     if state_residual is None and b is not None:
         state_residual = relative_residual(net.step(x, b), x)
     s, receipt = solve_adjoint(W, D, g.reshape(-1, n), adjoint, factors or Factors(D))
@@ -122,7 +128,10 @@ def steady_gradients(
         steps=receipt.steps.reshape(batch),
         conditioning=receipt.conditioning.reshape(batch),
         state_residual=state_residual,
+        evidence=Evidence(net, x, b, g, s, is_small(W)),
     )
+    if grad_rtol is not None:
+        s, receipt = refine(receipt, grad_rtol)
     gradients = Gradients(
         s, kernels.outer(W, s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt
     )
@@ -130,5 +139,8 @@ def steady_gradients(
         advice = (
             "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or Krylov(restart=100)."
         )
+        if grad_rtol is not None:
+            error = float(receipt.error_estimate.max())
+            advice = f"The estimated error of the gradient is {error:.1e}, above grad_rtol={grad_rtol:g}. {advice}"
         raise convergence_error("adjoint of the steady state", receipt, adjoint.tolerance(x.dtype), advice, gradients)
     return gradients

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
 from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
 from retrograde.solvers.factors import Factors
+from retrograde.targeting import check_grad_rtol, settle
 
 
 def default_solver(W: Operator) -> Solver:
@@ -37,6 +39,7 @@ def steady_state(
     solver: Solver | None = None,
     adjoint: Solver | None = None,
     throw: bool = True,
+    grad_rtol: float | None = None,
 ) -> SteadyState:
     """x = f(Wx + b) for each sample, differentiable in W and b by recurrent backpropagation.
 
@@ -50,6 +53,9 @@ def steady_state(
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
             left, where there is one) for a full W of up to 1024 neurons, else GMRES.
         throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
+        grad_rtol: the relative error that the gradient may have. It chooses both tolerances, so no solver may have an
+            ``rtol`` of its own beside it; the backward checks its estimate, and refines the adjoint where it must. None
+            solves as exactly as the dtype allows.
 
     Returns:
         A `SteadyState`: ``x``, and for each sample ``converged``, ``residual``, ``steps``, ``status``.
@@ -73,20 +79,26 @@ def steady_state(
     for name, given in (("solver", solver), ("adjoint", adjoint)):
         if given is not None and not isinstance(given, Solver):
             raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
+    check_grad_rtol(grad_rtol, solver=solver, adjoint=adjoint)
     solver = solver or default_solver(net.W.bind())
 
     batch, n = x.shape[:-1], x.shape[-1]
     x, total = x.reshape(-1, n), b.detach().expand(x.shape).reshape(-1, n)
     factors = Factors(x)
     with torch.no_grad():
-        found = solver.solve(_problem(net, total, factors, torch.arange(len(x), device=x.device)), x)
+        problem = _problem(net, total, factors, torch.arange(len(x), device=x.device))
+        if grad_rtol is None:
+            found = solver.solve(problem, x)
+        else:
+            solver, found = settle(net, total, x, solver, problem, grad_rtol, is_small(net.W.bind()))
 
     receipts: list[Receipt] = []
 
     def gradients(net: Recurrence, x: Tensor, inputs: Inputs, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, inputs.b, g, adjoint, factors, throw, wants, found.residual.reshape(batch))
+        how = adjoint, factors, throw, wants, found.residual.reshape(batch), grad_rtol
+        answer = steady_gradients(net, x, inputs.b, g, *how)
         assert answer.receipt is not None
-        receipts.append(answer.receipt)
+        receipts[:] = [replace(answer.receipt, state_solver=solver, state_steps=found.steps.reshape(batch))]
         return answer
 
     state = SteadyState(

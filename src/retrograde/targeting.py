@@ -1,0 +1,102 @@
+"""grad_rtol: states and adjoints solved as exactly as a gradient needs that shall have that relative error, no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from retrograde.accuracy import Evidence
+from retrograde.recurrence import Recurrence, adjoint_step
+from retrograde.result import Receipt, Status
+from retrograde.solvers import Cascade, Problem, Solution, Solver
+from retrograde.solvers.base import check_number, default_rtol, relative_residual
+
+FIRST = 0.1  # of grad_rtol may a residual be at first,
+_STATE = 0.3  # and so much of it the error of the state
+_REFINEMENTS = 5  # of s are tried
+
+
+def with_rtol(solver: Solver, rtol: float, dtype: torch.dtype) -> Solver:
+    """The solver with that tolerance, or with the dtype's where it is larger; a solver without one as it is."""
+    if isinstance(solver, Cascade):
+        return Cascade(*(with_rtol(each, rtol, dtype) for each in solver.solvers))
+    return replace(solver, rtol=max(rtol, default_rtol(dtype))) if hasattr(solver, "rtol") else solver  # type: ignore[type-var]
+
+
+def check_grad_rtol(grad_rtol: float | None, **solvers: Solver | None) -> None:
+    """ValueError or TypeError where grad_rtol is no tolerance, or where a solver has one of its own beside it."""
+    if grad_rtol is None:
+        return
+    if not 0 < check_number("grad_rtol", grad_rtol) < 1:
+        raise ValueError(f"grad_rtol: expected None or a number between 0 and 1, got {grad_rtol}")
+    for name, solver in solvers.items():
+        parts = solver.solvers if isinstance(solver, Cascade) else (solver,)
+        if any(getattr(part, "rtol", None) is not None for part in parts):
+            raise ValueError(f"{name}: expected a solver without rtol, as grad_rtol chooses it, got {solver!r}")
+
+
+def settle(
+    net: Recurrence, b: Tensor, x: Tensor, solver: Solver, problem: Problem, grad_rtol: float, factored: bool
+) -> tuple[Solver, Solution]:
+    """The states from x, (samples, n), solved as far as a gradient needs that shall be right to grad_rtol, and by what.
+
+    Samples whose error, by a Newton step, is too large as yet go on from where they are with a tenth of the tolerance.
+    How far an error of the state moves dR/dx and D, and these the gradient, is not known without dR/dx: it is taken to
+    be amplified once more as the residual was.
+    """
+    rtol = FIRST * grad_rtol
+    first = with_rtol(solver, rtol, x.dtype)
+    found = first.solve(problem, x)
+    rows = (found.status == Status.CONVERGED).nonzero()[:, 0]
+    while rtol > default_rtol(x.dtype) and len(rows):
+        here = found.value[rows]
+        error, amplified = Evidence(net, here, b[rows], here, here, factored).state_error()
+        rows = rows[amplified * error > _STATE * grad_rtol]
+        rtol /= 10
+        if len(rows):
+            again = with_rtol(solver, rtol, x.dtype).solve(problem.take(rows), found.value[rows])
+            found.record(rows, again.value, again.status, again.residual, found.steps[rows] + again.steps)
+    return first, found
+
+
+def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
+    """s, with Newton's steps added where its error exceeds grad_rtol and they make it less; and what is known of it.
+
+    The residuals are computed in float64, so that a gradient in float32 comes out right to its last digits even where
+    float32 alone would lose them.
+    """
+    evidence: Evidence = receipt.evidence
+    *_, flat = evidence.flat()
+    assert flat is not None
+    s, now = flat.clone(), evidence.correction()
+    error, steps, ds = now.error, torch.zeros_like(now.steps), now.adjoint
+    rows = torch.arange(len(s), device=s.device)
+    for _ in range(_REFINEMENTS):
+        going = (error[rows] > grad_rtol) & error[rows].isfinite()
+        rows, ds = rows[going], ds[going]
+        if not len(rows):
+            break
+        before = s[rows]
+        s[rows] = before + ds.to(s.dtype)
+        now_there = replace(evidence, s=s.reshape(evidence.x.shape)).take(rows).correction()
+        better = now_there.error < error[rows]
+        s[rows] = torch.where(better[:, None], s[rows], before)
+        error[rows] = torch.minimum(now_there.error, error[rows])
+        steps[rows] += now_there.steps
+        rows, ds = rows[better], now_there.adjoint[better]
+
+    batch, s = receipt.status.shape, s.reshape(evidence.x.shape)
+    net, enough = evidence.net, error.reshape(receipt.status.shape) <= grad_rtol
+    again = adjoint_step(net.W.bind(), net.slopes(evidence.x, evidence.x, evidence.b), s, evidence.g)
+    status = torch.where(receipt.converged, int(Status.INACCURATE), receipt.status)
+    receipt = replace(
+        receipt,
+        status=torch.where(enough, int(Status.CONVERGED), status),
+        residual=torch.where(steps.reshape(batch) > 0, relative_residual(again, s), receipt.residual),
+        steps=receipt.steps + steps.reshape(batch),
+        evidence=replace(evidence, s=s),
+    )
+    receipt.remember(now.state_error, error)
+    return s, receipt
