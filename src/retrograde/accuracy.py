@@ -1,4 +1,4 @@
-"""How far a gradient is from the true one, and how close I - DW is to singular: told afterwards, in float64.
+"""How far a gradient is from the true one, and how close I - DW is to singular: told afterwards.
 
 Newton's method takes one step from the state, x + δx, and one from the adjoint there, s + δs. Where x and s are close,
 what is left after these steps is of second order, and δx and δs are the errors themselves. All that is solved are the
@@ -19,19 +19,16 @@ from retrograde.connectivity import Dense, Operator
 from retrograde.nonlinearity import Nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import Status
-from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Problem
+from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Problem, Solver
 from retrograde.solvers.factors import Factors
 
-# One digit of a correction would do, were what is left of it not amplified once more.
-_RTOL = 1e-4
-_SETTLE = FixedPoint(rtol=_RTOL, max_steps=30)
-_SETTLE_OR_FACTOR = Cascade(_SETTLE, Direct(rtol=_RTOL))
-_SETTLE_OR_SEARCH = Cascade(_SETTLE, Krylov(rtol=_RTOL), FixedPoint(rtol=_RTOL))
+# One digit of a correction would do, were what is left of it not amplified once more; to be quick, it does.
+_RTOL, _QUICK_RTOL = 1e-4, 3e-2
 
 # Steps of the power method, for the largest singular value and, with the inverse, for the smallest.
-_LARGEST_STEPS, _SMALLEST_STEPS = 12, 6
+_LARGEST_STEPS, _SMALLEST_STEPS = 12, 4
 
-_ROOM = 2**29  # bytes that the samples of one turn may take
+_ROOM = 2**31  # bytes that the samples of one turn may take
 _EPS = torch.finfo(torch.float64).eps
 
 
@@ -59,7 +56,7 @@ class Spectrum(NamedTuple):
 
 
 class _Samples(NamedTuple):
-    """Some samples in float64, (samples, n); `eps` is that of the dtype they had."""
+    """Some samples, (samples, n), in the dtype to compute in; `eps` is that of the dtype they had."""
 
     W: Operator
     f: Nonlinearity
@@ -68,7 +65,8 @@ class _Samples(NamedTuple):
     g: Tensor
     s: Tensor
     eps: float
-    factored: bool
+    solver: Solver
+    quick: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +103,13 @@ class Evidence:
         """Whether a tensor was overwritten since, as an optimiser's step overwrites W."""
         return self._now() != self._versions  # type: ignore[attr-defined]
 
-    def correction(self) -> Correction:
-        """One Newton step from x, and one from s there."""
-        return Correction(*self._in_turns(_correct))
+    def correction(self, quick: bool = False) -> Correction:
+        """One Newton step from x, and one from s there; `quick` ones to a digit, in the dtype of x."""
+        return Correction(*self._in_turns(_correct, quick))
 
     def state_error(self) -> tuple[Tensor, ...]:
-        """|δx| / |x|, and |δx| / |f(Wx + b) - x| where that is more than 1."""
-        return self._in_turns(_state_error)
+        """|δx| / |x|, and |δx| / |f(Wx + b) - x| where that is more than 1, to a digit, in the dtype of x."""
+        return self._in_turns(_state_error, quick=True)
 
     def spectrum(self) -> Spectrum:
         """The extreme singular values of I - DW by the power method, which finds no smaller and no larger ones."""
@@ -133,18 +131,26 @@ class Evidence:
             for t in (self.x, self.b, self.g, self.s)
         )
 
-    def _in_turns(self, told: Callable[[_Samples], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def _in_turns(self, told: Callable[[_Samples], tuple[Tensor, ...]], quick: bool = False) -> tuple[Tensor, ...]:
         """What is told of the samples, a few at a time."""
-        W, n, eps = self.net.W.bind(), self.x.shape[-1], torch.finfo(self.x.dtype).eps
-        W = W.bind(*(w.detach().double() for w in W.weights))
-        at_once = max(1, _ROOM // (8 * n * (9 * n if self.factored else 150)))
+        W, n, own = self.net.W.bind(), self.x.shape[-1], self.x.dtype
+        dtype = own if quick else torch.float64
+        W = W.bind(*(w.detach().to(dtype) for w in W.weights))
+        solver = _solver(n, self.factored, _QUICK_RTOL if quick else _RTOL)
+        at_once = max(1, _ROOM // (dtype.itemsize * n * max(150, 9 * n if self.factored else 0)))
         turns = []
         with torch.no_grad():
             for rows in torch.arange(self.x[..., 0].numel(), device=self.x.device).split(at_once):
-                x, b, g, s = (t if t is None else t[rows].double() for t in self.flat())
+                x, b, g, s = (t if t is None else t[rows].to(dtype) for t in self.flat())
                 assert x is not None and g is not None and s is not None
-                turns.append(told(_Samples(W, self.net.f, x, b, g, s, eps, self.factored)))
+                turns.append(told(_Samples(W, self.net.f, x, b, g, s, torch.finfo(own).eps, solver, quick)))
         return tuple(torch.cat(each) for each in zip(*turns, strict=True))
+
+
+def _solver(n: int, factored: bool, rtol: float) -> Solver:
+    """Iteration, while it costs less than a factorisation would."""
+    settle = FixedPoint(rtol=rtol, max_steps=30 + n // 4)
+    return Cascade(settle, Direct(rtol=rtol)) if factored else Cascade(settle, Krylov(rtol=rtol), FixedPoint(rtol=rtol))
 
 
 def _correct(given: _Samples) -> tuple[Tensor, ...]:
@@ -153,57 +159,68 @@ def _correct(given: _Samples) -> tuple[Tensor, ...]:
     The residuals of a state in float32 are exact in float64. Those of one in float64 are not: what rounding may hide in
     them, noise of that size shows, which is corrected for in two samples more beside each.
     """
-    W, f, x, b, g, s, eps, factored = given
+    W, f, x, b, g, s, eps, solver, quick = given
     scale = torch.ldexp(torch.ones_like(g[:, :1]), torch.frexp(g.abs().amax(-1, keepdim=True)).exponent)
     g, s = g / scale, s / scale
-    samples, turns = len(x), 1 if eps > _EPS else 3
+    samples, turns = len(x), 1 if quick or eps > _EPS else 3
     x, g, s = (t.repeat(turns, 1) for t in (x, g, s))
     factors, noise = Factors(x), _Noise(samples, turns)
-    dx, _, D, solved, steps = _correct_state(
-        W, f, x, None if b is None else b.repeat(turns, 1), factored, factors, noise
-    )
+    state = _correct_state(W, f, x, None if b is None else b.repeat(turns, 1), solver, factors, noise)
+    D = state.D
     if turns > 1 and f.slope_from_output:
         D = D + noise((f.slope(x + _EPS * x) - f.slope(x)) / _EPS)
     Wts = W.T @ s
     r = D * (Wts + g + noise(_rms(Wts) + Wts.abs() + g.abs())) - s + noise(s)
-    ds, solved_too, steps_too = _solve(W, D, W.T @ r, True, factors, factored)
+    ds, solved, steps = _solve(W, D, W.T @ r, True, solver, factors)
     ds = ds + r
 
-    known = (solved & solved_too).view(turns, samples).all(0)
-    state_error = _relative(dx, x, samples, tiny=_EPS**2)
-    error = _relative(ds, s, samples) + state_error + eps
+    known = (state.solved & solved).view(turns, samples).all(0)
+    state_error = _relative(state.dx, x, samples, tiny=torch.finfo(x.dtype).eps ** 2)
+    error = _relative(ds, s, samples) + state.amplified[:samples] * state_error + eps
     state_error, error = (torch.where(known & e.isfinite(), e, torch.inf) for e in (state_error, error))
     nothing = ((s == 0) & (ds == 0))[:samples].all(-1) | (g == 0)[:samples].all(-1)
-    return ds[:samples] * scale, state_error, error.masked_fill(nothing, 0), (steps + steps_too)[:samples]
+    return ds[:samples] * scale, state_error, error.masked_fill(nothing, 0), (state.steps + steps)[:samples]
 
 
 def _state_error(given: _Samples) -> tuple[Tensor, ...]:
     """|δx| / |x|, and |δx| / |f(Wx + b) - x| where that is more than 1."""
-    W, f, x, b, _, _, _, factored = given
-    dx, r, _, solved, _ = _correct_state(W, f, x, b, factored, Factors(x), _Noise(len(x), 1))
-    error = _relative(dx, x, len(x), tiny=_EPS**2)
-    amplified = torch.where(_norm(dx) > _norm(r), _norm(dx) / _norm(r), 1)
-    return torch.where(solved & error.isfinite(), error, torch.inf), amplified
+    x = given.x
+    state = _correct_state(given.W, given.f, x, given.b, given.solver, Factors(x), _Noise(len(x), 1))
+    error = _relative(state.dx, x, len(x), tiny=torch.finfo(x.dtype).eps ** 2)
+    return torch.where(state.solved & error.isfinite(), error, torch.inf), state.amplified
+
+
+class _State(NamedTuple):
+    """δx, D at x + δx, |δx| / |f(Wx + b) - x|, at least 1, whether a steady state is near, and the steps it took."""
+
+    dx: Tensor
+    D: Tensor
+    amplified: Tensor
+    solved: Tensor
+    steps: Tensor
 
 
 def _correct_state(
-    W: Operator, f: Nonlinearity, x: Tensor, b: Tensor | None, factored: bool, factors: Factors, noise: _Noise
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """δx, f(Wx + b) - x, D at x + δx, whether δx was solved for, and the steps it took."""
+    W: Operator, f: Nonlinearity, x: Tensor, b: Tensor | None, solver: Solver, factors: Factors, noise: _Noise
+) -> _State:
+    one = torch.ones_like(x[:, 0])
     if b is None:
-        nothing = torch.zeros_like(x)
-        return nothing, nothing, f.slope(x), torch.ones_like(x[:, 0]).bool(), torch.zeros_like(x[:, 0]).long()
+        return _State(torch.zeros_like(x), f.slope(x), one, one.bool(), 0 * one.long())
     Wx = W @ x
     u = Wx + b + noise(_rms(Wx) + Wx.abs() + b.abs())
     D, r = f.slope_at(u), f(u) - x + noise(x)
-    dx, solved, steps = _solve(W, D, W @ r, False, factors, factored)
+    dx, solved, steps = _solve(W, D, W @ r, False, solver, factors)
     dx = dx + r
-    return dx, r, f.slope_at(u + W @ dx), solved, steps
+    u = u + W @ dx
+    rounding = 8 * torch.finfo(x.dtype).eps * (_norm(x) + _norm(u))
+    solved = solved & (_norm(f(u) - x - dx) < 0.5 * _norm(r) + rounding)  # or x is not where Newton's method converges
+    amplified = torch.where(_norm(dx) > _norm(r), _norm(dx) / _norm(r), 1)
+    return _State(dx, f.slope_at(u), amplified, solved, steps)
 
 
 def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
     """The fields of a `Spectrum`."""
-    W, f, x, b, factored = given.W, given.f, given.x, given.b, given.factored
+    W, f, x, b, solver = given.W, given.f, given.x, given.b, given.solver
     D = f.slope(x) if b is None else f.slope_at(W @ x + b)
     factors = Factors(x)
     start = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
@@ -221,23 +238,22 @@ def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
     largest = _norm(A(v))
     v = unit(start.expand_as(x))
     for _ in range(_SMALLEST_STEPS):
-        v = unit(v + W.T @ _solve(W, D, v, True, factors, factored)[0])  # A⁻ᵀ = I + Wᵀ (I - DWᵀ)⁻¹ D
-        v = unit(v + _solve(W, D, W @ v, False, factors, factored)[0])  # A⁻¹ = I + (I - DW)⁻¹ DW
+        v = unit(v + W.T @ _solve(W, D, v, True, solver, factors)[0])  # A⁻ᵀ = I + Wᵀ (I - DWᵀ)⁻¹ D
+        v = unit(v + _solve(W, D, W @ v, False, solver, factors)[0])  # A⁻¹ = I + (I - DW)⁻¹ DW
     smallest = _norm(A(v))
     return torch.where(smallest.isfinite(), smallest, 0), torch.where(largest.isfinite(), largest, torch.inf)
 
 
 def _reward_change(given: _Samples) -> tuple[Tensor, ...]:
-    W, f, x, b, g, s, _, _ = given
+    W, f, x, b, g, s, *_ = given
     assert b is not None
     return (((g + W.T @ s) * (f(W @ x + b) - x)).sum(-1),)
 
 
 def _solve(
-    W: Operator, D: Tensor, c: Tensor, transposed: bool, factors: Factors, factored: bool
+    W: Operator, D: Tensor, c: Tensor, transposed: bool, solver: Solver, factors: Factors
 ) -> tuple[Tensor, Tensor, Tensor]:
     """v = D (Wv + c), or s = D (Wᵀs + c), with whether it was solved and the steps it took, for each sample."""
-    solver = _SETTLE_OR_FACTOR if factored else _SETTLE_OR_SEARCH
     found = solver.solve(_problem(W, D, c, transposed, factors, torch.arange(len(c), device=c.device)), D * c)
     return found.value, found.status == Status.CONVERGED, found.steps
 

@@ -13,9 +13,11 @@ from retrograde.result import Receipt, Status
 from retrograde.solvers import Cascade, Problem, Solution, Solver
 from retrograde.solvers.base import check_number, default_rtol, relative_residual
 
-FIRST = 0.1  # of grad_rtol may a residual be at first,
-_STATE = 0.3  # and so much of it the error of the state
-_REFINEMENTS = 5  # of s are tried
+FIRST = 0.1  # of grad_rtol may a residual of the adjoint be at first,
+_FIRST_STATE = 0.03  # and so much of it one of the state,
+_STATE = 0.2  # and so much of it the error of the state
+_REFINEMENTS = 4  # of s are tried
+_FAR = 300  # times eps, an error is found as well without float64
 
 
 def with_rtol(solver: Solver, rtol: float, dtype: torch.dtype) -> Solver:
@@ -46,7 +48,7 @@ def settle(
     How far an error of the state moves dR/dx and D, and these the gradient, is not known without dR/dx: it is taken to
     be amplified once more as the residual was.
     """
-    rtol = FIRST * grad_rtol
+    rtol = _FIRST_STATE * grad_rtol
     first = with_rtol(solver, rtol, x.dtype)
     found = first.solve(problem, x)
     rows = (found.status == Status.CONVERGED).nonzero()[:, 0]
@@ -70,22 +72,21 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     evidence: Evidence = receipt.evidence
     *_, flat = evidence.flat()
     assert flat is not None
-    s, now = flat.clone(), evidence.correction()
-    error, steps, ds = now.error, torch.zeros_like(now.steps), now.adjoint
-    rows = torch.arange(len(s), device=s.device)
-    for _ in range(_REFINEMENTS):
-        going = (error[rows] > grad_rtol) & error[rows].isfinite()
-        rows, ds = rows[going], ds[going]
+    s, now = flat.clone(), evidence.correction(quick=grad_rtol > _FAR * torch.finfo(flat.dtype).eps)
+    state_error, error, steps = now.state_error.double(), now.error.double(), torch.zeros_like(now.steps)
+    rows = (error > grad_rtol).nonzero()[:, 0]
+    change = torch.zeros_like(s[rows])
+    for _ in range(1 + _REFINEMENTS):
         if not len(rows):
             break
-        before = s[rows]
-        s[rows] = before + ds.to(s.dtype)
-        now_there = replace(evidence, s=s.reshape(evidence.x.shape)).take(rows).correction()
-        better = now_there.error < error[rows]
-        s[rows] = torch.where(better[:, None], s[rows], before)
-        error[rows] = torch.minimum(now_there.error, error[rows])
-        steps[rows] += now_there.steps
-        rows, ds = rows[better], now_there.adjoint[better]
+        tried = s[rows] + change
+        now = replace(evidence, s=s.index_copy(0, rows, tried).reshape(evidence.x.shape)).take(rows).correction()
+        better = (now.error < error[rows]) | (steps[rows] == 0)
+        s[rows] = torch.where(better[:, None], tried, s[rows])
+        state_error[rows], steps[rows] = now.state_error, steps[rows] + now.steps
+        error[rows] = torch.where(better, now.error, error[rows])
+        going = better & (now.error > grad_rtol) & now.error.isfinite()
+        rows, change = rows[going], now.adjoint[going].to(s.dtype)
 
     batch, s = receipt.status.shape, s.reshape(evidence.x.shape)
     net, enough = evidence.net, error.reshape(receipt.status.shape) <= grad_rtol
@@ -98,5 +99,5 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
         steps=receipt.steps + steps.reshape(batch),
         evidence=replace(evidence, s=s),
     )
-    receipt.remember(now.state_error, error)
+    receipt.remember(state_error, error)
     return s, receipt
