@@ -38,7 +38,7 @@ class Correction(NamedTuple):
     Attributes:
         adjoint: (samples, n) δs.
         state_error: |δx| / |x + δx|, and what rounding hides.
-        error: the relative error of s xᵀ: |δs| / |s + δs| + |δx| / |x + δx|, and what rounding hides.
+        error: the relative error of s xᵀ: |δs| / |s + δs|, what rounding hides, and what δx changes in x and in g.
         steps: how many steps of a solver δx and δs took.
     """
 
@@ -108,7 +108,7 @@ class Evidence:
         return Correction(*self._in_turns(_correct, quick))
 
     def state_error(self) -> tuple[Tensor, ...]:
-        """|δx| / |x|, and |δx| / |f(Wx + b) - x| where that is more than 1, to a digit, in the dtype of x."""
+        """|δx| / |x|, and how far it is amplified in a gradient, to a digit, in the dtype of x."""
         return self._in_turns(_state_error, quick=True)
 
     def spectrum(self) -> Spectrum:
@@ -148,9 +148,11 @@ class Evidence:
 
 
 def _solver(n: int, factored: bool, rtol: float) -> Solver:
-    """Iteration, while it costs less than a factorisation would."""
+    """Iteration, as long as it costs less than a factorisation would; then that, or a search."""
     settle = FixedPoint(rtol=rtol, max_steps=30 + n // 4)
-    return Cascade(settle, Direct(rtol=rtol)) if factored else Cascade(settle, Krylov(rtol=rtol), FixedPoint(rtol=rtol))
+    if factored:
+        return Cascade(settle, Direct(rtol=rtol))
+    return Cascade(settle, Krylov(rtol=rtol, max_steps=300), FixedPoint(rtol=rtol))
 
 
 def _correct(given: _Samples) -> tuple[Tensor, ...]:
@@ -170,7 +172,7 @@ def _correct(given: _Samples) -> tuple[Tensor, ...]:
     if turns > 1 and f.slope_from_output:
         D = D + noise((f.slope(x + _EPS * x) - f.slope(x)) / _EPS)
     Wts = W.T @ s
-    r = D * (Wts + g + noise(_rms(Wts) + Wts.abs() + g.abs())) - s + noise(s)
+    r = D * (Wts + g + noise(_product_error(Wts) + g.abs())) - s + noise(s)
     ds, solved, steps = _solve(W, D, W.T @ r, True, solver, factors)
     ds = ds + r
 
@@ -183,7 +185,7 @@ def _correct(given: _Samples) -> tuple[Tensor, ...]:
 
 
 def _state_error(given: _Samples) -> tuple[Tensor, ...]:
-    """|δx| / |x|, and |δx| / |f(Wx + b) - x| where that is more than 1."""
+    """|δx| / |x|, and how far it is amplified."""
     x = given.x
     state = _correct_state(given.W, given.f, x, given.b, given.solver, Factors(x), _Noise(len(x), 1))
     error = _relative(state.dx, x, len(x), tiny=torch.finfo(x.dtype).eps ** 2)
@@ -191,7 +193,12 @@ def _state_error(given: _Samples) -> tuple[Tensor, ...]:
 
 
 class _State(NamedTuple):
-    """δx, D at x + δx, |δx| / |f(Wx + b) - x|, at least 1, whether a steady state is near, and the steps it took."""
+    """δx, D at x + δx, how far it is amplified, whether a steady state is near, and the steps it took.
+
+    How g = dR/dx changes on the way to the steady state is not known from g. It is taken to change on the scale of x,
+    or of 1 where that is smaller: relative to g by |δx| / |x|, or by |δx| / √n. The adjoint then amplifies the change,
+    by as much, it is assumed, as I - DW amplified the residual. `amplified` |δx| / |x| is what becomes of it.
+    """
 
     dx: Tensor
     D: Tensor
@@ -207,14 +214,15 @@ def _correct_state(
     if b is None:
         return _State(torch.zeros_like(x), f.slope(x), one, one.bool(), 0 * one.long())
     Wx = W @ x
-    u = Wx + b + noise(_rms(Wx) + Wx.abs() + b.abs())
+    u = Wx + b + noise(_product_error(Wx) + b.abs())
     D, r = f.slope_at(u), f(u) - x + noise(x)
     dx, solved, steps = _solve(W, D, W @ r, False, solver, factors)
     dx = dx + r
     u = u + W @ dx
     rounding = 8 * torch.finfo(x.dtype).eps * (_norm(x) + _norm(u))
-    solved = solved & (_norm(f(u) - x - dx) < 0.5 * _norm(r) + rounding)  # or x is not where Newton's method converges
+    solved = solved & (_norm(f(u) - x - dx) <= 0.5 * _norm(r) + rounding)  # or x is not where Newton's method converges
     amplified = torch.where(_norm(dx) > _norm(r), _norm(dx) / _norm(r), 1)
+    amplified = amplified * (_norm(x) / x.shape[-1] ** 0.5).clamp(min=1)
     return _State(dx, f.slope_at(u), amplified, solved, steps)
 
 
@@ -247,7 +255,8 @@ def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
 def _reward_change(given: _Samples) -> tuple[Tensor, ...]:
     W, f, x, b, g, s, *_ = given
     assert b is not None
-    return (((g + W.T @ s) * (f(W @ x + b) - x)).sum(-1),)
+    change = ((g + W.T @ s) * (f(W @ x + b) - x)).sum(-1)
+    return (torch.where(change.isnan(), torch.inf, change),)
 
 
 def _solve(
@@ -306,15 +315,16 @@ class _Noise:
 def _relative(change: Tensor, z: Tensor, samples: int, tiny: float = 0.0) -> Tensor:
     """|δz| / |z + δz|, δz without noise, and how the noise moves it, added; 0 where both are 0."""
     size = _norm(z[:samples] + change[:samples]).clamp(min=tiny)
-    first, *noisy = change.view(-1, samples, change.shape[-1])
+    first, *noisy = change.split(samples) if samples else (change,)
     length = _norm(first)
     if noisy:
         length = length + torch.stack([_norm(each - first) for each in noisy]).square().mean(0).sqrt()
     return torch.where(length == 0, 0, length / size)
 
 
-def _rms(z: Tensor) -> Tensor:
-    return z.square().mean(-1, keepdim=True).sqrt()
+def _product_error(Wx: Tensor) -> Tensor:
+    """What rounding does to a product of n terms, in units of eps: as measured, and as much again."""
+    return Wx.abs() + (1 + Wx.shape[-1] ** 0.5 / 8) * Wx.square().mean(-1, keepdim=True).sqrt()
 
 
 def _norm(z: Tensor) -> Tensor:

@@ -98,9 +98,9 @@ class Receipt(_Solved):
     def error_estimate(self) -> Tensor:
         """(...,) the relative error of a sample's dR/dW = s xᵀ, and so of s, for the dR/dx given; infinite if unknown.
 
-        Newton's method takes a step from the state, δx, and there one from the adjoint, δs; the estimate is |δs| / |s|
-        + |δx| / |x| and what rounding hides. That dR/dx, too, changes on the way from x to the steady state is the
-        reward's affair: where R is smooth on the scale of x, by about |δx| / |x|.
+        Newton's method takes a step from the state, δx, and there one from the adjoint, δs. The estimate is |δs| / |s|,
+        what rounding hides, and what δx changes in x and in dR/dx. How dR/dx changes is the reward's affair, R'': it is
+        taken to do so on the scale of x, or of 1 where that is smaller.
         """
         return self._errors[1]
 

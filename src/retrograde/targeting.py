@@ -45,8 +45,7 @@ def settle(
     """The states from x, (samples, n), solved as far as a gradient needs that shall be right to grad_rtol, and by what.
 
     Samples whose error, by a Newton step, is too large as yet go on from where they are with a tenth of the tolerance.
-    How far an error of the state moves dR/dx and D, and these the gradient, is not known without dR/dx: it is taken to
-    be amplified once more as the residual was.
+    The error counts as amplified once more, since dR/dx and D change with the state, and the adjoint amplifies that.
     """
     rtol = _FIRST_STATE * grad_rtol
     first = with_rtol(solver, rtol, x.dtype)
