@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     {"tables"},
     {"checks", "nonlinearity", "result"},
-    {"connectivity", "solvers"},
+    {"connectivity", "receipt", "solvers"},
     {"recurrence", "kernels"},
     {"accuracy"},
     {"targeting"},

@@ -4,8 +4,9 @@ from retrograde.by_hand import backpropagation_through_time, recurrent_backpropa
 from retrograde.connectivity import Connectivity, Convolution, Dense, LowRank, Sparse, Sum
 from retrograde.network import Network
 from retrograde.nonlinearity import Identity, Nonlinearity, Pointwise, ReLU, Sigmoid, Softplus, Tanh
+from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
-from retrograde.result import ConvergenceError, Gradients, Receipt, Status, SteadyState, Trajectory
+from retrograde.result import ConvergenceError, Gradients, Status, SteadyState, Trajectory
 from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Newton
 from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory

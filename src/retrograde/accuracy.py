@@ -134,7 +134,7 @@ class Evidence:
     def _in_turns(self, told: Callable[[_Samples], tuple[Tensor, ...]], quick: bool = False) -> tuple[Tensor, ...]:
         """What is told of the samples, a few at a time."""
         W, n, own = self.net.W.bind(), self.x.shape[-1], self.x.dtype
-        dtype = own if quick else torch.float64
+        dtype = torch.promote_types(own, torch.float32) if quick else torch.float64
         W = W.bind(*(w.detach().to(dtype) for w in W.weights))
         solver = _solver(n, self.factored, _QUICK_RTOL if quick else _RTOL)
         at_once = max(1, _ROOM // (dtype.itemsize * n * max(150, 9 * n if self.factored else 0)))

@@ -15,8 +15,9 @@ from retrograde import kernels
 from retrograde.accuracy import Evidence
 from retrograde.checks import check_finite
 from retrograde.connectivity import Dense, Operator
+from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
-from retrograde.result import EVERYTHING, Gradients, Receipt, Status, Wants, convergence_error
+from retrograde.result import EVERYTHING, Gradients, Status, Wants, convergence_error
 from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Problem, Solver, relative_residual
 from retrograde.solvers.factors import Factors
 from retrograde.targeting import FIRST, refine, with_rtol

@@ -15,8 +15,9 @@ from retrograde.autograd import attach
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Operator, as_operator
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
+from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients, Inputs, Receipt, SteadyState, Wants, convergence_error
+from retrograde.result import Gradients, Inputs, SteadyState, Wants, convergence_error
 from retrograde.solvers import Cascade, FixedPoint, Newton, Problem, Solver
 from retrograde.solvers.factors import Factors
 from retrograde.targeting import check_grad_rtol, settle

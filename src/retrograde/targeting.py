@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from retrograde.accuracy import Evidence
+from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
-from retrograde.result import Receipt, Status
+from retrograde.result import Status
 from retrograde.solvers import Cascade, Problem, Solution, Solver
 from retrograde.solvers.base import check_number, default_rtol, relative_residual
 
