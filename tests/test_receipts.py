@@ -128,6 +128,44 @@ def test_the_estimate_follows_a_loose_solve(rtol):
     assert (true <= WITHIN * estimates).all() and np.median(estimates / true) < 3
 
 
+def test_the_corrections_are_the_errors_to_second_order():
+    W, f = rg.Dense(not_normal(12, norm=0.95)), rg.Tanh()
+    x, b = manufactured(W, f, 5)
+    g, net = randn(5, 12), rg.Network(W, b=False)
+    exact = rg.recurrent_backpropagation(net, x, g).s
+    left = []
+    for h in (1e-2, 1e-3):
+        there = x + h * randn(5, 12, seed=7)
+        s = rg.recurrent_backpropagation(net, there, g).s  # exact there, wrong by the slopes
+        ds = Evidence(net.recurrence, there, b, g, s, factored=True).correction().adjoint
+        assert ((s - exact).norm(dim=-1) > 0.1 * h * exact.norm(dim=-1)).all()
+        left.append((s + ds - exact).norm() / exact.norm())
+    assert left[1] < 1e-4 and left[0] / left[1] > 50
+
+
+def test_rounding_that_no_residual_shows_is_estimated_too():
+    told = []
+    for seed in range(40):
+        p = near_critical(1e-6)
+        b, g = randn(4, seed=seed).requires_grad_(), randn(4, seed=seed + 100)
+        state = rg.steady_state(p.W, b, p.f, solver=rg.Newton(), adjoint=rg.Direct())
+        state.x.backward(g)
+        true = error(state.x, b.grad, truth("identity", p.W, b, state.x, lambda x, g=g: long(g)))
+        told.append(true <= WITHIN * float(state.receipt.error_estimate))
+    assert np.mean(told) >= 0.97
+
+
+def test_a_reward_may_curve_within_one_where_x_is_large():
+    W, f = rg.Dense(not_normal(12)), rg.Identity()
+    x, b = manufactured(W, f, 5)
+    x, b, R = 100 * x, 100 * b, Reward(5, 12)
+    there = x + 1e-3 * randn(5, 12, seed=7)
+    found = rg.recurrent_backpropagation(rg.Network(W, f="identity", b=False), there, R.gradient(there), input=b)
+    s = rg.recurrent_backpropagation(rg.Network(W, f="identity", b=False), x, R.gradient(x)).s
+    true = (found.s - s).norm(dim=-1) / s.norm(dim=-1)
+    assert (true > 1e-4).all() and (true <= WITHIN * found.receipt.error_estimate).all()
+
+
 def test_a_gradient_that_is_cut_short_is_told_by_how_much():
     W, f = rg.Dense(not_normal(12, norm=0.95)), rg.Tanh()
     x, b = manufactured(W, f, 5)
@@ -175,8 +213,9 @@ def test_the_singular_values_of_a_larger_network(sparse, gain):
     state = rg.steady_state(W, b, solver=rg.Newton())
     state.x.sum().backward()
     exact = singular_values(W, rg.Tanh(), state.x.detach(), b)
-    assert (state.receipt.sigma_min <= 2 * exact[:, -1]).all()
-    assert (exact[:, 0] / exact[:, -1] <= 2 * state.receipt.condition_number).all()
+    near = 1.2  # such singular values lie closer together than most
+    assert (state.receipt.sigma_min <= near * exact[:, -1]).all()
+    assert (exact[:, 0] / exact[:, -1] <= near * state.receipt.condition_number).all()
 
 
 @pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-9])
@@ -208,6 +247,21 @@ def test_a_state_that_diverged_is_not_told_to_be_right():
         rg.Network(torch.tensor([[3.0]]), f="relu", b=False), state.x, torch.ones(1), input=torch.ones(1)
     ).receipt
     assert receipt.error_estimate == torch.inf  # the steady state that Newton's step points at is none
+
+
+def test_where_newtons_step_leads_nowhere_nothing_is_known():
+    net, input = rg.Network(torch.tensor([[-3.0]], dtype=DTYPE), b=False), torch.tensor([0.5], dtype=DTYPE)
+    x, one = torch.tensor([0.99], dtype=DTYPE), torch.ones(1, dtype=DTYPE)  # it jumps to and fro between 1 and -1
+    receipt = rg.recurrent_backpropagation(net, x, one, input=input).receipt
+    assert receipt.error_estimate == receipt.state_error == torch.inf
+
+
+def test_a_correction_that_is_not_found_is_infinite():
+    n = 1500  # a chain longer than any solve of a correction may take
+    W = rg.Sparse.from_edges(torch.arange(n - 1), torch.arange(1, n), torch.full((n - 1,), 1.01, dtype=DTYPE), n)
+    net, x, g = rg.Network(W, f="identity", b=False), torch.zeros(n, dtype=DTYPE), torch.eye(n, dtype=DTYPE)[-1]
+    how = {"input": x, "adjoint": rg.FixedPoint(max_steps=5), "throw": False}
+    assert rg.recurrent_backpropagation(net, x, g, **how).receipt.error_estimate == torch.inf
 
 
 def test_a_solve_that_does_not_end_is_not_taken_for_an_answer():
@@ -275,6 +329,16 @@ def test_what_may_be_less_exact_takes_fewer_steps():
         steps.append((state.steps.sum(), state.receipt.steps.sum()))
     for looser, tighter in itertools.pairwise(steps):
         assert looser[0] < tighter[0] and looser[1] < tighter[1]
+
+
+@BOTH
+def test_a_state_whose_error_is_amplified_is_solved_further(dtype):
+    p = near_critical(1e-2, dtype)
+    b = p.b.clone().requires_grad_()
+    state = rg.steady_state(p.W, b, p.f, solver=rg.FixedPoint(max_steps=10000), grad_rtol=1e-2)
+    assert (state.x - p.x[0]).norm() <= 1e-2 * p.x[0].norm() and state.residual < 1e-2 * state.tolerance
+    state.x.sum().backward()
+    assert state.receipt.converged and state.receipt.state_error < 1e-3
 
 
 def test_float32_gives_up_no_digits_that_float64_residuals_could_save():
