@@ -119,7 +119,7 @@ def test_the_signatures_that_callers_rely_on():
         return list(inspect.signature(function).parameters)
 
     assert names(rg.Network.__init__) == ["self", "W", "f", "b", "leak"]
-    assert names(rg.Network.steady_state) == ["self", "input", "x0", "solver", "adjoint", "throw", "warm"]
+    assert names(rg.Network.steady_state) == ["self", "input", "x0", "solver", "adjoint", "throw", "warm", "grad_rtol"]
     assert names(rg.Network.trajectory) == ["self", "input", "x0", "steps", "adjoint"]
     assert names(rg.steady_state)[:3] == ["W", "b", "f"]
     assert names(rg.trajectory)[:4] == ["W", "b", "x0", "f"]

@@ -9,8 +9,9 @@ from retrograde.connectivity.sparse import Sparse
 from retrograde.connectivity.sum import Sum
 from retrograde.network import Network
 from retrograde.nonlinearity import Identity, Nonlinearity, Pointwise, ReLU, Sigmoid, Softplus, Tanh
+from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
-from retrograde.result import ConvergenceError, Gradients, Receipt, Status, SteadyState, Trajectory
+from retrograde.result import ConvergenceError, Gradients, Status, SteadyState, Trajectory
 from retrograde.solvers import (
     Anderson,
     Cascade,

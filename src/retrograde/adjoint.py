@@ -5,22 +5,24 @@ Along a trajectory the same equation is substituted back, in `through_time`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from retrograde import kernels
-from retrograde.blocks import Blocks, blocks_of
+from retrograde.accuracy import Evidence
+from retrograde.blocks import blocks_of
 from retrograde.checks import check_finite
 from retrograde.connectivity import Dense, Operator
-from retrograde.recurrence import Recurrence, adjoint_step
-from retrograde.result import EVERYTHING, Gradients, Receipt, Status, Wants, convergence_error
-from retrograde.solvers import Blockwise, Cascade, Direct, FixedPoint, Krylov, Problem, Solver, relative_residual
+from retrograde.feedback import adjoint_problem, tangent_problem
+from retrograde.receipt import Receipt
+from retrograde.recurrence import Recurrence
+from retrograde.result import EVERYTHING, Gradients, Status, Wants, convergence_error
+from retrograde.solvers import Blockwise, Cascade, Direct, FixedPoint, Krylov, Solver, relative_residual
 from retrograde.solvers.factors import Factors
-from retrograde.structure import SMALL, active_part, core, factor_size, invert, invert_adjoint, is_low_rank
+from retrograde.structure import SMALL, active_part, factor_size, is_low_rank
+from retrograde.targeting import FIRST, refine, with_rtol
 from retrograde.warm import Visit
 
 
@@ -76,7 +78,7 @@ def solve_adjoint(
     scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
     g = g / scale
     rows = torch.arange(len(g), device=g.device) if rows is None else rows
-    problem = (_tangent_problem if tangent else _adjoint_problem)(W, D, g, factors, rows)
+    problem = (tangent_problem if tangent else adjoint_problem)(W, D, g, factors, rows)
     if warm is None:
         solution = solver.solve(problem, D * g)
     else:
@@ -97,61 +99,6 @@ def solve_adjoint(
     return s * scale, Receipt(solver, status, residual, solution.steps, None, conditioning)
 
 
-def _adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: Tensor) -> Problem:
-    """What a solver sees: s = D (Wᵀs + g), for the samples `rows` of the batch."""
-
-    def factorise(s: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
-        wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
-        if len(wanted):
-            factors.put(rows[wanted], lambda: core(W, D[wanted]))
-        return lambda r: invert_adjoint(W, D, r, partial(factors.solve, rows))
-
-    blocks = blocks_of(W)
-    return Problem(
-        step=lambda s: adjoint_step(W, D, s, g),
-        take=lambda some: _adjoint_problem(W, D[some], g[some], factors, rows[some]),
-        factorise=factorise,
-        iterate=kernels.adjoint_fixed_point(W, D, g),
-        tangent=lambda s: lambda v: D * (W.T @ v),
-        affine=True,
-        substitute=None if blocks is None else partial(_substitute, W, D, g, blocks),
-    )
-
-
-def _tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: Tensor) -> Problem:
-    """Likewise v = D (Wv + c): how a steady state moves with its input."""
-
-    def factorise(v: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
-        wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
-        if len(wanted):
-            factors.put(rows[wanted], lambda: core(W, D[wanted]))
-        return lambda r: invert(W, D, r, partial(factors.solve, rows))
-
-    return Problem(
-        step=lambda v: D * (W @ v + c),
-        take=lambda some: _tangent_problem(W, D[some], c[some], factors, rows[some]),
-        factorise=factorise,
-        iterate=kernels.tangent_fixed_point(W, D, c),
-        tangent=lambda v: lambda w: D * (W @ w),
-        affine=True,
-    )
-
-
-def _substitute(W: Operator, D: Tensor, g: Tensor, blocks: Blocks, s: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
-    """s = D (Wᵀs + g), level by level downwards."""
-    every = torch.arange(len(s), device=s.device)
-
-    def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
-        slopes = D[:, neurons]
-        if W is None:
-            return slopes.T * drive, torch.zeros_like(every)
-        problem = _adjoint_problem(W, slopes, drive.T.contiguous(), Factors(slopes), every)
-        found = solver.solve(problem, s[:, neurons])
-        return found.value.T, found.steps
-
-    return blocks.substitute(W, g, settle, transposed=True)
-
-
 def steady_gradients(
     net: Recurrence,
     x: Tensor,
@@ -163,10 +110,12 @@ def steady_gradients(
     wants: Wants = EVERYTHING,
     state_residual: Tensor | None = None,
     warm: Visit | None = None,
+    grad_rtol: float | None = None,
 ) -> Gradients:
     """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt.
 
     How steady x is, `state_residual` (...,), goes into the receipt; where it is not known it is found from b.
+    `grad_rtol` is the relative error that s xᵀ may have.
     """
     W = net.W.bind()
     check_finite("dR/dx", g)
@@ -176,6 +125,8 @@ def steady_gradients(
         state_residual = relative_residual(net.step(x, b), x)
     part = active_part(W, D) if adjoint is None else None  # a solver that was asked for gets all of it
     adjoint = adjoint or default_adjoint(W if part is None else part[1])
+    if grad_rtol is not None:
+        adjoint = with_rtol(adjoint, FIRST * grad_rtol, x.dtype)
     if part is None:
         s, receipt = solve_adjoint(
             W, D, g.reshape(-1, n), adjoint, factors or Factors(D[:, : factor_size(W)]), warm=warm
@@ -195,11 +146,17 @@ def steady_gradients(
         steps=receipt.steps.reshape(batch),
         conditioning=receipt.conditioning.reshape(batch),
         state_residual=state_residual,
+        evidence=Evidence(net, x, b, g, s, is_small(W)),
     )
+    if grad_rtol is not None:
+        s, receipt = refine(receipt, grad_rtol)
     gradients = Gradients(
         s, kernels.outer(W, s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt
     )
     if throw and receipt.failed.any():
         advice = "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or a longer Krylov()."
+        if grad_rtol is not None:
+            error = float(receipt.error_estimate.max())
+            advice = f"The estimated error of the gradient is {error:.1e}, above grad_rtol={grad_rtol:g}. {advice}"
         raise convergence_error("adjoint of the steady state", receipt, adjoint.tolerance(x.dtype), advice, gradients)
     return gradients

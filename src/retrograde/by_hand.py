@@ -13,6 +13,7 @@ from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, c
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs
 from retrograde.solvers import Solver
+from retrograde.targeting import check_grad_rtol
 from retrograde.through_time import trajectory_gradients
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def recurrent_backpropagation(
     input: Tensor | None = None,
     adjoint: Solver | None = None,
     throw: bool = True,
+    grad_rtol: float | None = None,
 ) -> Gradients:
     """Recurrent backpropagation by hand: (D⁻¹ - Wᵀ) s = dR/dx, dR/db = s, dR/dW = s xᵀ, at a steady state x.
 
@@ -38,6 +40,8 @@ def recurrent_backpropagation(
             tells how steady x is.
         adjoint: the solver of the adjoint; None for the default.
         throw: whether an adjoint that does not converge raises.
+        grad_rtol: the relative error that s xᵀ may have, x's own included where the input is given; it takes the place
+            of an ``rtol`` of the adjoint.
 
     Returns:
         ``.s`` (..., n); ``.dW`` (one tensor for each of ``net.W.weights``) and ``.db`` (n,), summed over the batch;
@@ -62,6 +66,7 @@ def recurrent_backpropagation(
     _check_states(equations, "dR_dx", dR_dx, x.shape)
     if adjoint is not None and not isinstance(adjoint, Solver):
         raise TypeError(f"adjoint: expected a solver such as Direct(), got {type(adjoint).__name__}")
+    check_grad_rtol(grad_rtol, adjoint=adjoint)
     b = None
     if input is not None:
         _check_states(equations, "input", input)
@@ -73,7 +78,7 @@ def recurrent_backpropagation(
             f"input: expected the input that x is steady for, as {equations.f} has no slope in terms of x alone"
         )
     with torch.no_grad():
-        return steady_gradients(equations, x, b, dR_dx, adjoint=adjoint, throw=throw)
+        return steady_gradients(equations, x, b, dR_dx, adjoint=adjoint, throw=throw, grad_rtol=grad_rtol)
 
 
 def backpropagation_through_time(

@@ -97,6 +97,7 @@ class Network(nn.Module):
         adjoint: Solver | None = None,
         throw: bool = True,
         warm: WarmStart | None = None,
+        grad_rtol: float | None = None,
     ) -> SteadyState:
         """x = f(Wx + b + input) for each sample; R(x).backward() is recurrent backpropagation.
 
@@ -105,15 +106,18 @@ class Network(nn.Module):
             x0: (..., n), where to start; None is 0.
             solver: None, or a solver such as ``FixedPoint(damping=0.5)`` or ``Newton()``.
             adjoint: None, or the solver of the backward, such as ``Direct()`` or ``Krylov()``.
-            throw: whether a sample that fails raises. See `retrograde.steady_state` for all of this.
+            throw: whether a sample that fails raises.
             warm: a WarmStart, which starts x and its adjoint from the last ones of the same samples.
+            grad_rtol: None, or the relative error that the gradient may have, in place of the solvers' tolerances. See
+                `retrograde.steady_state` for all of this.
 
         Raises:
             ValueError, TypeError: an argument of the wrong shape or dtype, or not finite.
             ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
         """
-        total = self.total(input)
-        return steady_state(self.W, total, self.f, x0=x0, solver=solver, adjoint=adjoint, throw=throw, warm=warm)
+        how: dict[str, Any] = {"solver": solver, "adjoint": adjoint, "throw": throw}
+        how |= {"warm": warm, "grad_rtol": grad_rtol}
+        return steady_state(self.W, self.total(input), self.f, x0=x0, **how)
 
     def input_for(self, x: Tensor) -> Tensor:
         """The one input for which x, (..., n), is a steady state: f⁻¹(x) - Wx - b.

@@ -6,9 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from numbers import Integral
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor
+
+from retrograde.tables import Row, as_html, as_text
+
+if TYPE_CHECKING:
+    from retrograde.receipt import Receipt
 
 
 class Status(IntEnum):
@@ -20,6 +25,7 @@ class Status(IntEnum):
     SINGULAR = 3
     STALLED = 4
     TRUNCATED = 5
+    INACCURATE = 6
 
     @property
     def message(self) -> str:
@@ -34,14 +40,17 @@ _MESSAGES = {
     Status.SINGULAR: "singular: I - DW has no inverse that this precision could tell",
     Status.STALLED: "stalled: the residual has come down to what rounding allows, above the tolerance",
     Status.TRUNCATED: "truncated as asked: an approximation, whose residual says how far it is from exact",
+    Status.INACCURATE: "not accurate enough: the estimated error of the gradient exceeds grad_rtol",
 }
 
 
-class _Solved:
+class Solved:
     """What a state and its adjoint have in common: a solver found them, sample by sample."""
 
     solver: Any
     status: Tensor
+    residual: Tensor
+    steps: Tensor
     structure: str = ""
 
     @property
@@ -59,48 +68,16 @@ class _Solved:
         """(...,) bool: neither converged, nor truncated as asked."""
         return ~self.converged & (self.status != Status.TRUNCATED)
 
-
-@dataclass(frozen=True, eq=False)
-class Receipt(_Solved):
-    """What is known of a gradient at a steady state, for each sample.
-
-    Attributes:
-        solver: that of the adjoint.
-        status: (...,) a `Status`.
-        residual: (...,) |D (Wᵀs + g) - s| / |s|.
-        steps: (...,) how often the adjoint step was taken.
-        state_residual: (...,) |f(Wx + b) - x| / |x| of the state the gradient was taken at; None where b was not given.
-        conditioning: (...,) |s| / |Dg|, a lower bound on the norm of (I - DWᵀ)⁻¹, which amplifies every residual.
-        structure: which neurons alone the solver was given, if not all: those whose slope is not 0.
-    """
-
-    solver: Any
-    status: Tensor
-    residual: Tensor
-    steps: Tensor
-    state_residual: Tensor | None
-    conditioning: Tensor
-    structure: str = ""
-
-    @property
-    def error_estimate(self) -> Tensor:
-        """(...,) the residuals amplified: the order of the gradient's relative error, not a bound on it."""
-        residual = self.residual if self.state_residual is None else self.residual + self.state_residual
-        return self.conditioning * residual
-
-    def __str__(self) -> str:
-        """One line."""
-        if not self.status.numel():
-            return f"{self.method}: no samples"
-        return (
-            f"{self.method}: {int(self.converged.sum())} of {self.status.numel()} adjoints converged in at most "
-            f"{int(self.steps.max())} steps, residual at most {float(self.residual.max()):.1e}, "
-            f"gradient error about {float(self.error_estimate.max()):.1e}"
-        )
+    def title(self, what: str) -> str:
+        """How many converged, by what, and how the others ended."""
+        lines = [f"{int(self.converged.sum())} of {self.status.numel()} {what} converged", f"by {self.method}"]
+        for code in self.status[~self.converged].unique().tolist():
+            lines.append(f"{int((self.status == code).sum())} {Status(code).message}")
+        return "\n".join(lines) if self.status.numel() else f"no samples, by {self.method}"
 
 
 @dataclass(frozen=True, eq=False)
-class SteadyState(_Solved):
+class SteadyState(Solved):
     """x = f(Wx + b), and how it was found. `...` is the batch.
 
     Attributes:
@@ -124,6 +101,19 @@ class SteadyState(_Solved):
     def receipt(self) -> Receipt | None:
         """What the latest backward through x found; None before the first."""
         return self._receipts[-1] if self._receipts else None
+
+    def __repr__(self) -> str:
+        return as_text(self._head, self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._head, self._rows())
+
+    @property
+    def _head(self) -> str:
+        return f"SteadyState of {self.x.shape[-1]} neurons: {self.title('samples')}"
+
+    def _rows(self) -> list[Row]:
+        return [("steps", self.steps), ("residual", self.residual)] if self.status.numel() else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,9 +208,7 @@ class ConvergenceError(RuntimeError):
         return str(self.args[0])
 
 
-def convergence_error(
-    what: str, told: SteadyState | Receipt, tolerance: float, advice: str, result: Any
-) -> ConvergenceError:
+def convergence_error(what: str, told: Solved, tolerance: float, advice: str, result: Any) -> ConvergenceError:
     """The error for a batch of which some samples failed: status, residual against tolerance, steps, what to try."""
     failed = told.failed
     status, residual = told.status[failed], told.residual[failed]

@@ -18,8 +18,9 @@ from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, c
 from retrograde.connectivity import Operator, as_operator
 from retrograde.derivatives import SteadyStateRule
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
+from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients, Receipt, Status, SteadyState, Wants, convergence_error
+from retrograde.result import Gradients, Status, SteadyState, Wants, convergence_error
 from retrograde.solvers import (
     Blockwise,
     Cascade,
@@ -33,6 +34,7 @@ from retrograde.solvers import (
 )
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, core, factor_size, invert
+from retrograde.targeting import check_grad_rtol, for_the_state, settle
 from retrograde.transforms import opaque, transformed, uncompiled
 from retrograde.warm import Visit, WarmStart
 
@@ -77,6 +79,7 @@ def steady_state(
     adjoint: Solver | None = None,
     throw: bool = True,
     warm: WarmStart | None = None,
+    grad_rtol: float | None = None,
 ) -> SteadyState:
     """x = f(Wx + b) for each sample, differentiable in W and b by recurrent backpropagation.
 
@@ -94,6 +97,9 @@ def steady_state(
             likewise. Neurons of slope 0 are left out where they are many.
         throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
         warm: a WarmStart, which starts x and its adjoint from the last ones of the same samples.
+        grad_rtol: the relative error that the gradient may have. It chooses both tolerances, so no solver may have an
+            ``rtol`` of its own beside it; the backward checks its estimate, and refines the adjoint where it must. None
+            solves as exactly as the dtype allows.
 
     Returns:
         A `SteadyState`: ``x``, and for each sample ``converged``, ``residual``, ``steps``, ``status``.
@@ -119,8 +125,11 @@ def steady_state(
             raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
     if warm is not None and not isinstance(warm, WarmStart):
         raise TypeError(f"warm: expected a WarmStart, got {type(warm).__name__}")
+    check_grad_rtol(grad_rtol, solver=solver, adjoint=adjoint)
     W = net.W.bind()
     solver = solver or default_solver(W)
+    if grad_rtol is not None:
+        solver = for_the_state(solver, grad_rtol, x.dtype)
 
     batch, n = x.shape[:-1], x.shape[-1]
     rows = known = visit = None
@@ -128,20 +137,21 @@ def steady_state(
         if warm is not None:
             raise ValueError("warm: expected None under the transforms of torch.func, which have no memory")
         factors = Factors(torch.empty(0, factor_size(W), dtype=W.like.dtype, device=W.like.device))
-        x, status, residual, steps, rows = _solve_apart(net, b, x, solver, factors, throw)
+        x, status, residual, steps, rows = _solve_apart(net, b, x, solver, factors, throw, grad_rtol)
     else:
         visit = None if warm is None else warm.visit(batch, x.device)
         factors, numbers = Factors(x.reshape(-1, n)[:, : factor_size(W)]), torch.arange(batch.numel(), device=x.device)
+        total = b.detach().expand(x.shape)
         with torch.no_grad():
-            x, status, residual, steps = _solve(net, b.detach().expand(x.shape), x, solver, factors, numbers, visit)
+            x, status, residual, steps = _solve(net, total, x, solver, factors, numbers, visit, grad_rtol)
         known = residual
 
     receipts: list[Receipt] = []
 
     def gradients(net: Recurrence, x: Tensor, b: Tensor | None, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known, visit)
+        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known, visit, grad_rtol)
         assert answer.receipt is not None
-        receipts.append(answer.receipt)
+        receipts[:] = [replace(answer.receipt, state_solver=solver, state_steps=steps)]
         return answer
 
     rule = SteadyStateRule(Recurrence(W.structure, net.f), gradients, adjoint, factors, throw)
@@ -160,17 +170,27 @@ def _solve(
     factors: Factors,
     rows: Tensor,
     visit: Visit | None = None,
+    grad_rtol: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, status, residual and steps; `rows` are the numbers of the samples in `factors`."""
     batch, n = x.shape[:-1], x.shape[-1]
-    problem, x_rows = _problem(net, b.reshape(-1, n), factors, rows), x.reshape(-1, n)
+    total, x_rows = b.reshape(-1, n), x.reshape(-1, n)
+    problem = _problem(net, total, factors, rows)
     found = solver.solve(problem, x_rows) if visit is None else visit.solve(solver, problem, x_rows)
+    if grad_rtol is not None:
+        settle(net, total, found, solver, problem, grad_rtol, is_small(net.W.bind()))
     told = found.status.reshape(batch), found.residual.reshape(batch), found.steps.reshape(batch)
     return found.value.reshape(x.shape), *told
 
 
 def _solve_apart(
-    net: Recurrence, b: Tensor, x: Tensor, solver: Solver, factors: Factors, throw: bool
+    net: Recurrence,
+    b: Tensor,
+    x: Tensor,
+    solver: Solver,
+    factors: Factors,
+    throw: bool,
+    grad_rtol: float | None,
 ) -> tuple[Tensor, ...]:
     """The same on the plain numbers under torch's transforms; and `rows`, (...,)."""
     W = net.W.bind()
@@ -179,7 +199,8 @@ def _solve_apart(
         for name, tensor in (("b", b), ("x0", x), *(("W", weight) for weight in weights)):
             check_finite(name, tensor)
         rows = factors.admit(x.shape[:-1].numel())
-        x, status, residual, steps = _solve(Recurrence(W.bind(*weights), net.f), b, x, solver, factors, rows)
+        plain = Recurrence(W.bind(*weights), net.f)
+        x, status, residual, steps = _solve(plain, b, x, solver, factors, rows, grad_rtol=grad_rtol)
         _check_converged(SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver), W, throw)
         return x, status, residual, steps, rows.reshape(x.shape[:-1])
 

@@ -1,0 +1,309 @@
+"""How far a gradient is from the true one, and how close I - DW is to singular: told afterwards.
+
+Newton's method takes one step from the state, x + δx, and one from the adjoint there, s + δs. Where x and s are close,
+what is left after these steps is of second order, and δx and δs are the errors themselves. All that is solved are the
+lecture's two equations, v = D (Wv + c) and s = D (Wᵀs + c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from retrograde.connectivity import Operator
+from retrograde.feedback import adjoint_problem, tangent_problem
+from retrograde.nonlinearity import Nonlinearity
+from retrograde.recurrence import Recurrence
+from retrograde.result import Status
+from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Solver
+from retrograde.solvers.factors import Factors
+from retrograde.structure import factor_size
+
+# One digit of a correction would do, were what is left of it not amplified once more; to be quick, it does.
+_RTOL, _QUICK_RTOL = 1e-4, 3e-2
+
+# Steps of the power method, for the largest singular value and, with the inverse, for the smallest.
+_LARGEST_STEPS, _SMALLEST_STEPS = 12, 4
+
+_ROOM = 2**31  # bytes that the samples of one turn may take
+_EPS = torch.finfo(torch.float64).eps
+
+
+class Correction(NamedTuple):
+    """What one Newton step changes, for each sample, and what that says.
+
+    Attributes:
+        adjoint: (samples, n) δs.
+        state_error: |δx| / |x + δx|, and what rounding hides.
+        error: the relative error of s xᵀ: |δs| / |s + δs|, what rounding hides, and what δx changes in x and in g.
+        steps: how many steps of a solver δx and δs took.
+    """
+
+    adjoint: Tensor
+    state_error: Tensor
+    error: Tensor
+    steps: Tensor
+
+
+class Spectrum(NamedTuple):
+    """The smallest and the largest singular value of I - DW, for each sample."""
+
+    smallest: Tensor
+    largest: Tensor
+
+
+class _Samples(NamedTuple):
+    """Some samples, (samples, n), in the dtype to compute in; `eps` is that of the dtype they had."""
+
+    W: Operator
+    f: Nonlinearity
+    x: Tensor
+    b: Tensor | None
+    g: Tensor
+    s: Tensor
+    eps: float
+    solver: Solver
+    quick: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a gradient was computed from, and itself: x, g = dR/dx and s, each (..., n), and b, where it is known.
+
+    It holds these tensors and the weights of W, not copies of them, and knows when one was overwritten.
+
+    Args:
+        net: the equations.
+        x: where g was taken.
+        b: broadcasts against x.
+        g: dR/dx.
+        s: dR/db.
+        factored: whether I - DW may be factored.
+    """
+
+    net: Recurrence
+    x: Tensor
+    b: Tensor | None
+    g: Tensor
+    s: Tensor
+    factored: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_versions", self._now())
+
+    def _now(self) -> list[int]:
+        held = (self.x, self.b, self.g, self.s, *self.net.W.bind().weights)
+        return [t._version for t in held if t is not None and not t.is_inference()]
+
+    @property
+    def changed(self) -> bool:
+        """Whether a tensor was overwritten since, as an optimiser's step overwrites W."""
+        return self._now() != self._versions  # type: ignore[attr-defined]
+
+    def correction(self, quick: bool = False) -> Correction:
+        """One Newton step from x, and one from s there; `quick` ones to a digit, in the dtype of x."""
+        return Correction(*self._in_turns(_correct, quick))
+
+    def state_error(self) -> tuple[Tensor, ...]:
+        """|δx| / |x|, and how far it is amplified in a gradient, to a digit, in the dtype of x."""
+        return self._in_turns(_state_error, quick=True)
+
+    def spectrum(self) -> Spectrum:
+        """The extreme singular values of I - DW by the power method, which finds no smaller and no larger ones."""
+        return Spectrum(*self._in_turns(_singular_values))
+
+    def reward_change(self) -> Tensor:
+        """lᵀ (f(Wx + b) - x), l = g + Wᵀs: how far R is from what it is at the steady state, to second order."""
+        return self._in_turns(_reward_change)[0]
+
+    def take(self, rows: Tensor) -> Evidence:
+        """That of some samples, (samples, n)."""
+        x, b, g, s = (None if t is None else t[rows] for t in self.flat())
+        return Evidence(self.net, x, b, g, s, self.factored)  # type: ignore[arg-type]
+
+    def flat(self) -> tuple[Tensor | None, ...]:
+        """x, b, g and s, each (samples, n)."""
+        return tuple(
+            None if t is None else t.detach().expand(self.x.shape).reshape(-1, self.x.shape[-1])
+            for t in (self.x, self.b, self.g, self.s)
+        )
+
+    def _in_turns(self, told: Callable[[_Samples], tuple[Tensor, ...]], quick: bool = False) -> tuple[Tensor, ...]:
+        """What is told of the samples, a few at a time."""
+        W, n, own = self.net.W.bind(), self.x.shape[-1], self.x.dtype
+        dtype = torch.promote_types(own, torch.float32) if quick else torch.float64
+        W = W.bind(*(w.detach().to(dtype) for w in W.weights))
+        solver = _solver(n, self.factored, _QUICK_RTOL if quick else _RTOL)
+        at_once = max(1, _ROOM // (dtype.itemsize * n * max(150, 9 * n if self.factored else 0)))
+        turns = []
+        with torch.no_grad():
+            for rows in torch.arange(self.x[..., 0].numel(), device=self.x.device).split(at_once):
+                x, b, g, s = (t if t is None else t[rows].to(dtype) for t in self.flat())
+                assert x is not None and g is not None and s is not None
+                turns.append(told(_Samples(W, self.net.f, x, b, g, s, torch.finfo(own).eps, solver, quick)))
+        return tuple(torch.cat(each) for each in zip(*turns, strict=True))
+
+
+def _solver(n: int, factored: bool, rtol: float) -> Solver:
+    """Iteration, as long as it costs less than a factorisation would; then that, or a search."""
+    settle = FixedPoint(rtol=rtol, max_steps=30 + n // 4)
+    if factored:
+        return Cascade(settle, Direct(rtol=rtol))
+    return Cascade(settle, Krylov(rtol=rtol, max_steps=300), FixedPoint(rtol=rtol))
+
+
+def _correct(given: _Samples) -> tuple[Tensor, ...]:
+    """The fields of a `Correction`.
+
+    The residuals of a state in float32 are exact in float64. Those of one in float64 are not: what rounding may hide in
+    them, noise of that size shows, which is corrected for in two samples more beside each.
+    """
+    W, f, x, b, g, s, eps, solver, quick = given
+    scale = torch.ldexp(torch.ones_like(g[:, :1]), torch.frexp(g.abs().amax(-1, keepdim=True)).exponent)
+    g, s = g / scale, s / scale
+    samples, turns = len(x), 1 if quick or eps > _EPS else 3
+    x, g, s = (t.repeat(turns, 1) for t in (x, g, s))
+    factors, noise = Factors(x[:, : factor_size(W)]), _Noise(samples, turns)
+    state = _correct_state(W, f, x, None if b is None else b.repeat(turns, 1), solver, factors, noise)
+    D = state.D
+    if turns > 1 and f.slope_from_output:
+        D = D + noise((f.slope(x + _EPS * x) - f.slope(x)) / _EPS)
+    Wts = W.T @ s
+    r = D * (Wts + g + noise(_product_error(Wts) + g.abs())) - s + noise(s)
+    ds, solved, steps = _solve(W, D, W.T @ r, True, solver, factors)
+    ds = ds + r
+
+    known = (state.solved & solved).view(turns, samples).all(0)
+    state_error = _relative(state.dx, x, samples, tiny=torch.finfo(x.dtype).eps ** 2)
+    error = _relative(ds, s, samples) + state.amplified[:samples] * state_error + eps
+    state_error, error = (torch.where(known & e.isfinite(), e, torch.inf) for e in (state_error, error))
+    nothing = ((s == 0) & (ds == 0))[:samples].all(-1) | (g == 0)[:samples].all(-1)
+    return ds[:samples] * scale, state_error, error.masked_fill(nothing, 0), (state.steps + steps)[:samples]
+
+
+def _state_error(given: _Samples) -> tuple[Tensor, ...]:
+    """|δx| / |x|, and how far it is amplified."""
+    W, x = given.W, given.x
+    factors = Factors(x[:, : factor_size(W)])
+    state = _correct_state(W, given.f, x, given.b, given.solver, factors, _Noise(len(x), 1))
+    error = _relative(state.dx, x, len(x), tiny=torch.finfo(x.dtype).eps ** 2)
+    return torch.where(state.solved & error.isfinite(), error, torch.inf), state.amplified
+
+
+class _State(NamedTuple):
+    """δx, D at x + δx, how far it is amplified, whether a steady state is near, and the steps it took.
+
+    How g = dR/dx changes on the way to the steady state is not known from g. It is taken to change on the scale of x,
+    or of 1 where that is smaller: relative to g by |δx| / |x|, or by |δx| / √n. The adjoint then amplifies the change,
+    by as much, it is assumed, as I - DW amplified the residual. `amplified` |δx| / |x| is what becomes of it.
+    """
+
+    dx: Tensor
+    D: Tensor
+    amplified: Tensor
+    solved: Tensor
+    steps: Tensor
+
+
+def _correct_state(
+    W: Operator, f: Nonlinearity, x: Tensor, b: Tensor | None, solver: Solver, factors: Factors, noise: _Noise
+) -> _State:
+    one = torch.ones_like(x[:, 0])
+    if b is None:
+        return _State(torch.zeros_like(x), f.slope(x), one, one.bool(), 0 * one.long())
+    Wx = W @ x
+    u = Wx + b + noise(_product_error(Wx) + b.abs())
+    D, r = f.slope_at(u), f(u) - x + noise(x)
+    dx, solved, steps = _solve(W, D, W @ r, False, solver, factors)
+    dx = dx + r
+    u = u + W @ dx
+    rounding = 8 * torch.finfo(x.dtype).eps * (_norm(x) + _norm(u))
+    solved = solved & (_norm(f(u) - x - dx) <= 0.5 * _norm(r) + rounding)  # or x is not where Newton's method converges
+    amplified = torch.where(_norm(dx) > _norm(r), _norm(dx) / _norm(r), 1)
+    amplified = amplified * (_norm(x) / x.shape[-1] ** 0.5).clamp(min=1)
+    return _State(dx, f.slope_at(u), amplified, solved, steps)
+
+
+def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
+    """The fields of a `Spectrum`."""
+    W, f, x, b, solver = given.W, given.f, given.x, given.b, given.solver
+    D = f.slope(x) if b is None else f.slope_at(W @ x + b)
+    factors = Factors(x[:, : factor_size(W)])
+    start = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
+
+    def A(v: Tensor) -> Tensor:
+        return v - D * (W @ v)
+
+    def unit(v: Tensor) -> Tensor:
+        return v / _norm(v)[:, None]
+
+    v = unit(start.expand_as(x))
+    for _ in range(_LARGEST_STEPS):
+        v = A(v)
+        v = unit(v - W.T @ (D * v))  # Aᵀ
+    largest = _norm(A(v))
+    v = unit(start.expand_as(x))
+    for _ in range(_SMALLEST_STEPS):
+        v = unit(v + W.T @ _solve(W, D, v, True, solver, factors)[0])  # A⁻ᵀ = I + Wᵀ (I - DWᵀ)⁻¹ D
+        v = unit(v + _solve(W, D, W @ v, False, solver, factors)[0])  # A⁻¹ = I + (I - DW)⁻¹ DW
+    smallest = _norm(A(v))
+    return torch.where(smallest.isfinite(), smallest, 0), torch.where(largest.isfinite(), largest, torch.inf)
+
+
+def _reward_change(given: _Samples) -> tuple[Tensor, ...]:
+    W, f, x, b, g, s, *_ = given
+    assert b is not None
+    change = ((g + W.T @ s) * (f(W @ x + b) - x)).sum(-1)
+    return (torch.where(change.isnan(), torch.inf, change),)
+
+
+def _solve(
+    W: Operator, D: Tensor, c: Tensor, transposed: bool, solver: Solver, factors: Factors
+) -> tuple[Tensor, Tensor, Tensor]:
+    """v = D (Wv + c), or s = D (Wᵀs + c), with whether it was solved and the steps it took, for each sample."""
+    problem = adjoint_problem if transposed else tangent_problem
+    found = solver.solve(problem(W, D, c, factors, torch.arange(len(c), device=c.device)), D * c)
+    return found.value, found.status == Status.CONVERGED, found.steps
+
+
+class _Noise:
+    """Rounding errors of float64: none in the first turn of the samples, random signs in the others.
+
+    The signs are the same for all samples, so that none depends on its batch.
+    """
+
+    def __init__(self, samples: int, turns: int):
+        self._turns, self._samples = turns, samples
+        self._random = torch.Generator().manual_seed(0)
+
+    def __call__(self, size: Tensor) -> Tensor | float:
+        """Noise of that size, in units of eps."""
+        if self._turns == 1:
+            return 0.0
+        n = size.shape[-1]
+        signs = torch.randint(2, (self._turns, 1, n), generator=self._random).to(size) * 2 - 1
+        signs[0] = 0
+        return _EPS * (signs * size.reshape(self._turns, self._samples, n)).reshape(-1, n)
+
+
+def _relative(change: Tensor, z: Tensor, samples: int, tiny: float = 0.0) -> Tensor:
+    """|δz| / |z + δz|, δz without noise, and how the noise moves it, added; 0 where both are 0."""
+    size = _norm(z[:samples] + change[:samples]).clamp(min=tiny)
+    first, *noisy = change.split(samples) if samples else (change,)
+    length = _norm(first)
+    if noisy:
+        length = length + torch.stack([_norm(each - first) for each in noisy]).square().mean(0).sqrt()
+    return torch.where(length == 0, 0, length / size)
+
+
+def _product_error(Wx: Tensor) -> Tensor:
+    """What rounding does to a product of n terms, in units of eps: as measured, and as much again."""
+    return Wx.abs() + (1 + Wx.shape[-1] ** 0.5 / 8) * Wx.square().mean(-1, keepdim=True).sqrt()
+
+
+def _norm(z: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(z, dim=-1)

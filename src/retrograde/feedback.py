@@ -1,0 +1,72 @@
+"""The two linear equations at a steady state, as a solver sees them: s = D (Wᵀs + g), and v = D (Wv + c)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from retrograde import kernels
+from retrograde.blocks import Blocks, blocks_of
+from retrograde.connectivity import Operator
+from retrograde.recurrence import adjoint_step
+from retrograde.solvers import Problem, Solver
+from retrograde.solvers.factors import Factors
+from retrograde.structure import core, invert, invert_adjoint
+
+
+def adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: Tensor) -> Problem:
+    """What a solver sees: s = D (Wᵀs + g), for the samples `rows` of the batch."""
+
+    def factorise(s: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
+        wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
+        if len(wanted):
+            factors.put(rows[wanted], lambda: core(W, D[wanted]))
+        return lambda r: invert_adjoint(W, D, r, partial(factors.solve, rows))
+
+    blocks = blocks_of(W)
+    return Problem(
+        step=lambda s: adjoint_step(W, D, s, g),
+        take=lambda some: adjoint_problem(W, D[some], g[some], factors, rows[some]),
+        factorise=factorise,
+        iterate=kernels.adjoint_fixed_point(W, D, g),
+        tangent=lambda s: lambda v: D * (W.T @ v),
+        affine=True,
+        substitute=None if blocks is None else partial(_substitute, W, D, g, blocks),
+    )
+
+
+def tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: Tensor) -> Problem:
+    """Likewise v = D (Wv + c): how a steady state moves with its input."""
+
+    def factorise(v: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
+        wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
+        if len(wanted):
+            factors.put(rows[wanted], lambda: core(W, D[wanted]))
+        return lambda r: invert(W, D, r, partial(factors.solve, rows))
+
+    return Problem(
+        step=lambda v: D * (W @ v + c),
+        take=lambda some: tangent_problem(W, D[some], c[some], factors, rows[some]),
+        factorise=factorise,
+        iterate=kernels.tangent_fixed_point(W, D, c),
+        tangent=lambda v: lambda w: D * (W @ w),
+        affine=True,
+    )
+
+
+def _substitute(W: Operator, D: Tensor, g: Tensor, blocks: Blocks, s: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
+    """s = D (Wᵀs + g), level by level downwards."""
+    every = torch.arange(len(s), device=s.device)
+
+    def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
+        slopes = D[:, neurons]
+        if W is None:
+            return slopes.T * drive, torch.zeros_like(every)
+        problem = adjoint_problem(W, slopes, drive.T.contiguous(), Factors(slopes), every)
+        found = solver.solve(problem, s[:, neurons])
+        return found.value.T, found.steps
+
+    return blocks.substitute(W, g, settle, transposed=True)
