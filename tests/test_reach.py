@@ -243,18 +243,21 @@ def test_a_cascade_tells_which_solver_answered_and_asks_no_other():
         rows = (solution.method >= index).nonzero()[:, 0]
         part = rg.Cascade(*solver.solvers[:index]).solve(as_problem(W, rg.Tanh(), b), torch.zeros_like(b))
         assert (part.status[rows] != rg.Status.CONVERGED).all()
+        assert (part.status[solution.method < index] == rg.Status.CONVERGED).all()
+    assert len(solution.method.unique()) > 2
     # The sample that the first solver has settled costs no factorisation.
     only = rg.Cascade(rg.FixedPoint(max_steps=100)).solve(as_problem(W, rg.Tanh(), b), torch.zeros_like(b))
     assert torch.equal(only.value[:4], solution.value[:4]) and torch.equal(only.steps[:4], solution.steps[:4])
 
 
 def test_of_a_sample_on_which_all_fail_the_best_answer_is_kept():
-    W, b = torch.tensor([[2.0]], dtype=DTYPE), torch.ones(1, 1, dtype=DTYPE)
-    near, worse = rg.FixedPoint(max_steps=30), rg.PseudoTransient(max_steps=1)
-    cascade = rg.Cascade(near, worse)
-    solution = cascade.solve(as_problem(W, rg.ReLU(), b), torch.zeros_like(b))
-    parts = [one.solve(as_problem(W, rg.ReLU(), b), torch.zeros_like(b)).residual for one in (near, worse)]
-    assert solution.residual <= torch.stack(parts).min() and solution.steps == 31
+    W, b = torch.tensor([[-3.0]], dtype=DTYPE), torch.full((1, 1), 0.5, dtype=DTYPE)
+    near, worse = rg.FixedPoint(damping=0.3, max_steps=5), rg.FixedPoint(max_steps=50)  # the second leaves the state
+    problem, z = as_problem(W, rg.Tanh(), b), torch.zeros_like(b)
+    solution, first = rg.Cascade(near, worse).solve(problem, z), near.solve(problem, z)
+    assert worse.solve(problem, first.value).residual > 10 * first.residual
+    assert torch.equal(solution.value, first.value) and torch.equal(solution.residual, first.residual)
+    assert solution.steps == 55 and solution.method == 0
 
 
 # --- rounding
