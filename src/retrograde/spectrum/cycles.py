@@ -108,7 +108,7 @@ def course(net: Recurrence, b: Tensor, x: Tensor, steps: int) -> Course:
 def _run(
     net: Recurrence, b: Tensor, x: Tensor, v: Tensor, directions: Tensor, steps: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """x and a perturbation v carried on; the track (steps, samples, directions); v's growth; the largest swing."""
+    """x and a perturbation v carried on; the track (steps, samples, directions); v's growth; the swing of late."""
     track = x.new_empty(steps, len(x), directions.shape[1])
     growth = x.new_zeros(len(x))
     low = high = x
@@ -122,6 +122,8 @@ def _run(
         v = torch.where((size > 0)[:, None], v / size[:, None], 1.0)  # one that died starts again, its log -infinity
         track[t] = x @ directions
         low, high = torch.minimum(low, x), torch.maximum(high, x)
+        if t == steps // 2:  # what was before may have been on its way
+            low = high = x
     return x, v, track, growth / steps, (high - low).amax(-1)
 
 

@@ -291,11 +291,11 @@ def _told(found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype
         return value[:, 0].reshape(batch).to(dtype)
 
     return Stability(
-        eigenvalues=of_modes(modes).attached(DW).reshape(*batch, -1).to(complex_),
+        eigenvalues=of_modes(modes).attached(DW).reshape(*batch, *modes.values.shape[1:]).to(complex_),
         modes=modes.each(lambda part: part.reshape(*batch, *part.shape[1:])),
         rightmost=one(of_modes(rightmost).attached(DW), complex_),
         multiplier=one(of_modes(leader).attached(own), complex_),
-        direction=leader.right[:, 0].reshape(*batch, -1).to(complex_),
+        direction=leader.right[:, 0].reshape(*batch, *leader.right.shape[2:]).to(complex_),
         numerical_abscissa=one(abscissa.attached(DW), real) - 1,
         distance=None if distance is None else one(distance.attached(DW), real),
     )
