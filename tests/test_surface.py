@@ -5,12 +5,15 @@ import inspect
 import retrograde as rg
 
 NAMES = [
+    "Bifurcation",
     "Cascade",
+    "Certificate",
     "Connectivity",
     "ConvergenceError",
     "Convolution",
     "Dense",
     "Direct",
+    "Fate",
     "FixedPoint",
     "Gradients",
     "Identity",
@@ -26,15 +29,21 @@ NAMES = [
     "Sigmoid",
     "Softplus",
     "Sparse",
+    "Stability",
     "Status",
     "SteadyState",
     "Sum",
     "Tanh",
     "Trajectory",
+    "Verdict",
+    "Verdicts",
     "backpropagation_through_time",
     "recurrent_backpropagation",
+    "stability",
     "steady_state",
     "trajectory",
+    "uniqueness_certificate",
+    "verdict",
 ]
 
 

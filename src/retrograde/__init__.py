@@ -7,18 +7,32 @@ from retrograde.nonlinearity import Identity, Nonlinearity, Pointwise, ReLU, Sig
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError, Gradients, Receipt, Status, SteadyState, Trajectory
 from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Newton
+from retrograde.spectrum import (
+    Bifurcation,
+    Certificate,
+    Fate,
+    Stability,
+    Verdict,
+    Verdicts,
+    stability,
+    uniqueness_certificate,
+    verdict,
+)
 from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bifurcation",
     "Cascade",
+    "Certificate",
     "Connectivity",
     "ConvergenceError",
     "Convolution",
     "Dense",
     "Direct",
+    "Fate",
     "FixedPoint",
     "Gradients",
     "Identity",
@@ -34,13 +48,19 @@ __all__ = [
     "Sigmoid",
     "Softplus",
     "Sparse",
+    "Stability",
     "Status",
     "SteadyState",
     "Sum",
     "Tanh",
     "Trajectory",
+    "Verdict",
+    "Verdicts",
     "backpropagation_through_time",
     "recurrent_backpropagation",
+    "stability",
     "steady_state",
     "trajectory",
+    "uniqueness_certificate",
+    "verdict",
 ]
