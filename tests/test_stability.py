@@ -10,7 +10,7 @@ from problems import DTYPE, NONLINEARITIES, STRUCTURES, each_structure, inputs_o
 from torch import nn
 
 import retrograde as rg
-from retrograde.spectrum import eigenvalues, leading_modes, stable
+from retrograde.spectrum import eigen, eigenvalues, leading_modes, stable
 
 NUMBERS = ("margin", "margin_discrete", "margin_continuous", "spectral_radius", "numerical_abscissa", "distance")
 
@@ -131,6 +131,27 @@ def test_arnoldi_on_what_has_no_spectrum_to_speak_of(by_products):
     assert found.margin == 1 and found.numerical_abscissa == -1
     chain = rg.stability(rg.Network(W, f="identity", b=False), dead)
     assert not chain.modes.simple.any()  # and says that it could not tell where they are
+
+
+def test_a_ring_on_which_arnoldi_fails_is_decomposed_or_refused(by_products, monkeypatch):
+    monkeypatch.setattr(eigen, "_RESTARTS", 2)
+    n = 300
+    ring = rg.Sparse.from_edges(range(n), [*range(1, n), 0], torch.full((n,), 0.9, dtype=DTYPE), n)
+    x = torch.zeros(n, dtype=DTYPE)
+    with pytest.raises(rg.ConvergenceError, match="Arnoldi's method found too few of 8"):
+        rg.stability(rg.Network(ring, f="identity"), x)
+    found = rg.stability(rg.Network(ring.dense().detach(), f="identity"), x)
+    assert found.spectral_radius.item() == pytest.approx(0.9)
+
+
+def test_half_precision_is_computed_in_full():
+    net = rg.Network(not_normal(6).bfloat16(), leak=0.5)
+    state = net.steady_state(randn(2, 6).bfloat16(), solver=rg.FixedPoint())
+    assert state.verdict.stable.all() and state.verdict.margin.dtype == torch.float32
+    found = rg.stability(net, state.x)
+    assert found.margin.dtype == torch.float32 and found.eigenvalues.dtype == torch.complex64
+    found.margin.sum().backward()
+    assert net.W.weight.grad.dtype == torch.bfloat16
 
 
 def test_a_large_sparse_network_never_makes_a_matrix(monkeypatch):

@@ -22,6 +22,9 @@ Leading = Literal["modulus", "real"]
 
 # Arnoldi's basis: the eigenvalues of a random matrix fill a disc, and its rim takes this many vectors to resolve.
 _BASIS = 80
+# How often Arnoldi's method may begin anew. A random matrix takes some twenty; what takes many more, such as a long
+# ring of neurons, whose eigenvalues lie all round a circle, takes far too many.
+_RESTARTS = 200
 _KEYS: dict[str, Callable[[Tensor], Tensor]] = {"modulus": torch.abs, "real": lambda values: values.real}
 
 
@@ -209,9 +212,20 @@ def arpack(search: Any, J: Product, like: Tensor, k: int, which: str) -> tuple[T
     # A product in less than float64 is not exact enough for ARPACK's own tolerance.
     eps = torch.finfo(like.dtype).eps
     try:
-        basis = min(n, max(2 * k + 1, _BASIS))
-        found = search(operator, k, which=which, v0=start, ncv=basis, tol=0 if eps < 1e-12 else 10 * eps)
+        found = search(
+            operator,
+            k,
+            which=which,
+            v0=start,
+            ncv=min(n, max(2 * k + 1, _BASIS)),
+            maxiter=_RESTARTS,
+            tol=0 if eps < 1e-12 else 10 * eps,
+        )
     except ArpackError as error:
-        raise ConvergenceError(f"eigenvalues: Arnoldi's method failed: {error}", None) from None
+        raise ConvergenceError(
+            f"eigenvalues: Arnoldi's method found too few of {k} ({error}). Many may lie equally far out, as those of "
+            "a long ring of neurons do. If the matrix fits into memory, a network with Dense(W.dense()) is decomposed.",
+            None,
+        ) from None
     values, vectors = (torch.from_numpy(np.ascontiguousarray(part)).to(like.device) for part in found)
     return values, vectors

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from retrograde.checks import check_finite, check_last_axis, check_like
-from retrograde.connectivity import Dense
+from retrograde.connectivity import Convolution, Dense
 from retrograde.recurrence import Recurrence
+from retrograde.result import ConvergenceError
 from retrograde.spectrum.eigen import Leading, Modes, leading_modes
 from retrograde.spectrum.first_order import Differential, Linear, largest_of_symmetric, least_singular, of_modes
 
 if TYPE_CHECKING:
     from retrograde.network import Network
 
-# Up to this many neurons a full W is decomposed: beyond, Arnoldi's method is several times faster.
+# Up to this many neurons a full W is decomposed: beyond, Arnoldi's method is several times faster. And so is a
+# convolution, whose eigenvalues lie along curves, which that method cannot resolve.
 SMALL = 512
 # And any W, as a matrix of this size is no larger than the basis of Arnoldi's method would be.
 TINY = 64
@@ -133,8 +135,8 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     All of it is differentiable in x, W, b and the leak to first order, where eigenvalues are simple, by
     dλ = wᵀ d(DW) v / wᵀv: a margin of ``net.steady_state(...).x`` can be a term of the reward.
 
-    A full W of up to 512 neurons is decomposed. For others Arnoldi's method needs products alone, sample by sample.
-    Everything is computed in float64.
+    A full W or a convolution of up to 512 neurons is decomposed. For others Arnoldi's method needs products alone,
+    sample by sample; a full W for which it fails is decomposed after all. Everything is computed in float64.
 
     Args:
         net: a Network or a Recurrence.
@@ -167,7 +169,7 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     W = equations.W.bind()
     n = W.shape[0]
     check_finite("x", check_last_axis("x", check_like("x", x, W.like), n))
-    equations, x, b = in_float64(equations, x, b)
+    equations, x, b = cast_to(torch.float64, equations, x, b)
     batch = x.shape[:-1]
     D = slopes(equations, x, b).reshape(-1, n)
     DW = Linear(equations.W.bind(), torch.zeros_like(D), D)
@@ -176,14 +178,19 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
         a = torch.as_tensor(equations.leak, dtype=D.dtype, device=D.device).expand(n)
         own = Linear(DW.W, (1 - a).expand(D.shape), a * D)
 
-    dense = n <= TINY or (isinstance(W.structure, Dense) and n <= SMALL) or not len(D)
-    look = _decomposed if dense else _searched
+    dense = n <= TINY or (isinstance(W.structure, Dense | Convolution) and n <= SMALL) or not len(D)
     with torch.no_grad():
         plain, own_plain = DW.detached(), own.detached()
         found = []
         for rows in torch.arange(len(D), device=D.device).split(max(1, 2**22 // n**2) if dense else 1):
             some = plain.rows(rows)
-            found.append(look(some, some if own is DW else own_plain.rows(rows), int(k)))
+            own_some = some if own is DW else own_plain.rows(rows)
+            try:
+                found.append((_decomposed if dense else _searched)(some, own_some, int(k)))
+            except ConvergenceError:
+                if not isinstance(W.structure, Dense):
+                    raise
+                found.append(_decomposed(some, own_some, int(k)))
     return _told(found, DW, own, batch, W.like.dtype)
 
 
@@ -199,12 +206,14 @@ def equations_of(net: Network | Recurrence, input: Tensor | None) -> tuple[Recur
     return net.recurrence, None if input is None else net.total(input)
 
 
-def in_float64(net: Recurrence, x: Tensor, b: Tensor | None) -> tuple[Recurrence, Tensor, Tensor | None]:
-    """The same network and state in float64, connected with what was given by their history."""
+def cast_to(
+    dtype: torch.dtype, net: Recurrence, x: Tensor, b: Tensor | None
+) -> tuple[Recurrence, Tensor, Tensor | None]:
+    """The same network and state in that dtype, connected with what was given by their history."""
     W, leak = net.W.bind(), net.leak
-    leak = leak.double() if isinstance(leak, Tensor) else leak
-    net = replace(net, W=W.bind(*(weight.double() for weight in W.weights)), leak=leak)
-    return net, x.double(), None if b is None else b.double()
+    leak = leak.to(dtype) if isinstance(leak, Tensor) else leak
+    net = replace(net, W=W.bind(*(weight.to(dtype) for weight in W.weights)), leak=leak)
+    return net, x.to(dtype), None if b is None else b.to(dtype)
 
 
 def slopes(net: Recurrence, x: Tensor, b: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from retrograde.result import SteadyState
 from retrograde.solvers import relative_residual
 from retrograde.solvers.base import default_rtol
 from retrograde.spectrum.cycles import Fate, course
-from retrograde.spectrum.stable import Bifurcation, equations_of, stability
+from retrograde.spectrum.stable import Bifurcation, cast_to, equations_of, stability
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -177,6 +177,9 @@ def verdict(
         )
         start = start.expand(*batch, n).reshape(-1, n)
         found = _found(equations, b, x, solved)
+        if x.dtype in (torch.float16, torch.bfloat16):  # too coarse to run on for long
+            equations, x, widened = cast_to(torch.float32, equations, x, b)
+            b, start = cast(Tensor, widened), start.float()
         return _judged(equations, b, x, found, start, near, steps).shaped(batch)
 
 
@@ -186,7 +189,7 @@ def _found(net: Recurrence, b: Tensor, x: Tensor, solved: SteadyState | None) ->
     if solved is None:
         return residual <= 10 * default_rtol(x.dtype)
     found = solved.converged.reshape(-1)
-    if not (residual[found] <= 10 * max(solved.tolerance, default_rtol(x.dtype))).all():
+    if not (residual[found] <= max(10 * solved.tolerance, torch.finfo(x.dtype).eps ** 0.5)).all():
         raise ValueError("state: it is no steady state of this network as it is now, with this input")
     return found
 
