@@ -1,5 +1,6 @@
 """What is said of each sample, against dynamics whose end is known."""
 
+import dataclasses
 import math
 
 import pytest
@@ -103,6 +104,13 @@ def test_diverging_slowly():
     for network in (ramp, spiral):
         state = network.steady_state(solver=rg.FixedPoint(max_steps=50), throw=False)
         assert names(state.verdict) == ["DIVERGING"]
+
+
+def test_what_a_solver_took_for_converged_as_its_length_overflowed_is_diverging():
+    network = divergent(dtype=torch.float32).network
+    state = network.steady_state(solver=rg.FixedPoint(max_steps=50), throw=False)
+    huge = dataclasses.replace(state, x=torch.full((2,), 1e30), status=torch.tensor(0))
+    assert names(rg.verdict(network, huge)) == ["DIVERGING"]
 
 
 def test_not_found():

@@ -188,7 +188,8 @@ def _found(net: Recurrence, b: Tensor, x: Tensor, solved: SteadyState | None) ->
     residual = relative_residual(net.step(x, b), x)
     if solved is None:
         return residual <= 10 * default_rtol(x.dtype)
-    found = solved.converged.reshape(-1)
+    # Where |x| overflows, a residual relative to it says nothing.
+    found = solved.converged.reshape(-1) & torch.linalg.vector_norm(x, dim=-1).isfinite()
     if not (residual[found] <= max(10 * solved.tolerance, torch.finfo(x.dtype).eps ** 0.5)).all():
         raise ValueError("state: it is no steady state of this network as it is now, with this input")
     return found
