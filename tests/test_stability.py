@@ -142,6 +142,36 @@ def test_a_ring_on_which_arnoldi_fails_is_decomposed_or_refused(by_products, mon
         rg.stability(rg.Network(ring, f="identity"), x)
     found = rg.stability(rg.Network(ring.dense().detach(), f="identity"), x)
     assert found.spectral_radius.item() == pytest.approx(0.9)
+    both = torch.stack([torch.ones(n), torch.zeros(n)]).double()  # all on, and all off, where it does not fail
+    found = rg.stability(rg.Network(ring.dense().detach(), f="relu"), both, k=1)
+    assert found.margin.tolist() == pytest.approx([0.1, 1.0]) and found.distance is None
+
+
+@pytest.mark.parametrize("weight", [0.9, 3.0])
+def test_a_long_chain_has_no_eigenvalue_but_zero(weight):
+    n = 200  # products alone would find some 80 % of the weight
+    chain = rg.Sparse.from_edges(range(n - 1), range(1, n), torch.full((n - 1,), weight, dtype=DTYPE), n)
+    found = rg.stability(rg.Network(chain, f="identity"), torch.zeros(n, dtype=DTYPE))
+    assert found.spectral_radius == 0 and found.stable and found.stable_continuous
+    wanted = np.linalg.eigvalsh((chain.dense() + chain.dense().T).detach().numpy() / 2).max() - 1
+    assert found.numerical_abscissa.item() == pytest.approx(wanted)
+
+
+def test_components_one_after_another_have_the_eigenvalues_and_gradients_of_the_whole(by_products):
+    M = torch.zeros(40, 40, dtype=DTYPE)
+    M[:15, :15], M[15:30, 15:30], M[30:, :30] = not_normal(15), 0.8 * not_normal(15, seed=1), randn(10, 30)
+    M[15:30, :15] = 3 * randn(15, 15, seed=2)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    M = M[order][:, order]
+    x = 0.3 * randn(40)
+    sparse, dense = rg.Network(M.to_sparse_csr()), rg.Network(M)
+    leading = rg.stability(sparse, x, k=1)
+    leading.margin.backward()
+    wanted = torch.linalg.eigvals((1 - x * x)[:, None] * dense.W.dense())
+    (1 - wanted.abs().max()).backward()
+    assert leading.margin.item() == pytest.approx(1 - wanted.abs().max().item())
+    post, pre = sparse.W.edges
+    assert_close(sparse.W.weight.grad, dense.W.weight.grad[post, pre], within=1e-9)
 
 
 def test_half_precision_is_computed_in_full():
@@ -155,7 +185,7 @@ def test_half_precision_is_computed_in_full():
 
 
 def test_a_large_sparse_network_never_makes_a_matrix(monkeypatch):
-    n = 3000
+    n = 1500
     ends = torch.randint(n, (2, 3 * n), generator=torch.Generator().manual_seed(0))
     net = rg.Network(rg.Sparse.from_edges(*ends, (0.3 * randn(3 * n).abs()).float(), n), b=False)
     M = net.W.dense().detach().double()

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from retrograde.checks import check_finite, check_last_axis, check_like
-from retrograde.connectivity import Convolution, Dense
+from retrograde.connectivity import Convolution, Dense, Operator
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
+from retrograde.spectrum.components import within_components
 from retrograde.spectrum.eigen import Leading, Modes, leading_modes
 from retrograde.spectrum.first_order import Differential, Linear, largest_of_symmetric, least_singular, of_modes
 
@@ -56,7 +57,8 @@ class Stability:
 
     Attributes:
         eigenvalues: (..., k) complex, of DW, the largest \\|λ\\| first.
-        modes: their right and left vectors, with residuals and conditioning. No gradient passes through them.
+        modes: their right and left vectors, with residuals and conditioning. No gradient passes through them. Of a
+            sparse W of more than 64 neurons, each is confined to one strongly connected component.
         rightmost: (...,) complex, the eigenvalue of DW with the largest real part.
         multiplier: (...,) complex, the leading eigenvalue of the network's own dynamics: by how much the mode that
             decays slowest, or grows fastest, is multiplied at each step.
@@ -181,12 +183,13 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     dense = n <= TINY or (isinstance(W.structure, Dense | Convolution) and n <= SMALL) or not len(D)
     with torch.no_grad():
         plain, own_plain = DW.detached(), own.detached()
+        loops = plain.W if dense else within_components(plain.W)
         found = []
         for rows in torch.arange(len(D), device=D.device).split(max(1, 2**22 // n**2) if dense else 1):
             some = plain.rows(rows)
             own_some = some if own is DW else own_plain.rows(rows)
             try:
-                found.append((_decomposed if dense else _searched)(some, own_some, int(k)))
+                found.append(_decomposed(some, own_some, int(k)) if dense else _searched(some, own_some, int(k), loops))
             except ConvergenceError:
                 if not isinstance(W.structure, Dense):
                     raise
@@ -224,12 +227,13 @@ def slopes(net: Recurrence, x: Tensor, b: Tensor | None) -> Tensor:
         raise ValueError(f"input: expected the input of the state, as {net.f} has no slope in terms of x alone")
     with torch.enable_grad():
         u = net.W @ x + b
-        u = u if u.requires_grad else u.requires_grad_()
+        wanted = u.requires_grad
+        u = u if wanted else u.requires_grad_()
         y = net.f(u)
         if not y.requires_grad:  # flat
             return torch.zeros_like(u)
         (slope,) = torch.autograd.grad(y.sum(), u, create_graph=True, materialize_grads=True, allow_unused=True)
-    return slope
+    return slope if wanted else slope.detach()
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,10 +260,11 @@ def _decomposed(DW: Linear, own: Linear, k: int) -> _Found:
     )
 
 
-def _searched(DW: Linear, own: Linear, k: int) -> _Found:
-    """By products alone, for one sample: ARPACK takes no more at once."""
+def _searched(DW: Linear, own: Linear, k: int, loops: Operator) -> _Found:
+    """By products alone, for one sample: ARPACK takes no more at once. `loops` is W as far as eigenvalues need it."""
 
     def modes(M: Linear, k: int, by: Leading = "modulus") -> Modes:
+        M = replace(M, W=loops)
         found = leading_modes(
             lambda v: M.product(v[None])[0],
             k,
@@ -294,7 +299,8 @@ def _told(found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype
     leader = together([each.own for each in found])
     rightmost = together([each.rightmost for each in found])
     abscissa = together([each.abscissa for each in found])
-    distance = None if found[0].distance is None else together([each.distance for each in found])
+    distances = [each.distance for each in found]
+    distance = None if None in distances else together(distances)
 
     def one(value: Tensor, dtype: torch.dtype) -> Tensor:
         return value[:, 0].reshape(batch).to(dtype)
