@@ -251,7 +251,7 @@ def test_evaluate_prints_accuracy_and_health(tmp_path):
     output = call("evaluate", tmp_path / "run")
     accuracy = pd.read_csv(tmp_path / "run" / "metrics.csv")["test_accuracy"].iloc[-1]
     assert f"{accuracy:.2%}" in output
-    for name in ("converged", "worst residual", "largest |eigenvalue| of DW"):
+    for name in ("converged", "stable", "worst residual", "largest |eigenvalue| of DW"):
         assert name in output
 
 

@@ -12,10 +12,13 @@ from retrograde.testing import structures
 
 NAMES = [
     "Anderson",
+    "Bifurcation",
     "Cascade",
+    "Certificate",
     "Connectivity",
     "ConvergenceError",
     "Direct",
+    "Fate",
     "FixedPoint",
     "Gradients",
     "Homotopy",
@@ -33,15 +36,22 @@ NAMES = [
     "Recurrence",
     "Sigmoid",
     "Softplus",
+    "Sparse",
+    "Stability",
     "Status",
     "SteadyState",
     "Tanh",
     "Trajectory",
     "WarmStart",
+    "Verdict",
+    "Verdicts",
     "backpropagation_through_time",
     "recurrent_backpropagation",
+    "stability",
     "steady_state",
     "trajectory",
+    "uniqueness_certificate",
+    "verdict",
 ]
 
 

@@ -138,7 +138,7 @@ def test_attractors_are_stable_steady_states_at_the_patterns():
     task = training.task
     found = task.examine()
     assert found.accuracy > 0.9
-    assert found.health["converged"] == 1
+    assert found.health["converged"] == found.health["stable"] == 1
     assert found.health["largest |eigenvalue| of DW"] < 1
     state = task.settle(task.patterns)  # from each pattern, the dynamics stay at it
     assert (state.x - task.patterns).abs().max() < 0.1
@@ -187,7 +187,7 @@ def test_an_examination_has_the_shapes_that_it_promises(task):
     n = TINY[task].neurons
     assert found.weights.shape == (n, n)
     assert found.eigenvalues.shape[1] == n and np.iscomplexobj(found.eigenvalues)
-    assert set(found.health) == {"converged", "worst residual", "largest |eigenvalue| of DW"}
+    assert set(found.health) == {"converged", "stable", "worst residual", "largest |eigenvalue| of DW"}
     assert found.accuracy == training.task.held_out_accuracy()
     assert all(example.activity.shape[-1] == n for example in found.examples) and found.examples
     if task == "digits":

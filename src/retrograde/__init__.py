@@ -24,6 +24,17 @@ from retrograde.solvers import (
     NewtonKrylov,
     PseudoTransient,
 )
+from retrograde.spectrum import (
+    Bifurcation,
+    Certificate,
+    Fate,
+    Stability,
+    Verdict,
+    Verdicts,
+    stability,
+    uniqueness_certificate,
+    verdict,
+)
 from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory
 from retrograde.warm import WarmStart

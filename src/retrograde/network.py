@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -13,8 +14,9 @@ from retrograde.connectivity import Connectivity, as_connectivity
 from retrograde.connectivity.base import as_parameter
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import SteadyState, Trajectory
+from retrograde.result import ConvergenceError, SteadyState, Trajectory
 from retrograde.solvers import Solver
+from retrograde.spectrum import verdict
 from retrograde.steady import steady_state
 from retrograde.trajectories import hold_leak, run
 from retrograde.transforms import uncompiled
@@ -117,7 +119,15 @@ class Network(nn.Module):
         """
         how: dict[str, Any] = {"solver": solver, "adjoint": adjoint, "throw": throw}
         how |= {"warm": warm, "grad_rtol": grad_rtol}
-        return steady_state(self.W, self.total(input), self.f, x0=x0, **how)
+        net, b = self.recurrence, self.total(input)
+        judge = partial(verdict, net, input=b.detach(), x0=x0)  # asked where `state.verdict` is
+        try:
+            state = steady_state(net.W, b, net.f, x0=x0, **how)
+        except ConvergenceError as error:
+            error.result._judges.append(judge)
+            raise
+        state._judges.append(judge)
+        return state
 
     def input_for(self, x: Tensor) -> Tensor:
         """The one input for which x, (..., n), is a steady state: f⁻¹(x) - Wx - b.

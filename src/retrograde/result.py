@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -14,6 +15,7 @@ from retrograde.tables import Row, as_html, as_text
 
 if TYPE_CHECKING:
     from retrograde.receipt import Receipt
+    from retrograde.spectrum import Verdicts
 
 
 class Status(IntEnum):
@@ -96,6 +98,18 @@ class SteadyState(Solved):
     tolerance: float
     solver: Any
     _receipts: list[Receipt] = field(default_factory=list, repr=False)
+    _judges: list[Callable[[SteadyState], Verdicts]] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def verdict(self) -> Verdicts:
+        """How each sample ends, stable or not and why: `retrograde.verdict`, computed when first asked for.
+
+        Raises:
+            ValueError: the state is not one of a Network, or no longer one: its weights have moved since.
+        """
+        if not self._judges:
+            raise ValueError("verdict: this state was not found by a Network; use rg.verdict(net, state)")
+        return self._judges[-1](self)
 
     @property
     def receipt(self) -> Receipt | None:

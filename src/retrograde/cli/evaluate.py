@@ -48,7 +48,7 @@ def health_table(title: str, examination: Examination) -> Table:
     table = Table(title=title, show_header=False)
     table.add_row("test accuracy", f"{examination.accuracy:.2%}")
     for name, value in examination.health.items():
-        table.add_row(name, f"{value:.2%}" if name == "converged" else f"{value:.3g}")
+        table.add_row(name, f"{value:.2%}" if name in ("converged", "stable") else f"{value:.3g}")
     if examination.recall is not None:
         for corruption, recall in examination.recall[["corruption", "recall"]].itertuples(index=False):
             table.add_row(f"recalled with {corruption:.0%} flipped", f"{recall:.1%}")

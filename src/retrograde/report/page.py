@@ -77,6 +77,8 @@ def _numbers(metrics: pd.DataFrame, examination: Examination) -> Iterator[Number
     for name, value in examination.health.items():
         if name == "converged":
             yield Number(name, percent(value), warning=not value >= 1)
+        elif name == "stable":
+            yield Number(name, percent(value))
         else:
             unstable = name.startswith("largest") and not value < 1 and not _moving(examination)
             yield Number(name, number(value), warning=unstable)

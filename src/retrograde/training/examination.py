@@ -33,7 +33,8 @@ class Examination:
 
     Attributes:
         accuracy: the share of test images (digits), of bits (flipflop) or of patterns recalled (attractors) right.
-        health: "converged" share, "worst residual" and "largest |eigenvalue| of DW", as far as the task has them.
+        health: the shares "converged" and "stable", "worst residual" and "largest |eigenvalue| of DW", as far as the
+            task has them.
         eigenvalues: (m, n) complex, of DW at m example states.
         weights: (n, n) W.
         examples: what to draw.

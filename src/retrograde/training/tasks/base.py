@@ -74,6 +74,7 @@ class Task(ABC, Generic[C]):
         spectrum = eigenvalues(self.net.W, self.net.f.slope(state.x))
         health = {
             "converged": float(state.converged.float().mean()),
+            "stable": float((state.converged & (spectrum.abs().amax(-1) < 1)).float().mean()),
             "worst residual": float(state.residual.max()),
             "largest |eigenvalue| of DW": float(spectrum.abs().max()),
         }

@@ -1,0 +1,317 @@
+"""Whether a network stays at a steady state, by how much, and what happens where it ceases to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from retrograde.checks import check_finite, check_last_axis, check_like
+from retrograde.connectivity import Dense, Operator
+from retrograde.connectivity.convolution import Convolution
+from retrograde.recurrence import Recurrence
+from retrograde.result import ConvergenceError
+from retrograde.spectrum.components import within_components
+from retrograde.spectrum.eigen import Leading, Modes, leading_modes
+from retrograde.spectrum.first_order import Differential, Linear, largest_of_symmetric, least_singular, of_modes
+
+if TYPE_CHECKING:
+    from retrograde.network import Network
+
+# Up to this many neurons a full W is decomposed: beyond, Arnoldi's method is several times faster. And so is a
+# convolution, whose eigenvalues lie along curves, which that method cannot resolve.
+SMALL = 512
+# And any W, as a matrix of this size is no larger than the basis of Arnoldi's method would be.
+TINY = 64
+
+
+class Bifurcation(IntEnum):
+    """What happens where the leading eigenvalue reaches the unit circle. Its ``message`` says it."""
+
+    FOLD = 0
+    HOPF = 1
+    FLIP = 2
+
+    @property
+    def message(self) -> str:
+        """The bifurcation in a few words."""
+        return _BIFURCATIONS[self]
+
+
+_BIFURCATIONS = {
+    Bifurcation.FOLD: "a fold (or, with a symmetry, a pitchfork): an eigenvalue reaches 1, and steady states meet",
+    Bifurcation.HOPF: "a Hopf (in discrete time a Neimark-Sacker) bifurcation: a complex pair, and a cycle appears",
+    Bifurcation.FLIP: "a flip: an eigenvalue reaches -1, and the activity alternates from step to step",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """The spectrum of DW at steady states; `...` is the batch.
+
+    The network's own dynamics are x ← f(Wx + b), or with a leak a x ← (1-a) x + a f(Wx + b), whose Jacobian is
+    (1-a) I + a DW. In continuous time, τ dx/dt = -x + f(Wx + b), the Jacobian is DW - I.
+
+    Attributes:
+        eigenvalues: (..., k) complex, of DW, the largest \\|λ\\| first.
+        modes: their right and left vectors, with residuals and conditioning. No gradient passes through them. Of a
+            sparse W of more than 64 neurons, each is confined to one strongly connected component.
+        rightmost: (...,) complex, the eigenvalue of DW with the largest real part.
+        multiplier: (...,) complex, the leading eigenvalue of the network's own dynamics: by how much the mode that
+            decays slowest, or grows fastest, is multiplied at each step.
+        direction: (..., n) complex, that mode; of length 1.
+        numerical_abscissa: (...,) the largest eigenvalue of the symmetric part of DW - I. In continuous time |δx|
+            grows at first, if only for a while, where it is positive.
+        distance: (...,) the smallest singular value of I - DW: the least norm of a change of DW that makes it
+            singular, whereupon the gradient is infinite. None where it would be costly: for what is not decomposed.
+    """
+
+    eigenvalues: Tensor
+    modes: Modes
+    rightmost: Tensor
+    multiplier: Tensor
+    direction: Tensor
+    numerical_abscissa: Tensor
+    distance: Tensor | None
+
+    @property
+    def spectral_radius(self) -> Tensor:
+        """(...,) the largest \\|λ\\| of DW."""
+        return self.eigenvalues[..., 0].abs()
+
+    @property
+    def margin(self) -> Tensor:
+        """(...,) 1 - the modulus of ``multiplier``: positive where the network's own dynamics return."""
+        return 1 - self.multiplier.abs()
+
+    @property
+    def margin_discrete(self) -> Tensor:
+        """(...,) 1 - max \\|λ\\| of DW, for x ← f(Wx + b)."""
+        return 1 - self.spectral_radius
+
+    @property
+    def margin_continuous(self) -> Tensor:
+        """(...,) 1 - max Re λ of DW, for τ dx/dt = -x + f(Wx + b), in which perturbations decay at this rate over τ."""
+        return 1 - self.rightmost.real
+
+    @property
+    def stable(self) -> Tensor:
+        """(...,) whether the network's own dynamics return after a small perturbation."""
+        return self.margin > 0
+
+    @property
+    def stable_discrete(self) -> Tensor:
+        """(...,) whether x ← f(Wx + b) does: every \\|λ\\| < 1."""
+        return self.margin_discrete > 0
+
+    @property
+    def stable_continuous(self) -> Tensor:
+        """(...,) whether τ dx/dt = -x + f(Wx + b) does: every Re λ < 1."""
+        return self.margin_continuous > 0
+
+    @property
+    def near(self) -> Tensor:
+        """(...,) the `Bifurcation` of the network's own dynamics to which ``multiplier`` leads."""
+        multiplier = self.multiplier.detach()
+        turning = multiplier.imag.abs() > torch.finfo(multiplier.dtype).eps ** 0.6 * multiplier.abs()
+        one_sided = torch.where(multiplier.real < 0, int(Bifurcation.FLIP), int(Bifurcation.FOLD))
+        return torch.where(turning, int(Bifurcation.HOPF), one_sided)
+
+    def __str__(self) -> str:
+        """One line."""
+        if not self.margin.numel():
+            return "no samples"
+        margin, radius = float(self.margin.detach().min()), float(self.spectral_radius.detach().max())
+        return (
+            f"{int(self.stable.sum())} of {self.stable.numel()} stable, margin at least {margin:.3g}, "
+            f"spectral radius of DW at most {radius:.3g}"
+        )
+
+
+def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = None, k: int = 6) -> Stability:
+    """The leading eigenvalues of DW at steady states x, and what follows: stable or not, by what margin, near what.
+
+    All of it is differentiable in x, W, b and the leak to first order, where eigenvalues are simple, by
+    dλ = wᵀ d(DW) v / wᵀv: a margin of ``net.steady_state(...).x`` can be a term of the reward.
+
+    A full W or a convolution of up to 512 neurons is decomposed. For others Arnoldi's method needs products alone,
+    sample by sample; a full W for which it fails is decomposed after all. Everything is computed in float64.
+
+    Args:
+        net: a Network or a Recurrence.
+        x: (..., n), steady states of it. At other points the answer is about D there.
+        input: (..., n), what was added to the bias (of a Recurrence: b). Only a `Pointwise` nonlinearity needs it.
+        k: how many eigenvalues; all, where n is less.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape or dtype, or not finite; k not an integer of at least 1,
+            or too many for Arnoldi's method.
+        ConvergenceError: Arnoldi's method did not converge; or, in a backward, an eigenvalue that the reward depends
+            on is not simple.
+
+    References:
+        L. N. Trefethen and M. Embree, "Spectra and Pseudospectra" (2005); J. R. Magnus, Econometric Theory 1 (1985).
+
+    >>> import retrograde as rg
+    >>> net = rg.Network(torch.tensor([[0.0, -2.0], [2.0, 0.0]]), f="identity", leak=0.1)
+    >>> found = stability(net, torch.zeros(2))
+    >>> found.eigenvalues.detach(), bool(found.stable_discrete), bool(found.stable_continuous)
+    (tensor([0.+2.j, 0.-2.j]), False, True)
+    >>> found.margin.detach(), Bifurcation(int(found.near)).name  # of 0.9 ± 0.2i
+    (tensor(0.0780), 'HOPF')
+    """
+    equations, b = equations_of(net, input)
+    if isinstance(k, bool) or not isinstance(k, Integral):
+        raise TypeError(f"k: expected an integer, got {k!r}")
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
+    W = equations.W.bind()
+    n = W.shape[0]
+    check_finite("x", check_last_axis("x", check_like("x", x, W.like), n))
+    equations, x, b = cast_to(torch.float64, equations, x, b)
+    batch = x.shape[:-1]
+    D = slopes(equations, x, b).reshape(-1, n)
+    DW = Linear(equations.W.bind(), torch.zeros_like(D), D)
+    own = DW
+    if equations.leak is not None:
+        a = torch.as_tensor(equations.leak, dtype=D.dtype, device=D.device).expand(n)
+        own = Linear(DW.W, (1 - a).expand(D.shape), a * D)
+
+    dense = n <= TINY or (isinstance(W.structure, Dense | Convolution) and n <= SMALL) or not len(D)
+    with torch.no_grad():
+        plain, own_plain = DW.detached(), own.detached()
+        loops = plain.W if dense else within_components(plain.W)
+        found = []
+        for rows in torch.arange(len(D), device=D.device).split(max(1, 2**22 // n**2) if dense else 1):
+            some = plain.rows(rows)
+            own_some = some if own is DW else own_plain.rows(rows)
+            try:
+                found.append(_decomposed(some, own_some, int(k)) if dense else _searched(some, own_some, int(k), loops))
+            except ConvergenceError:
+                if not isinstance(W.structure, Dense):
+                    raise
+                found.append(_decomposed(some, own_some, int(k)))
+    return _told(found, DW, own, batch, W.like.dtype)
+
+
+def equations_of(net: Network | Recurrence, input: Tensor | None) -> tuple[Recurrence, Tensor | None]:
+    """The recurrence and its total input; None where no input was given."""
+    if isinstance(net, Recurrence):
+        W = net.W.bind()
+        if input is not None:
+            check_finite("input", check_last_axis("input", check_like("input", input, W.like), W.shape[0]))
+        return replace(net, W=W), input
+    if not isinstance(getattr(net, "recurrence", None), Recurrence):
+        raise TypeError(f"net: expected a Network or a Recurrence, got {type(net).__name__}")
+    return net.recurrence, None if input is None else net.total(input)
+
+
+def cast_to(
+    dtype: torch.dtype, net: Recurrence, x: Tensor, b: Tensor | None
+) -> tuple[Recurrence, Tensor, Tensor | None]:
+    """The same network and state in that dtype, connected with what was given by their history."""
+    W, leak = net.W.bind(), net.leak
+    leak = leak.to(dtype) if isinstance(leak, Tensor) else leak
+    net = replace(net, W=W.bind(*(weight.to(dtype) for weight in W.weights)), leak=leak)
+    return net, x.to(dtype), None if b is None else b.to(dtype)
+
+
+def slopes(net: Recurrence, x: Tensor, b: Tensor | None) -> Tensor:
+    """f'(Wx + b), differentiable; read from x = f(Wx + b) where f allows it."""
+    if net.f.slope_from_output:
+        return net.f.slope(x)
+    if b is None:
+        raise ValueError(f"input: expected the input of the state, as {net.f} has no slope in terms of x alone")
+    with torch.enable_grad():
+        u = net.W @ x + b
+        wanted = u.requires_grad
+        u = u if wanted else u.requires_grad_()
+        y = net.f(u)
+        if not y.requires_grad:  # flat
+            return torch.zeros_like(u)
+        (slope,) = torch.autograd.grad(y.sum(), u, create_graph=True, materialize_grads=True, allow_unused=True)
+    return slope if wanted else slope.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What was computed for some samples: of DW, of the network's own dynamics, of the symmetric part, of I - DW."""
+
+    modes: Modes
+    rightmost: Modes
+    own: Modes
+    abscissa: Differential
+    distance: Differential | None
+
+
+def _decomposed(DW: Linear, own: Linear, k: int) -> _Found:
+    """By decompositions of full matrices."""
+    M = DW.dense()
+    modes = leading_modes(M, M.shape[-1])
+    return _Found(
+        modes=modes.take(torch.arange(min(k, M.shape[-1]), device=M.device).expand(len(M), -1)),
+        rightmost=modes.take(modes.values.real.argmax(-1, keepdim=True)),
+        own=_leader(modes) if own is DW else leading_modes(own.dense(), 1),
+        abscissa=largest_of_symmetric((M + M.mT) / 2),
+        distance=least_singular(M),
+    )
+
+
+def _searched(DW: Linear, own: Linear, k: int, loops: Operator) -> _Found:
+    """By products alone, for one sample: ARPACK takes no more at once. `loops` is W as far as eigenvalues need it."""
+
+    def modes(M: Linear, k: int, by: Leading = "modulus") -> Modes:
+        M = replace(M, W=loops)
+        found = leading_modes(
+            lambda v: M.product(v[None])[0],
+            k,
+            by=by,
+            transposed=lambda w: M.transposed_product(w[None])[0],
+            like=M.d[0],
+        )
+        return found.each(lambda part: part[None])
+
+    found = modes(DW, k)
+    return _Found(
+        modes=found,
+        rightmost=modes(DW, 1, "real"),
+        own=_leader(found) if own is DW else modes(own, 1),
+        abscissa=largest_of_symmetric(lambda v: (DW.product(v[None]) + DW.transposed_product(v[None]))[0] / 2, DW.d[0]),
+        distance=None,
+    )
+
+
+def _leader(modes: Modes) -> Modes:
+    return modes.each(lambda part: part[:, :1])
+
+
+def _told(found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype: torch.dtype) -> Stability:
+    """All samples together, attached to what they were computed from."""
+    real, complex_ = (torch.float64, torch.complex128) if dtype == torch.float64 else (torch.float32, torch.complex64)
+
+    def together(parts: list[Any]) -> Any:
+        return type(parts[0])(*(torch.cat(rows) for rows in zip(*(part.tensors for part in parts), strict=True)))
+
+    modes = together([each.modes for each in found])
+    leader = together([each.own for each in found])
+    rightmost = together([each.rightmost for each in found])
+    abscissa = together([each.abscissa for each in found])
+    distances = [each.distance for each in found]
+    distance = None if None in distances else together(distances)
+
+    def one(value: Tensor, dtype: torch.dtype) -> Tensor:
+        return value[:, 0].reshape(batch).to(dtype)
+
+    return Stability(
+        eigenvalues=of_modes(modes).attached(DW).reshape(*batch, *modes.values.shape[1:]).to(complex_),
+        modes=modes.each(lambda part: part.reshape(*batch, *part.shape[1:])),
+        rightmost=one(of_modes(rightmost).attached(DW), complex_),
+        multiplier=one(of_modes(leader).attached(own), complex_),
+        direction=leader.right[:, 0].reshape(*batch, *leader.right.shape[2:]).to(complex_),
+        numerical_abscissa=one(abscissa.attached(DW), real) - 1,
+        distance=None if distance is None else one(distance.attached(DW), real),
+    )
