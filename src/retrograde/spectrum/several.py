@@ -1,0 +1,276 @@
+"""The several steady states of one network: many starts, Newton's method, and deflation of those already found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from retrograde.checks import check_finite, check_last_axis, check_like
+from retrograde.recurrence import Recurrence
+from retrograde.result import Status, Trajectory
+from retrograde.solvers import FixedPoint, Newton, Solution, Solver
+from retrograde.spectrum.cells import Cell, cell_of
+from retrograde.spectrum.deflation import DeflatedNewton
+from retrograde.spectrum.found import SteadyStates
+from retrograde.spectrum.modes import decompose, spectra
+
+if TYPE_CHECKING:
+    from retrograde.network import Network
+
+# What rounding may accumulate, in units of what one operation may lose.
+_SLACK = 64
+# Every other random start has run along its trajectory for so long: gated cells live far from most random states.
+_ALONG = 20
+
+
+def find_steady_states(
+    net: Network | Recurrence | nn.RNNCellBase | Callable[[Tensor], Tensor],
+    input: Tensor | None = None,
+    *,
+    starts: int | Tensor | Trajectory = 128,
+    seed: int = 0,
+    n: int | None = None,
+    x0: Tensor | None = None,
+    rounds: int = 20,
+    settle: int = 1000,
+    modes: int = 6,
+) -> SteadyStates:
+    """Looks for all steady states x = F(x) of a network, a torch cell or a function, and says how thorough that was.
+
+    From every start Newton's method runs, and the cell's own dynamics. Then Newton's method runs again, from as many
+    starts, on F(x) - x multiplied by η(x) = Π (1/|x - xᵢ|² + 1), which keeps it away from the xᵢ found; round after
+    round, until one finds nothing new. No method knows that it has found all: ``dry``, ``hits`` and ``coverage`` tell
+    how it went.
+
+    Args:
+        net: a Network, whose F(x) = f(Wx + b + input); a Recurrence, F(x) = f(Wx + input); a ``torch.nn.RNNCell`` or
+            ``GRUCell``, F(h) = cell(input, h), or ``LSTMCell``, x = (h, c) end to end; or a differentiable function
+            that takes (samples, n) to (samples, n), row by row.
+        input: (n,) for a network, (input_size,) for a torch cell; None is 0.
+        starts: how many random ones, half of which then run for 20 steps of the dynamics; or a tensor (..., n) of
+            them; or a Trajectory, whose states they are.
+        seed: of the random starts.
+        n: how many neurons a function has.
+        x0: (n,), around which the random starts of a function are scattered; it tells the dtype, too.
+        rounds: how often deflation may be repeated.
+        settle: for how many steps the dynamics may run. 0: no basins are sampled.
+        modes: how many leading eigenvalues and modes to give.
+
+    Returns:
+        `SteadyStates`. Two states count as one if they are as close as the dtype and (I - J)⁻¹ let them be told apart.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong kind, shape or dtype, or not finite.
+        ConvergenceError: Arnoldi's method, for the eigenvalues of a W that is not a full matrix, did not converge.
+
+    References:
+        P. E. Farrell, Á. Birkisson and S. W. Funke, SIAM J. Sci. Comput. 37 (2015), arXiv 1410.5620; D. Sussillo and
+        O. Barak, "Opening the black box", Neural Computation 25 (2013).
+
+    >>> import retrograde as rg
+    >>> net = rg.Network(torch.tensor([[2.0]]).double())  # x = tanh(2x)
+    >>> found = find_steady_states(net)
+    >>> found.x[:, 0].sort().values
+    tensor([-0.9575,  0.0000,  0.9575], dtype=torch.float64)
+    >>> found.stable[found.x[:, 0].argsort()], found.dry
+    (tensor([ True, False,  True]), True)
+    """
+    for name, value, least in (("rounds", rounds, 0), ("settle", settle, 0), ("modes", modes, 1), ("seed", seed, None)):
+        _check_integer(name, value, least)
+    with torch.no_grad():
+        cell = cell_of(net, input, n, x0)
+        draw = _draw(cell, starts, seed, x0)
+        return _Search(cell, draw).run(rounds, settle, modes)
+
+
+class _Search:
+    """The states found so far, and how."""
+
+    def __init__(self, cell: Cell, draw: Callable[[], Tensor]):
+        self.cell, self.draw = cell, draw
+        self.starts = starts = draw()
+        # What counts as 1 in a distance, and what a state near 0 is measured by.
+        self.scale = float(_norm(starts).median()) or 1.0
+        self.found = starts[:0]
+        self.reach = starts.new_empty(0)  # how far from each its duplicates may lie
+        self.isolated = torch.empty(0, dtype=torch.bool, device=starts.device)
+        self.x_init, self.change = starts[:0], starts.new_empty(0)
+        self.steps = torch.empty(0, dtype=torch.int64, device=starts.device)
+
+    def run(self, rounds: int, settle: int, modes: int) -> SteadyStates:
+        plain = self.solve(Newton(), self.starts)
+        hits = self.merge(plain, self.starts)
+        ends = torch.full((len(self.starts),), -1, device=self.starts.device)
+        if settle:
+            own = FixedPoint(max_steps=settle).solve(self.cell.problem(own=True), self.starts)
+            settled = (own.status == Status.CONVERGED).nonzero()[:, 0]
+            ends[settled] = self.merge(self.solve(Newton(), own.value[settled]), self.starts[settled])
+        done, dry = 0, False
+        while done < rounds and not dry and len(self.starts):
+            known, starts = len(self.found), self.draw()
+            deflated = DeflatedNewton(known=self.found, scale=self.scale)
+            self.merge(self.solve(deflated, starts), starts)
+            done, dry = done + 1, not self.isolated[known:].any()
+        return self.told(hits, ends, done, dry, modes)
+
+    def solve(self, solver: Solver, x: Tensor) -> Solution:
+        """The solver from each row of x; a state near 0 converges by its residual beside the size of the starts."""
+        parts = [solver.solve(self.cell.problem(), block) for block in self.cell.blocks(x)]
+        value, status, residual, steps = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("value", "status", "residual", "steps")
+        )
+        status = torch.where(self.residual(value) <= solver.tolerance(x.dtype), int(Status.CONVERGED), status)
+        beyond = value.abs().amax(-1) > self.cell.bound
+        return Solution(value, torch.where(beyond, int(Status.DIVERGED), status), residual, steps)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """|F(x) - x| / |x|, (samples,); where x is near 0, beside the size of the starts."""
+        size = _norm(x)
+        size = torch.where(size > torch.finfo(x.dtype).eps ** 0.5 * self.scale, size, self.scale)
+        return _norm(self.cell.step(x) - x) / size
+
+    def merge(self, solution: Solution, starts: Tensor) -> Tensor:
+        """Which state each row ended at, -1 for none; those not seen before are added."""
+        label = torch.full((len(starts),), -1, device=starts.device)
+        rows = (solution.status == Status.CONVERGED).nonzero()[:, 0]
+        if not len(rows):
+            return label
+        x, steps = solution.value[rows], solution.steps[rows]
+        x, change, reach, isolated = self.polish(x)
+        left = self.residual(x).argsort(stable=True)
+        for state in range(len(self.found)):
+            left = self.claim(state, label, rows, x, reach, left)
+        while len(left):
+            best = left[:1]
+            self.found = torch.cat([self.found, x[best]])
+            self.reach = torch.cat([self.reach, reach[best]])
+            self.x_init = torch.cat([self.x_init, starts[rows[best]]])
+            self.change = torch.cat([self.change, change[best]])
+            self.isolated = torch.cat([self.isolated, isolated[best]])
+            self.steps = torch.cat([self.steps, steps[best] + 1])
+            label[rows[best]] = len(self.found) - 1
+            left = self.claim(len(self.found) - 1, label, rows, x, reach, left[1:])
+        return label
+
+    def claim(self, state: int, label: Tensor, rows: Tensor, x: Tensor, reach: Tensor, left: Tensor) -> Tensor:
+        """Labels those of `left` that are this state, and gives the rest."""
+        away = _norm(x[left] - self.found[state])
+        same = away <= reach[left] + self.reach[state]
+        label[rows[left[same]]] = state
+        return left[~same]
+
+    def polish(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One more Newton step where it helps; by how much it changed |F(x) - x|²/2; how exactly x is known; isolated.
+
+        How exactly: the norm of (I - J)⁻¹, by inverse iteration, times the residual and rounding. The last v of that
+        iteration is the direction in which F(x) - x changes least: if it does not change at all, x is not isolated.
+        """
+        eps = torch.finfo(x.dtype).eps
+        start = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(x)
+        parts: list[tuple[Tensor, ...]] = []
+        for z in self.cell.blocks(x):
+            inverse = self.cell.inverse(z)
+            moved = z + inverse(self.cell.step(z) - z).nan_to_num(0, 0, 0)
+            before, after = (_norm(self.cell.step(each) - each) for each in (z, moved))
+            z = torch.where((after <= before)[:, None], moved, z)
+            v, norm = (start / _norm(start)).expand_as(z), torch.ones_like(before)
+            for _ in range(3):
+                image = inverse(v)
+                norm = _norm(image).nan_to_num(nan=torch.inf)
+                image = image / norm[:, None]
+                v = torch.where(image.isfinite().all(-1, keepdim=True), image, v)
+            rounding = _SLACK * eps * _norm(z).clamp(min=self.scale)
+            # At a bifurcation the norm is infinite, and says nothing of how far apart two states must be.
+            furthest = eps**0.25 * self.scale
+            reach = (norm.clamp(min=1) * (_SLACK * torch.minimum(before, after) + rounding)).clamp(max=furthest)
+            aside = torch.stack([z + furthest * v, z - furthest * v])
+            flat = _norm(self.cell.step(aside.flatten(0, 1)).reshape(aside.shape) - aside) <= eps * _norm(aside)
+            parts.append((z, (before**2 - after**2).abs() / 2, reach, ~flat.any(0)))
+        z, change, reach, isolated = (torch.cat(part) for part in zip(*parts, strict=True))
+        return z, change, reach, isolated
+
+    def told(self, hits: Tensor, ends: Tensor, rounds: int, dry: bool, modes: int) -> SteadyStates:
+        """The result, with the spectrum at each state."""
+        cell, x, count = self.cell, self.found, max(1, len(self.starts))
+        k, n = x.shape
+        basin = torch.bincount(ends[ends >= 0], minlength=k).to(x) / count
+        values, vectors, real, own = _spectra(cell, x, modes)
+        stable = (own.abs() < 1).all(-1)
+        order = torch.arange(k, device=x.device)
+        for key in (x[:, 0] if n else basin, stable.to(x), basin):  # the last decides first
+            order = order[key[order].argsort(descending=True, stable=True)]
+        kept = min(modes, values.shape[-1])
+        return SteadyStates(
+            x=x[order],
+            residual=self.residual(x)[order],
+            isolated=self.isolated[order],
+            stable=stable[order],
+            stable_discrete=(values.abs() < 1).all(-1)[order],
+            stable_continuous=(real.real < 1).all(-1)[order],
+            eigenvalues=values[order, :kept],
+            modes=vectors[order, :kept],
+            basin=basin[order],
+            unsettled=int((ends < 0).sum()) / count,
+            hits=torch.bincount(hits[hits >= 0], minlength=k)[order],
+            failed=int((hits < 0).sum()),
+            starts=len(self.starts),
+            rounds=rounds,
+            dry=dry,
+            x_init=self.x_init[order],
+            steps=self.steps[order],
+            _change=self.change[order],
+            _cell=cell,
+        )
+
+
+def _spectra(cell: Cell, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each state what `spectra` gives for one; where J is formed, in batches."""
+    if cell.full is None:
+        each = [spectra(cell, state, k) for state in x]
+        if not each:
+            empty = torch.empty(0, 0, dtype=torch.complex128)
+            return empty, empty[..., None], empty, empty
+        one, two, three, four = (torch.stack(parts) for parts in zip(*each, strict=True))
+        return one, two, three, four
+    J = torch.cat([cell.full(block) for block in cell.blocks(x)]) if len(x) else x.new_empty(0, x.shape[1], x.shape[1])
+    values, vectors = decompose(J)
+    return values, vectors, values, values if cell.leak is None else decompose(cell.own(J))[0]
+
+
+def _draw(cell: Cell, starts: Any, seed: int, x0: Tensor | None) -> Callable[[], Tensor]:
+    """What gives (samples, n) starts: those asked for, or at each call other random ones."""
+    n = len(cell.like)
+    if isinstance(starts, Trajectory):
+        starts = starts.x
+    if isinstance(starts, Tensor):
+        check_finite("starts", check_last_axis("starts", check_like("starts", starts, cell.like), n))
+        given = starts.detach().reshape(-1, n)
+        return lambda: given
+    _check_integer("starts", starts, 1)
+    generator = torch.Generator().manual_seed(seed)
+    centre = cell.like if x0 is None else x0.detach()
+
+    def random() -> Tensor:
+        x = centre + cell.draw(starts, generator)
+        y = x[1::2]
+        for _ in range(_ALONG):
+            y = cell.advance(y)
+        x[1::2] = torch.where(y.isfinite().all(-1, keepdim=True), y, x[1::2])
+        return x
+
+    return random
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1)
+
+
+def _check_integer(name: str, value: Any, least: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {value}")
