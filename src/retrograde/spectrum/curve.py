@@ -23,7 +23,7 @@ class Point:
         y: (n + 1,), x and then t.
         tangent: (n + 1,), of length 1 in the curve's own measure.
         residual: \\|F(x) - x\\|, relative.
-        values, modes: leading eigenvalues of J, largest modulus first, and their vectors.
+        values: eigenvalues of J, largest modulus first.
         real: eigenvalues of J, largest real part first.
         own: multipliers of the cell's own dynamics, largest modulus first.
     """
@@ -32,7 +32,6 @@ class Point:
     tangent: Tensor
     residual: float
     values: Tensor
-    modes: Tensor
     real: Tensor
     own: Tensor
 
@@ -100,20 +99,18 @@ class Curve:
         return self.unit(v)
 
     def residual(self, y: Tensor) -> tuple[Tensor, float]:
-        """F(x) - x, and its size relative to x; near 0, to `scale`."""
+        """F(x) - x, and its size relative to x; where x is near 0, to a thousandth of `scale`."""
         x = y[:-1]
         r = self.family.at(float(y[-1])).step(x[None])[0] - x
-        size, least = float(torch.linalg.vector_norm(x)), self.scale * len(x) ** 0.5
-        small = size <= torch.finfo(x.dtype).eps ** 0.5 * least
-        return r, float(torch.linalg.vector_norm(r)) / (least if small else size)
+        size = max(float(torch.linalg.vector_norm(x)), 1e-3 * self.scale * len(x) ** 0.5)
+        return r, float(torch.linalg.vector_norm(r)) / size
 
     def correct(self, y: Tensor, normal: Tensor) -> Tensor | None:
         """Newton's method from y in the hyperplane through y that has this normal; None where it does not converge."""
         before = float("inf")
         for _ in range(_CORRECTIONS):
             r, size = self.residual(y)
-            # Near 0 rounding may be all that is left of r.
-            rounding = size < 1e3 * self.rtol and size > before / 2
+            rounding = before / 2 < size <= 1e3 * self.rtol  # is all that is left of r
             if size <= self.rtol or rounding:
                 return y
             v = self.solve(y, normal, r, 0.0)

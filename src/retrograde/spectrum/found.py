@@ -66,7 +66,7 @@ class SteadyStates:
 
     Attributes:
         x: (k, n).
-        residual: (k,) \\|F(x) - x\\| / \\|x\\|; for a state near 0, beside the size of the starts.
+        residual: (k,) \\|F(x) - x\\| / \\|x\\|; for a state near 0, relative to a thousandth of the size of the starts.
         isolated: (k,) whether F(x) - x differs from 0 on all sides of x, to what this precision can tell. If not, x may
             be one of a continuum; or a gate is so saturated that F(x) = x holds by rounding alone.
         stable: (k,) whether the cell's own dynamics return after a small perturbation.

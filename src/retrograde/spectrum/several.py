@@ -16,7 +16,7 @@ from retrograde.solvers import FixedPoint, Newton, Solution, Solver
 from retrograde.spectrum.cells import Cell, cell_of
 from retrograde.spectrum.deflation import DeflatedNewton
 from retrograde.spectrum.found import SteadyStates
-from retrograde.spectrum.modes import decompose, spectra
+from retrograde.spectrum.modes import decompose, modes, spectra
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -128,10 +128,8 @@ class _Search:
         return Solution(value, torch.where(beyond, int(Status.DIVERGED), status), residual, steps)
 
     def residual(self, x: Tensor) -> Tensor:
-        """|F(x) - x| / |x|, (samples,); where x is near 0, beside the size of the starts."""
-        size = _norm(x)
-        size = torch.where(size > torch.finfo(x.dtype).eps ** 0.5 * self.scale, size, self.scale)
-        return _norm(self.cell.step(x) - x) / size
+        """|F(x) - x| / |x|, (samples,); where x is near 0, relative to a thousandth of the size of the starts."""
+        return _norm(self.cell.step(x) - x) / _norm(x).clamp(min=1e-3 * self.scale)
 
     def merge(self, solution: Solution, starts: Tensor) -> Tensor:
         """Which state each row ended at, -1 for none; those not seen before are added."""
@@ -193,17 +191,17 @@ class _Search:
         z, change, reach, isolated = (torch.cat(part) for part in zip(*parts, strict=True))
         return z, change, reach, isolated
 
-    def told(self, hits: Tensor, ends: Tensor, rounds: int, dry: bool, modes: int) -> SteadyStates:
+    def told(self, hits: Tensor, ends: Tensor, rounds: int, dry: bool, most: int) -> SteadyStates:
         """The result, with the spectrum at each state."""
         cell, x, count = self.cell, self.found, max(1, len(self.starts))
         k, n = x.shape
         basin = torch.bincount(ends[ends >= 0], minlength=k).to(x) / count
-        values, vectors, real, own = _spectra(cell, x, modes)
+        values, vectors, real, own = _spectra(cell, x, most)
         stable = (own.abs() < 1).all(-1)
         order = torch.arange(k, device=x.device)
         for key in (x[:, 0] if n else basin, stable.to(x), basin):  # the last decides first
             order = order[key[order].argsort(descending=True, stable=True)]
-        kept = min(modes, values.shape[-1])
+        kept = min(most, values.shape[-1])
         return SteadyStates(
             x=x[order],
             residual=self.residual(x)[order],
@@ -228,14 +226,14 @@ class _Search:
 
 
 def _spectra(cell: Cell, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each state what `spectra` gives for one; where J is formed, in batches."""
+    """Of each state eigenvalues and modes, eigenvalues again, and multipliers; where J is formed, in batches."""
     if cell.full is None:
-        each = [spectra(cell, state, k) for state in x]
+        each = [(*spectra(cell, state, k), modes(cell, state, k)[1]) for state in x]
         if not each:
             empty = torch.empty(0, 0, dtype=torch.complex128)
             return empty, empty[..., None], empty, empty
-        one, two, three, four = (torch.stack(parts) for parts in zip(*each, strict=True))
-        return one, two, three, four
+        values, real, own, vectors = (torch.stack(parts) for parts in zip(*each, strict=True))
+        return values, vectors, real, own
     J = torch.cat([cell.full(block) for block in cell.blocks(x)]) if len(x) else x.new_empty(0, x.shape[1], x.shape[1])
     values, vectors = decompose(J)
     return values, vectors, values, values if cell.leak is None else decompose(cell.own(J))[0]

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from retrograde.spectrum.curve import Curve, Point
-from retrograde.spectrum.modes import decompose
+from retrograde.spectrum.modes import modes
 
 # Two that lie closer together, as a share of the step, are one.
 _SAME = 1e-3
@@ -28,7 +28,7 @@ class SpecialPoint:
         parameter: where.
         x: (n,).
         eigenvalue: of J; for "neimark-sacker" and "flip" the multiplier.
-        mode: (n,) complex, its vector; NaN for a multiplier of a large network with a leak.
+        mode: (n,) complex, its vector.
         multiplicity: how many eigenvalues cross together; a complex pair counts once.
         defect: by how much it misses: \\|dt/ds\\| of a fold (s the length of the branch), else \\|Re λ - 1\\| or
             \\|\\|μ\\| - 1\\|.
@@ -163,12 +163,9 @@ def _resolution(curve: Curve) -> float:
 
 def _told(curve: Curve, crossing: _Crossing, length: float, index: int) -> SpecialPoint:
     point = crossing.point
-    cell, values, modes = curve.family.at(point.t), point.values, point.modes
-    if crossing.kind in ("flip", "neimark-sacker") and cell.leak is not None:
-        values, modes = point.own, torch.full_like(modes, torch.nan)
-        if cell.full is not None:
-            values, modes = decompose(cell.own(cell.full(point.x[None])[0]))
-    mode = modes[(values - crossing.eigenvalue).abs().argmin()]
+    own = crossing.kind in ("flip", "neimark-sacker")
+    values, vectors = modes(curve.family.at(point.t), point.x, curve.modes, own)
+    mode = vectors[(values - crossing.eigenvalue).abs().argmin()]
     kind = _kind_of_branch_point(curve, crossing) if crossing.kind == "real" else crossing.kind
     along = abs(float(point.tangent[-1])) * _resolution(curve) * length
     rounding = float(torch.finfo(point.y.dtype).eps) * max(abs(point.t), 1 / float(curve.weights[-1]) ** 0.5)
