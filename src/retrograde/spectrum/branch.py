@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
+from retrograde.checks import check_finite, check_like
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError, Status
 from retrograde.solvers import Cascade, FixedPoint, Newton
@@ -136,8 +137,6 @@ class _Walk:
                 self.ended = "left the range"
             self.special += special_points(self.curve, p, q, taken, len(self.points))
             self.points.append(q)
-            if self.is_closed(length):
-                self.ended = "closed"
             length = min(self.longest, 1.5 * length)
 
     def next(self, p: Point, length: float) -> Point | None:
@@ -171,16 +170,6 @@ class _Walk:
         along[-1] = 1
         exact = self.curve.correct(y, along)
         return (q, length) if exact is None else (self.curve.point(exact, p.tangent), s)
-
-    def is_closed(self, length: float) -> bool:
-        """Whether the branch has come back to where it began."""
-        first, last = self.points[0], self.points[-1]
-        away = last.y - first.y
-        return (
-            len(self.points) > 10
-            and self.curve.inner(away, away) < length**2
-            and self.curve.inner(first.tangent, last.tangent) > _STRAIGHT
-        )
 
     def told(self, others: tuple[SteadyBranch, ...] = ()) -> SteadyBranch:
         points = self.points
@@ -236,9 +225,11 @@ def _across(curve: Curve, point: Point) -> Tensor:
 
 def _first(cell: Cell, x0: Tensor | None) -> Tensor:
     """The steady state to begin with, (n,)."""
-    x = cell.like if x0 is None else x0.detach()
-    if x.ndim != 1:
-        raise ValueError(f"x0: expected shape ({len(cell.like)},), got {tuple(x.shape)}")
+    x = cell.like
+    if x0 is not None:
+        x = check_finite("x0", check_like("x0", x0, x))
+        if x.shape != cell.like.shape:
+            raise ValueError(f"x0: expected shape ({len(cell.like)},), got {tuple(x.shape)}")
     solver = Cascade(Newton(), FixedPoint())
     found = solver.solve(cell.problem(), x[None])
     if found.status[0] != Status.CONVERGED:

@@ -115,7 +115,8 @@ def cell_of(net: Any, input: Tensor | None = None, n: int | None = None, x0: Ten
         ValueError, TypeError: none of these; or an input, n or x0 that does not fit it.
     """
     if isinstance(net, Recurrence) or isinstance(getattr(net, "recurrence", None), Recurrence):
-        cell = of_network(*equations(net, input))
+        recurrence, b = equations(net, input)
+        cell = of_network(recurrence, b, M=matrix_of(recurrence))
         cell = replace(cell, input=torch.zeros_like(cell.like) if input is None else input.detach())
     elif isinstance(net, nn.RNNCellBase):
         cell = _of_torch(net, input)
@@ -158,8 +159,14 @@ def equations(net: Any, input: Tensor | None) -> tuple[Recurrence, Tensor]:
     )
 
 
-def of_network(net: Recurrence, b: Tensor, gain: float = 1.0) -> Cell:
-    """x ← f(g W x + b), with J = g D W and dF/db = D."""
+def matrix_of(net: Recurrence) -> Tensor | None:
+    """W in full, where J may be."""
+    n = net.W.shape[0]
+    return net.W.dense() if n <= TINY or is_small(net.W.bind()) else None
+
+
+def of_network(net: Recurrence, b: Tensor, gain: float = 1.0, M: Tensor | None = None) -> Cell:
+    """x ← f(g W x + b), with J = g D W and dF/db = D. M is W in full, where J may be formed."""
     W, n = net.W, net.W.shape[0]
 
     def slopes(x: Tensor) -> Tensor:
@@ -172,14 +179,10 @@ def of_network(net: Recurrence, b: Tensor, gain: float = 1.0) -> Cell:
     def draw(count: int, generator: torch.Generator) -> Tensor:
         return net.f(_scattered(count, n, generator).to(b))
 
-    full = None
-    if n <= TINY or is_small(W.bind()):
-        M = W.dense()
-        full = lambda x: gain * slopes(x)[..., :, None] * M  # noqa: E731
     return Cell(
         step=lambda x: net.f(gain * (W @ x) + b),
         tangent=tangent,
-        full=full,
+        full=None if M is None else lambda x: gain * slopes(x)[..., :, None] * M,
         like=torch.zeros_like(b),
         draw=draw,
         leak=net.leak,
@@ -227,9 +230,19 @@ def _of_function(fn: Function, like: Tensor) -> Cell:
         J = torch.func.jacrev(lambda x: fn(x).sum(0), chunk_size=chunk)(x)
         return J.transpose(0, 1).detach()
 
+    def tangent(x: Tensor) -> Function:
+        # Jᵀu is linear in u, and its derivative by u along v is Jv.
+        with torch.enable_grad():
+            x, u = x.detach().requires_grad_(), torch.zeros_like(x, requires_grad=True)
+            y = fn(x)
+            if not y.requires_grad:
+                return torch.zeros_like
+            (back,) = torch.autograd.grad(y, x, u, create_graph=True)
+        return lambda v: torch.autograd.grad(back, u, v, retain_graph=True)[0].detach()
+
     return Cell(
         step=lambda x: fn(x).detach(),
-        tangent=lambda x: lambda v: torch.func.jvp(fn, (x,), (v,))[1].detach(),
+        tangent=tangent,
         full=full if n <= LARGEST else None,
         like=like,
         draw=lambda count, generator: _scattered(count, n, generator).to(like),
@@ -245,6 +258,8 @@ def _check_rows(fn: Function, like: Tensor) -> None:
             told = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"net: expected a function of (samples, n) that keeps shape and dtype, got {told}")
         alone = fn(x[:1])
+    if not (y.isfinite().all() and alone.isfinite().all()):
+        return  # it may be finite where it is used
     size = max(float(y.abs().max()), float(x.abs().max()))
     if not (alone - y[:1]).abs().max() <= torch.finfo(y.dtype).eps ** 0.5 * size:
         raise ValueError("net: expected a function that maps each row by itself; a row's answer depends on the others")

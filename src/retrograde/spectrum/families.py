@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from retrograde.checks import check_finite, check_last_axis, check_like
 from retrograde.recurrence import Recurrence
-from retrograde.spectrum.cells import Cell, cell_of, equations, of_network
+from retrograde.spectrum.cells import Cell, cell_of, equations, matrix_of, of_network
 
 Parameter = Any  # "gain", ("input", direction), or a function of t
 
@@ -36,13 +37,13 @@ def family_of(net: Any, parameter: Parameter, input: Tensor | None, x0: Tensor |
         if not network:
             raise ValueError(f"parameter: 'gain' scales the W of a Network, which {type(net).__name__} is not")
         recurrence, b = equations(net, input)
-        W = recurrence.W
+        W, M = recurrence.W, matrix_of(recurrence)
 
         def slope(x: Tensor, t: float) -> Tensor:
             Wx = W @ x
             return recurrence.f.slope_at(t * Wx + b) * Wx
 
-        return Family("gain", lambda t: of_network(recurrence, b, t), slope)
+        return Family("gain", lambda t: of_network(recurrence, b, t, M), slope)
     if isinstance(parameter, tuple) and len(parameter) == 2 and parameter[0] == "input":
         return _along_input(net, parameter[1], input, network)
     if callable(parameter):
@@ -63,12 +64,14 @@ def _along_input(net: Any, direction: Any, input: Tensor | None, network: bool) 
     direction = direction.detach()
     if network:
         recurrence, b = equations(net, input)
+        M = matrix_of(recurrence)
 
         def slope(x: Tensor, t: float) -> Tensor:
             return recurrence.f.slope_at(recurrence.W @ x + b + t * direction) * direction
 
-        return Family("input", lambda t: of_network(recurrence, b + t * direction), slope)
+        return Family("input", lambda t: of_network(recurrence, b + t * direction, 1.0, M), slope)
 
+    @lru_cache(maxsize=8)
     def at(t: float) -> Cell:
         return cell_of(net, base + t * direction)
 
@@ -86,6 +89,7 @@ def _by_differences(build: Callable[[float], Any], input: Tensor | None, x0: Ten
     It steers the steps along the branch; the states themselves, J and what is located by it are as exact as ever.
     """
 
+    @lru_cache(maxsize=8)
     def at(t: float) -> Cell:
         return cell_of(build(t), input, x0=x0)
 

@@ -80,7 +80,7 @@ class SteadyStates:
         failed: how many starts plain Newton led nowhere.
         starts: how many starts there were.
         rounds: how many rounds of deflated Newton followed, each from as many starts.
-        dry: whether the last of them found no other isolated state. That is a sign of completeness and no proof.
+        dry: whether the last two of them found no other isolated state. That is a sign of completeness and no proof.
         x_init: (k, n), where the search for each started.
         steps: (k,) how many Newton steps it took.
     """
@@ -178,7 +178,7 @@ class SteadyStates:
 
     def __str__(self) -> str:
         """A line for all, and a line for each."""
-        told = "found nothing new" if self.dry else "still found new ones"
+        told = "two found nothing new" if self.dry else "two still found new ones"
         lines = [
             f"{len(self)} steady states from {self.starts} starts ({self.failed} led nowhere); of {self.rounds} rounds "
             f"of deflation the last {told}; {self.unsettled:.0%} of the starts do not settle"

@@ -66,8 +66,9 @@ def modes(cell: Cell, x: Tensor, k: int, own: bool = False) -> tuple[Tensor, Ten
 
 
 def spectra(cell: Cell, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues of J at one state x (n,), largest \\|λ\\| first; the same, largest real part first; and the multipliers
-    of the cell's own dynamics, largest modulus first. All of them; where J is not formed, k of each.
+    """Eigenvalues of J at one state x (n,) by \\|λ\\|, by Re λ, and the multipliers of the cell's own dynamics by \\|μ\\|.
+
+    The largest is first. All of them; where J is not formed, k of each.
     """
     if cell.full is None:
         values, _ = modes(cell, x, k)

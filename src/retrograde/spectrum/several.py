@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _SLACK = 64
 # Every other random start has run along its trajectory for so long: gated cells live far from most random states.
 _ALONG = 20
+# After so many rounds in a row without a new state the search ends.
+_QUIET = 2
 
 
 def find_steady_states(
@@ -42,9 +44,9 @@ def find_steady_states(
     """Looks for all steady states x = F(x) of a network, a torch cell or a function, and says how thorough that was.
 
     From every start Newton's method runs, and the cell's own dynamics. Then Newton's method runs again, from as many
-    starts, on F(x) - x multiplied by η(x) = Π (1/|x - xᵢ|² + 1), which keeps it away from the xᵢ found; round after
-    round, until one finds nothing new. No method knows that it has found all: ``dry``, ``hits`` and ``coverage`` tell
-    how it went.
+    starts, on F(x) - x multiplied by η(x) = Π (1/|x - xᵢ|² + 1), which keeps it away from the xᵢ found (lengths are in
+    units of the distance between neighbours among these); round after round, until two in a row find nothing new. No
+    method knows that it has found all: ``dry``, ``hits`` and ``coverage`` tell how it went.
 
     Args:
         net: a Network, whose F(x) = f(Wx + b + input); a Recurrence, F(x) = f(Wx + input); a ``torch.nn.RNNCell`` or
@@ -109,13 +111,20 @@ class _Search:
             own = FixedPoint(max_steps=settle).solve(self.cell.problem(own=True), self.starts)
             settled = (own.status == Status.CONVERGED).nonzero()[:, 0]
             ends[settled] = self.merge(self.solve(Newton(), own.value[settled]), self.starts[settled])
-        done, dry = 0, False
-        while done < rounds and not dry and len(self.starts):
+        done = quiet = 0
+        while done < rounds and quiet < _QUIET and len(self.starts):
             known, starts = len(self.found), self.draw()
-            deflated = DeflatedNewton(known=self.found, scale=self.scale)
+            deflated = DeflatedNewton(known=self.found, scale=self.apart())
             self.merge(self.solve(deflated, starts), starts)
-            done, dry = done + 1, not self.isolated[known:].any()
-        return self.told(hits, ends, done, dry, modes)
+            done, quiet = done + 1, 0 if self.isolated[known:].any() else quiet + 1
+        return self.told(hits, ends, done, quiet == _QUIET, modes)
+
+    def apart(self) -> float:
+        """How far, at the median, a state's nearest neighbour is. Longer arms would repel from all as if from one."""
+        if len(self.found) < 2:
+            return self.scale
+        away = torch.cdist(self.found, self.found).fill_diagonal_(torch.inf).amin(1)
+        return min(self.scale, float(away.median()))
 
     def solve(self, solver: Solver, x: Tensor) -> Solution:
         """The solver from each row of x; a state near 0 converges by its residual beside the size of the starts."""
