@@ -1,4 +1,6 @@
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import scipy.sparse
@@ -77,11 +79,41 @@ def test_a_fold_in_float32():
 
 def test_a_branch_that_turns_back_leaves_the_range_where_it_began():
     # F(x) = x where x² + t² = 1/4; x crosses 0 on the way.
-    branch = continue_steady_state(None, lambda t: lambda x: x + 0.5 * (0.25 - t * t - x * x), (0.1, 2.0), x0=0.5 * ONE)
+    branch = continue_steady_state(
+        None, lambda t: lambda x: x + 0.5 * (0.25 - t * t - x * x), (0.1, 2.0), x0=0.5 * ONE, step=0.05
+    )
     assert branch.ended == "left the range" and kinds(branch) == ["fold"]
     assert_at(branch.special[0], 0.5, [0.0])
     assert float(branch.parameter[-1]) == 0.1
     assert_close(branch.x[-1], -branch.x[0])
+
+
+def test_from_inside_the_range_it_is_followed_both_ways():
+    whole = continue_steady_state(one_neuron(2.0), ("input", ONE), (-1.0, 1.0))
+    middle = continue_steady_state(one_neuron(2.0), ("input", ONE), (-1.0, 1.0), start=0.0, x0=0 * ONE)
+    assert kinds(middle) == ["fold", "fold"] and middle.ended == "left the range"
+    # In the middle t = 0, x = 0 the branch runs downwards, so that forwards is to the fold on the right.
+    assert float(middle.parameter[0]) in (-1, 1) and float(middle.parameter[-1]) == -float(middle.parameter[0])
+    assert_close(torch.tanh(2 * middle.x[:, 0] + middle.parameter), middle.x[:, 0])
+    for point in middle.special:
+        assert_at(point, AT_FOLD if point.parameter < 0 else -AT_FOLD)
+        before, after = middle.stable[point.index - 1], middle.stable[point.index]
+        assert before != after
+    assert torch.equal(middle.stable, middle.x[:, 0].abs() > FOLD)
+    assert len(middle.table()) == len(middle) and abs(len(whole) - len(middle)) < 20
+    assert (middle.x[1:, 0] > middle.x[:-1, 0]).all() or (middle.x[1:, 0] < middle.x[:-1, 0]).all()
+
+
+def test_an_isolated_loop_is_closed():
+    # F(x) = x where x² + t² = 1/4.
+    loop = continue_steady_state(
+        None, lambda t: lambda x: x + 0.5 * (0.25 - t * t - x * x), (-1.0, 1.0), start=0.0, x0=0.5 * ONE
+    )
+    assert loop.ended == "closed" and kinds(loop) == ["fold", "fold"]
+    assert_at(loop.special[0], 0.5, [0.0])
+    assert_at(loop.special[1], -0.5, [0.0])
+    assert_close(loop.x[-1], loop.x[0], within=1e-9)
+    assert_close(loop.x[:, 0] ** 2 + loop.parameter**2, torch.full_like(loop.parameter, 0.25))
 
 
 # --- branch points
@@ -180,8 +212,8 @@ def test_the_labels_along_a_branch_are_those_of_dense_eigenvalues():
 
 def test_a_family_of_networks_and_a_family_of_functions_are_followed_as_the_input_is():
     want = continue_steady_state(one_neuron(2.0), ("input", ONE), (-1.0, 1.0))
-    networks = continue_steady_state(None, lambda t: one_neuron(2.0, t), (-1.0, 1.0))
-    functions = continue_steady_state(None, lambda t: lambda x: torch.tanh(2 * x + t), (-1.0, 1.0), x0=-ONE)
+    networks = continue_steady_state(None, lambda t: one_neuron(2.0, t), (-1.0, 1.0), step=0.1)
+    functions = continue_steady_state(None, lambda t: lambda x: torch.tanh(2 * x + t), (-1.0, 1.0), x0=-ONE, step=0.1)
     for other in (networks, functions):
         assert kinds(other) == kinds(want)
         for point, same in zip(other.special, want.special, strict=True):
@@ -192,11 +224,11 @@ def test_a_torch_cell_along_its_input():
     cell, direction = nn.GRUCell(2, 3).double(), randn(2)
     for i, weight in enumerate(cell.parameters()):
         weight.data.copy_(randn(*weight.shape, seed=i))
-    branch = continue_steady_state(cell, ("input", direction), (-1.0, 1.0), input=randn(2, seed=1))
+    branch = continue_steady_state(cell, ("input", direction), (-1.0, 1.0), input=randn(2, seed=1), step=0.1)
     with torch.no_grad():
         again = cell(randn(2, seed=1) + branch.parameter[:, None] * direction, branch.x)
     assert_close(again, branch.x)
-    assert not branch.lost and len(branch) > 20
+    assert not branch.lost and len(branch) > 10
 
 
 @pytest.mark.parametrize("parameter", ["gain", "input"])
@@ -282,6 +314,8 @@ def test_bad_input_is_named():
         (ValueError, "range", lambda: continue_steady_state(net, "gain", (1, 1))),
         (ValueError, "range", lambda: continue_steady_state(net, "gain", (0, math.inf))),
         (ValueError, "range", lambda: continue_steady_state(net, "gain", 3)),
+        (ValueError, "start", lambda: continue_steady_state(net, "gain", (0, 1), start=2)),
+        (TypeError, "start", lambda: continue_steady_state(net, "gain", (0, 1), start="0")),
         (ValueError, "step", lambda: continue_steady_state(net, "gain", (0, 1), step=0)),
         (ValueError, "max_points", lambda: continue_steady_state(net, "gain", (0, 1), max_points=0)),
         (TypeError, "modes", lambda: continue_steady_state(net, "gain", (0, 1), modes=1.5)),
@@ -327,3 +361,17 @@ def test_the_diagram_is_solid_where_stable_dashed_where_not_and_marked():
 def test_a_special_point_prints_as_a_line():
     branch = continue_steady_state(one_neuron(1.0), "gain", (0.5, 2.0))
     assert str(branch.special[0]).startswith("pitchfork at 1 (within ")
+
+
+def test_the_example_follows_all_nine_states_of_its_pair(tmp_path, capsys):
+    path = Path(__file__).parents[1] / "examples" / "bifurcation.py"
+    spec = importlib.util.spec_from_file_location("bifurcation", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    branches = example.main(str(tmp_path / "diagram.png"))
+    assert (tmp_path / "diagram.png").stat().st_size > 5000
+    crossings = sum(int((b.parameter[1:].sign() != b.parameter[:-1].sign()).sum()) for b in branches)
+    assert crossings >= 9 and "fold" in capsys.readouterr().out
+    folds = sorted(point.parameter for branch in branches for point in branch.special)
+    assert len(folds) == 8
+    assert all(abs(a + b) < 1e-10 for a, b in zip(folds, folds[::-1], strict=True))  # x -> -x with t -> -t

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral, Real
+from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from retrograde.checks import check_finite, check_like
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError, Status
 from retrograde.solvers import Cascade, FixedPoint, Newton
+from retrograde.solvers.base import check_number
 from retrograde.spectrum.cells import Cell
 from retrograde.spectrum.curve import Curve, Point
 from retrograde.spectrum.diagram import SteadyBranch
@@ -36,6 +38,7 @@ def continue_steady_state(
     *,
     input: Tensor | None = None,
     x0: Tensor | None = None,
+    start: float | None = None,
     step: float = 0.02,
     max_points: int = 2000,
     modes: int = 6,
@@ -53,9 +56,11 @@ def continue_steady_state(
         parameter: "gain": x = f(t W x + b). ("input", d): t d is added to the input, d (n,) or (input_size,). Or a
             function of t that gives a Network, a torch cell, or a function x -> x' of rows (samples, n); its slope in t
             is taken by finite differences, which steer the steps and touch no result.
-        range: (start, stop), in which order t first runs. The branch ends where t leaves this interval, on either side.
+        range: (first, last), in which order t runs to begin with. The branch ends where t leaves this interval, on
+            either side.
         input: as in `find_steady_states`.
         x0: (n,), near the steady state to begin with; None is 0.
+        start: the t of x0; None is ``range[0]``. From inside the range the branch is followed both ways.
         step: the longest step, as a share of the range, and of the root mean square of x (or 1, where that is more).
         max_points: how many points to take at most.
         modes: how many leading eigenvalues to keep.
@@ -80,22 +85,27 @@ def continue_steady_state(
     >>> [(point.kind, round(point.parameter, 6)) for point in branch.special]
     [('fold', 0.53284), ('fold', -0.53284)]
     """
-    start, stop = _range(range)
+    low, stop = _range(range)
+    start = low if start is None else float(check_number("start", start))
+    if not min(low, stop) <= start <= max(low, stop):
+        raise ValueError(f"start: expected a number within the range {range!r:.60}, got {start}")
     for name, value in (("max_points", max_points), ("modes", modes)):
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{name}: expected an integer, got {value!r}")
-        if value < 1:
+        if check_number(name, value, Integral) < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value}")
-    if not isinstance(step, Real) or not 0 < step < 1:
-        raise ValueError(f"step: expected a number between 0 and 1, got {step!r}")
+    if not 0 < check_number("step", step) < 1:
+        raise ValueError(f"step: expected a number between 0 and 1, got {step}")
     with torch.no_grad():
         family = family_of(net, parameter, input, x0)
         x = _first(family.at(start), x0)
-        curve = Curve(family, x, start, abs(stop - start), modes)
-        towards = torch.cat([torch.zeros_like(x), x.new_tensor([stop - start])])
-        y = torch.cat([x, x.new_tensor([start])])
-        walk = _Walk(curve, min(start, stop), max(start, stop), float(step), int(max_points))
-        walk.follow(curve.point(y, curve.unit(towards)))
+        curve = Curve(family, x, abs(stop - low), modes)
+        towards = torch.cat([torch.zeros_like(x), x.new_tensor([stop - low])])
+        first = curve.point(torch.cat([x, x.new_tensor([start])]), curve.unit(towards))
+        walk = _Walk(curve, min(low, stop), max(low, stop), float(step), int(max_points))
+        walk.follow(first)
+        if min(low, stop) < start < max(low, stop) and walk.ended != "closed":
+            back = _Walk(curve, walk.low, walk.high, walk.longest, walk.max_points)
+            back.follow(replace(first, tangent=-first.tangent))
+            walk.precede(back)
         others = _others(walk) if branches else ()
         branch = walk.told(others)
     if throw and branch.lost:
@@ -125,13 +135,16 @@ class _Walk:
                 self.ended = "max_points"
                 return
             p = self.points[-1]
-            q = self.next(p, length)
+            home = self.to_the_first(p)
+            taken = min(length, home)
+            q = self.next(p, taken)
             if q is None:
-                length /= 2
+                length = taken / 2
                 if length < _LEAST * self.longest:
                     self.ended = "step too small"
                 continue
-            taken = length
+            if taken == home:
+                self.ended = "closed"
             if not self.low <= q.t <= self.high:
                 q, taken = self.at_the_border(p, q, length)
                 self.ended = "left the range"
@@ -148,8 +161,27 @@ class _Walk:
         aside = y - p.y - length * p.tangent
         if curve.inner(aside, aside) > (length / 2) ** 2:
             return None
-        straight = curve.inner(curve.tangent(y, p.tangent), p.tangent) > _STRAIGHT
-        return curve.point(y, p.tangent) if straight or length < _KINK * self.longest else None
+        q = curve.point(y, p.tangent)
+        straight = curve.inner(q.tangent, p.tangent) > _STRAIGHT
+        return q if straight or length < _KINK * self.longest else None
+
+    def to_the_first(self, p: Point) -> float:
+        """How far ahead the first point is, if the curve has come round to it; else infinity."""
+        first = self.points[0]
+        ahead = first.y - p.y
+        length = self.curve.inner(ahead, p.tangent)
+        near = 0 < length <= self.longest and self.curve.inner(ahead, ahead) < 1.1 * length**2
+        along = self.curve.inner(first.tangent, p.tangent) > _STRAIGHT
+        return length if near and along and len(self.points) > 10 else torch.inf
+
+    def precede(self, back: _Walk) -> None:
+        """Join another walk from the same first point, backwards, before this one."""
+        turned = len(back.points)
+        self.points = back.points[:0:-1] + self.points
+        self.special = [replace(each, index=turned - each.index) for each in back.special[::-1]] + [
+            replace(each, index=each.index + turned - 1) for each in self.special
+        ]
+        self.ended = self.ended if self.ended != "left the range" else back.ended
 
     def at_the_border(self, p: Point, q: Point, length: float) -> tuple[Point, float]:
         """The point between p and q where t leaves the range."""
@@ -157,7 +189,7 @@ class _Walk:
         ends = {0.0: p.y, length: q.y}
 
         def beyond(s: float) -> float:
-            y = ends.get(s, self.curve.beyond(p, s))
+            y = ends[s] if s in ends else self.curve.beyond(p, s)
             return (float(q.t) if y is None else float(y[-1])) - border
 
         s = float(brentq(beyond, 0.0, length, xtol=1e-14 * length)) if p.t != border else 0.0
@@ -243,9 +275,9 @@ def _first(cell: Cell, x0: Tensor | None) -> Tensor:
 
 def _range(given: Any) -> tuple[float, float]:
     try:
-        start, stop = (float(each) for each in given)
+        first, last = (float(each) for each in given)
     except (TypeError, ValueError):
-        raise ValueError(f"range: expected (start, stop), got {given!r:.60}") from None
-    if not (abs(start) < torch.inf and abs(stop) < torch.inf) or start == stop:
+        raise ValueError(f"range: expected (first, last), got {given!r:.60}") from None
+    if not (abs(first) < torch.inf and abs(last) < torch.inf) or first == last:
         raise ValueError(f"range: expected two different finite numbers, got {given!r:.60}")
-    return start, stop
+    return first, last

@@ -13,6 +13,8 @@ from retrograde.spectrum.families import Family
 from retrograde.spectrum.modes import spectra
 
 _CORRECTIONS = 8
+# Beyond this the squared length of a tangent, next to that of the one before it, tells of a singular matrix.
+_STEEP = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Point:
 class Curve:
     """Length is measured with x as its root mean square over `scale`, and t over the `width` of its range."""
 
-    def __init__(self, family: Family, x: Tensor, t: float, width: float, modes: int):
+    def __init__(self, family: Family, x: Tensor, width: float, modes: int):
         self.family, self.modes = family, modes
         n = len(x)
         self.scale = max(1.0, float(torch.linalg.vector_norm(x)) / max(1, n) ** 0.5)
@@ -94,7 +96,7 @@ class Curve:
     def tangent(self, y: Tensor, before: Tensor) -> Tensor:
         """The tangent at y that goes on in the direction of the one before; at a branch point, where none, that one."""
         v = self.solve(y, before, torch.zeros_like(y[:-1]), 1.0, exactly=True)
-        if v is None or self.inner(v, v) > 100:
+        if v is None or self.inner(v, v) > _STEEP:
             return before
         return self.unit(v)
 

@@ -39,7 +39,7 @@ class SteadyBranch:
         eigenvalues: (k, modes) complex, of J, the largest \\|λ\\| first.
         rightmost: (k,) complex, the eigenvalue of J with the largest real part.
         special: folds, branch points, and where a cycle appears: see `SpecialPoint`.
-        ended: "left the range", "max_points", or "step too small".
+        ended: "left the range", "closed" (it came back to where it began), "max_points", or "step too small".
         branches: those that cross it, each from the point where it does, in one direction.
     """
 
@@ -61,8 +61,8 @@ class SteadyBranch:
 
     @property
     def lost(self) -> bool:
-        """Whether it ended anywhere but at a border of the range."""
-        return self.ended != "left the range"
+        """Whether it ended anywhere but at a border of the range or at its own beginning."""
+        return self.ended not in ("left the range", "closed")
 
     def table(self) -> Any:
         """A pandas DataFrame, a row a point. `special` holds what lies between a point and the one before it.

@@ -53,26 +53,26 @@ def leading(J: Function, like: Tensor, k: int, which: str) -> tuple[Tensor, Tens
     return torch.from_numpy(values[order]), torch.from_numpy(np.ascontiguousarray(vectors.T[order]))
 
 
-def modes(cell: Cell, x: Tensor, k: int, own: bool = False) -> tuple[Tensor, Tensor]:
-    """Eigenvalues of J at one state x (n,), or of the cell's own dynamics, largest \\|λ\\| first, and their modes.
+def modes(cell: Cell, x: Tensor, k: int, own: bool = False, which: str = "LM") -> tuple[Tensor, Tensor]:
+    """Eigenvalues of J at one state x (n,), or of the cell's own dynamics, and their modes.
 
-    All of them; where J is not formed, k.
+    All of them, largest \\|λ\\| first; where J is not formed, k, those that `which` names as in `leading`.
     """
     if cell.full is not None:
         J = cell.full(x[None])[0]
         return decompose(cell.own(J) if own else J)
     product = cell.own_product(x[None]) if own else cell.tangent(x[None])
-    return leading(product, cell.like, min(k, len(cell.like) - 2), "LM")
+    return leading(product, cell.like, min(k, len(cell.like) - 2), which)
 
 
 def spectra(cell: Cell, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues of J at one state x (n,) by \\|λ\\|, by Re λ, and the multipliers of the cell's own dynamics by \\|μ\\|.
+    """At one state x (n,): eigenvalues of J by \\|λ\\|, and by Re λ; multipliers of the cell's own dynamics by \\|μ\\|.
 
     The largest is first. All of them; where J is not formed, k of each.
     """
     if cell.full is None:
         values, _ = modes(cell, x, k)
-        real, _ = leading(cell.tangent(x[None]), cell.like, min(k, len(cell.like) - 2), "LR")
+        real, _ = modes(cell, x, k, which="LR")
         return values, real, values if cell.leak is None else modes(cell, x, k, own=True)[0]
     J = cell.full(x[None])[0]
     values = _by_modulus(torch.linalg.eigvals(J))

@@ -13,6 +13,7 @@ from retrograde.checks import check_finite, check_last_axis, check_like
 from retrograde.recurrence import Recurrence
 from retrograde.result import Status, Trajectory
 from retrograde.solvers import FixedPoint, Newton, Solution, Solver
+from retrograde.solvers.base import check_number
 from retrograde.spectrum.cells import Cell, cell_of
 from retrograde.spectrum.deflation import DeflatedNewton
 from retrograde.spectrum.found import SteadyStates
@@ -81,7 +82,7 @@ def find_steady_states(
     >>> found.stable[found.x[:, 0].argsort()], found.dry
     (tensor([ True, False,  True]), True)
     """
-    for name, value, least in (("rounds", rounds, 0), ("settle", settle, 0), ("modes", modes, 1), ("seed", seed, None)):
+    for name, value, least in (("rounds", rounds, 0), ("settle", settle, 0), ("modes", modes, 1), ("seed", seed, 0)):
         _check_integer(name, value, least)
     with torch.no_grad():
         cell = cell_of(net, input, n, x0)
@@ -276,8 +277,6 @@ def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1)
 
 
-def _check_integer(name: str, value: Any, least: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if least is not None and value < least:
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if check_number(name, value, Integral) < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {value}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from scipy.optimize import brentq
@@ -32,7 +33,8 @@ class SpecialPoint:
         multiplicity: how many eigenvalues cross together; a complex pair counts once.
         defect: by how much it misses: \\|dt/ds\\| of a fold (s the length of the branch), else \\|Re λ - 1\\| or
             \\|\\|μ\\| - 1\\|.
-        bracket: the width of the interval of the parameter, beside it, in which this changes sign.
+        bracket: the width of the interval of the parameter, about it, in which this changes sign. It is wide where the
+            branch could not be followed right up to it.
         residual: \\|F(x) - x\\|, relative.
         index: it lies between this point of the branch and the one before it.
     """
@@ -57,6 +59,7 @@ class SpecialPoint:
 class _Crossing:
     kind: str
     at: float
+    width: float
     point: Point
     eigenvalue: complex
     defect: float
@@ -70,16 +73,16 @@ def special_points(curve: Curve, p: Point, q: Point, length: float, index: int) 
     if p.tangent[-1] * q.tangent[-1] < 0:
         turns = _locate(curve, p, q, length, lambda each: float(each.tangent[-1]))
     if turns is not None:
-        at, point = turns
+        at, width, point = turns
         same = [each for each in found if each.kind == "real" and abs(each.at - at) <= _SAME * length]
         found = [each for each in found if each not in same]
         if same:
             defect = abs(float(curve.unit(point.tangent)[-1])) * float(curve.weights[-1]) ** 0.5
-            found.append(_Crossing("fold", at, point, same[0].eigenvalue, defect, same[0].multiplicity))
+            found.append(_Crossing("fold", at, width, point, same[0].eigenvalue, defect, same[0].multiplicity))
         else:  # it turns, and no eigenvalue crosses: another branch passes through its apex
             nearest = point.real[(point.real - 1).abs().argmin()]
-            found.append(_Crossing("real", at, point, complex(nearest), float((nearest - 1).abs())))
-    return [_told(curve, each, length, index) for each in sorted(found, key=lambda each: each.at)]
+            found.append(_Crossing("real", at, width, point, complex(nearest), float((nearest - 1).abs())))
+    return [_told(curve, each, index) for each in sorted(found, key=lambda each: each.at)]
 
 
 def _real_and_hopf(curve: Curve, p: Point, q: Point, length: float) -> list[_Crossing]:
@@ -93,8 +96,8 @@ def _real_and_hopf(curve: Curve, p: Point, q: Point, length: float) -> list[_Cro
     for j in range(min(counts), max(counts)):
         located = _locate(curve, p, q, length, lambda each, j=j: at(each, j).real - 1)  # type: ignore[misc]
         if located is not None:
-            value = at(located[1], j)
-            kind = "hopf" if _is_complex(value, located[1]) else "real"
+            value = at(located[-1], j)
+            kind = "hopf" if _is_complex(value, located[-1]) else "real"
             _add(found, _Crossing(kind, *located, value, abs(value.real - 1)), length)
     return found
 
@@ -106,8 +109,8 @@ def _of_own_dynamics(curve: Curve, p: Point, q: Point, length: float) -> list[_C
     for j in range(min(counts), max(counts)):
         located = _locate(curve, p, q, length, lambda each, j=j: float(each.own[j].abs()) - 1)  # type: ignore[misc]
         if located is not None:
-            value = complex(located[1].own[j])
-            if _is_complex(value, located[1]):
+            value = complex(located[-1].own[j])
+            if _is_complex(value, located[-1]):
                 _add(found, _Crossing("neimark-sacker", *located, value, abs(abs(value) - 1)), length)
             elif value.real < 0:
                 _add(found, _Crossing("flip", *located, value, abs(abs(value) - 1)), length)
@@ -130,8 +133,11 @@ def _add(found: list[_Crossing], new: _Crossing, length: float) -> None:
 
 def _locate(
     curve: Curve, p: Point, q: Point, length: float, test: Callable[[Point], float]
-) -> tuple[float, Point] | None:
-    """The length at which the test, of opposite signs at p and q, is 0, and the point there; None where it was lost."""
+) -> tuple[float, float, Point] | None:
+    """Where the test, of opposite signs at p and q, is 0: the length, the width of its interval, and the point.
+
+    None where the signs are the same.
+    """
     seen = {0.0: p, length: q}
 
     def at(s: float) -> Point:
@@ -145,12 +151,15 @@ def _locate(
     if test(p) * test(q) > 0:
         return None
     try:
-        s = float(brentq(lambda s: test(at(s)), 0.0, length, xtol=_resolution(curve) * length, maxiter=100))
-        return s, at(s)
+        within = _resolution(curve) * length
+        s = float(brentq(lambda s: test(at(s)), 0.0, length, xtol=within, maxiter=100))
+        return s, 2 * within, at(s)
     except _Lost:
         # The branch could not be followed right up to it: the nearest that was seen.
-        s = min(seen, key=lambda s: abs(test(seen[s])))
-        return s, seen[s]
+        known = sorted(seen)
+        pair = next(pair for pair in pairwise(known) if test(seen[pair[0]]) * test(seen[pair[1]]) <= 0)
+        s = min(pair, key=lambda s: abs(test(seen[s])))
+        return s, pair[1] - pair[0], seen[s]
 
 
 class _Lost(Exception):
@@ -161,13 +170,13 @@ def _resolution(curve: Curve) -> float:
     return float(torch.finfo(curve.weights.dtype).eps) ** 0.75
 
 
-def _told(curve: Curve, crossing: _Crossing, length: float, index: int) -> SpecialPoint:
+def _told(curve: Curve, crossing: _Crossing, index: int) -> SpecialPoint:
     point = crossing.point
     own = crossing.kind in ("flip", "neimark-sacker")
-    values, vectors = modes(curve.family.at(point.t), point.x, curve.modes, own)
+    values, vectors = modes(curve.family.at(point.t), point.x, curve.modes, own, "LM" if own else "LR")
     mode = vectors[(values - crossing.eigenvalue).abs().argmin()]
     kind = _kind_of_branch_point(curve, crossing) if crossing.kind == "real" else crossing.kind
-    along = abs(float(point.tangent[-1])) * _resolution(curve) * length
+    along = abs(float(point.tangent[-1])) * crossing.width
     rounding = float(torch.finfo(point.y.dtype).eps) * max(abs(point.t), 1 / float(curve.weights[-1]) ** 0.5)
     return SpecialPoint(
         kind=kind,
@@ -177,7 +186,7 @@ def _told(curve: Curve, crossing: _Crossing, length: float, index: int) -> Speci
         mode=mode,
         multiplicity=crossing.multiplicity,
         defect=crossing.defect,
-        bracket=2 * along + rounding,
+        bracket=along + rounding,
         residual=point.residual,
         index=index,
         _point=point,
@@ -194,8 +203,5 @@ def _kind_of_branch_point(curve: Curve, crossing: _Crossing) -> str:
     w, v = U[:, -1], Vh[-1:]
     h = torch.finfo(x.dtype).eps ** (1 / 3) * curve.scale
     bend = (cell.tangent(x + h * v)(v) - cell.tangent(x - h * v)(v))[0] / (2 * h)
-    return (
-        "pitchfork"
-        if abs(float(w @ bend)) * curve.scale <= 10 * torch.finfo(x.dtype).eps ** (1 / 3)
-        else "transcritical"
-    )
+    flat = abs(float(w @ bend)) * curve.scale <= 10 * torch.finfo(x.dtype).eps ** (1 / 3)
+    return "pitchfork" if flat else "transcritical"
