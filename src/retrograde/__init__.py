@@ -7,6 +7,14 @@ from retrograde.nonlinearity import Identity, Nonlinearity, Pointwise, ReLU, Sig
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError, Gradients, Receipt, Status, SteadyState, Trajectory
 from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Newton
+from retrograde.spectrum import (
+    FixedPoints,
+    SpecialPoint,
+    SteadyBranch,
+    SteadyStates,
+    continue_steady_state,
+    find_steady_states,
+)
 from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory
 
@@ -20,6 +28,7 @@ __all__ = [
     "Dense",
     "Direct",
     "FixedPoint",
+    "FixedPoints",
     "Gradients",
     "Identity",
     "Krylov",
@@ -34,12 +43,17 @@ __all__ = [
     "Sigmoid",
     "Softplus",
     "Sparse",
+    "SpecialPoint",
     "Status",
+    "SteadyBranch",
     "SteadyState",
+    "SteadyStates",
     "Sum",
     "Tanh",
     "Trajectory",
     "backpropagation_through_time",
+    "continue_steady_state",
+    "find_steady_states",
     "recurrent_backpropagation",
     "steady_state",
     "trajectory",
