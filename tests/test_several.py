@@ -93,8 +93,8 @@ def test_a_large_network_that_is_not_full_is_searched_by_products_alone():
     M[0, 0] = 2.5
     W = rg.Sparse(scipy.sparse.csr_matrix(M.numpy()))
     assert cell_of(rg.Network(W)).full is None
-    found = find_steady_states(rg.Network(W), starts=4, settle=300)
-    full = find_steady_states(rg.Network(M), starts=4, settle=300)
+    W, M = (rg.Network(each, leak=0.8) for each in (W, M))
+    found, full = (find_steady_states(net, starts=4, settle=300) for net in (W, M))
     assert len(found) == 3
     assert_same_set(found.x, full.x, slack=1e4)
     for one in ("stable", "stable_discrete", "stable_continuous", "basin"):
@@ -229,8 +229,15 @@ def test_an_rnn_cell_has_the_states_of_the_network_that_it_is():
 def test_a_saturated_gate_makes_no_state():
     # Far outside, the gate z rounds to 1, and a GRU seems to stay wherever it is.
     cell, far = gru(scale=3.0), 50 * torch.ones(1, 6, dtype=DTYPE)
-    found = find_steady_states(cell, randn(2, seed=9), starts=torch.cat([far, -far, randn(20, 6)]))
+    starts = torch.cat([far, -far, 20 * randn(20, 6)])
+    found = find_steady_states(cell, randn(2, seed=9), starts=starts, rounds=1, settle=100)
     assert (found.x.abs() <= 1).all()
+    # Of a function it is not known how far its states reach; they are listed, and told apart.
+    as_function = find_steady_states(
+        lambda x: cell(randn(2, seed=9).expand(len(x), 2), x), n=6, starts=starts, x0=far[0], rounds=1, settle=100
+    )
+    beyond = (as_function.x.abs() > 1).any(-1)
+    assert beyond.any() and not as_function.isolated[beyond].any()
 
 
 def test_a_state_near_0_of_a_function_that_rounds_is_found():
@@ -255,7 +262,7 @@ def test_the_fields_of_fixed_points_are_what_their_names_say(leak):
     assert np.allclose(points.F_xstar, (1 - a) * X + a * np.tanh(X @ W.T.numpy() + input.numpy()))
     assert np.allclose(points.J_xstar, J)
     assert np.allclose(points.dFdu, a * D[:, :, None] * np.eye(4))
-    assert np.allclose(points.qstar, 0.5 * ((points.F_xstar - X) ** 2).sum(-1)) and (points.qstar < 1e-28).all()
+    assert np.allclose(points.qstar, 0.5 * ((points.F_xstar - X) ** 2).sum(-1), atol=0) and (points.qstar < 1e-28).all()
     assert points.dq.shape == (k,) and (points.dq >= 0).all()
     values, vectors = points.eigval_J_xstar, points.eigvec_J_xstar
     assert np.allclose(np.einsum("kij,kjm->kim", J, vectors), values[:, None] * vectors)

@@ -18,12 +18,11 @@ from retrograde.spectrum.cells import Cell, cell_of
 from retrograde.spectrum.deflation import DeflatedNewton
 from retrograde.spectrum.found import SteadyStates
 from retrograde.spectrum.modes import decompose, modes, spectra
+from retrograde.spectrum.resolution import norm, polished
 
 if TYPE_CHECKING:
     from retrograde.network import Network
 
-# What rounding may accumulate, in units of what one operation may lose.
-_SLACK = 64
 # Every other random start has run along its trajectory for so long: gated cells live far from most random states.
 _ALONG = 20
 # After so many rounds in a row without a new state the search ends.
@@ -97,7 +96,7 @@ class _Search:
         self.cell, self.draw = cell, draw
         self.starts = starts = draw()
         # What counts as 1 in a distance, and what a state near 0 is measured by.
-        self.scale = float(_norm(starts).median()) or 1.0
+        self.scale = float(norm(starts).median()) or 1.0
         self.found = starts[:0]
         self.reach = starts.new_empty(0)  # how far from each its duplicates may lie
         self.isolated = torch.empty(0, dtype=torch.bool, device=starts.device)
@@ -139,7 +138,7 @@ class _Search:
 
     def residual(self, x: Tensor) -> Tensor:
         """|F(x) - x| / |x|, (samples,); where x is near 0, relative to a thousandth of the size of the starts."""
-        return _norm(self.cell.step(x) - x) / _norm(x).clamp(min=1e-3 * self.scale)
+        return norm(self.cell.step(x) - x) / norm(x).clamp(min=1e-3 * self.scale)
 
     def merge(self, solution: Solution, starts: Tensor) -> Tensor:
         """Which state each row ended at, -1 for none; those not seen before are added."""
@@ -148,7 +147,7 @@ class _Search:
         if not len(rows):
             return label
         x, steps = solution.value[rows], solution.steps[rows]
-        x, change, reach, isolated = self.polish(x)
+        x, change, reach, isolated = polished(self.cell, x, self.scale)
         left = self.residual(x).argsort(stable=True)
         for state in range(len(self.found)):
             left = self.claim(state, label, rows, x, reach, left)
@@ -166,40 +165,10 @@ class _Search:
 
     def claim(self, state: int, label: Tensor, rows: Tensor, x: Tensor, reach: Tensor, left: Tensor) -> Tensor:
         """Labels those of `left` that are this state, and gives the rest."""
-        away = _norm(x[left] - self.found[state])
+        away = norm(x[left] - self.found[state])
         same = away <= reach[left] + self.reach[state]
         label[rows[left[same]]] = state
         return left[~same]
-
-    def polish(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One more Newton step where it helps; by how much it changed |F(x) - x|²/2; how exactly x is known; isolated.
-
-        How exactly: the norm of (I - J)⁻¹, by inverse iteration, times the residual and rounding. The last v of that
-        iteration is the direction in which F(x) - x changes least: if it does not change at all, x is not isolated.
-        """
-        eps = torch.finfo(x.dtype).eps
-        start = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(x)
-        parts: list[tuple[Tensor, ...]] = []
-        for z in self.cell.blocks(x):
-            inverse = self.cell.inverse(z)
-            moved = z + inverse(self.cell.step(z) - z).nan_to_num(0, 0, 0)
-            before, after = (_norm(self.cell.step(each) - each) for each in (z, moved))
-            z = torch.where((after <= before)[:, None], moved, z)
-            v, norm = (start / _norm(start)).expand_as(z), torch.ones_like(before)
-            for _ in range(3):
-                image = inverse(v)
-                norm = _norm(image).nan_to_num(nan=torch.inf)
-                image = image / norm[:, None]
-                v = torch.where(image.isfinite().all(-1, keepdim=True), image, v)
-            rounding = _SLACK * eps * _norm(z).clamp(min=self.scale)
-            # At a bifurcation the norm is infinite, and says nothing of how far apart two states must be.
-            furthest = eps**0.25 * self.scale
-            reach = (norm.clamp(min=1) * (_SLACK * torch.minimum(before, after) + rounding)).clamp(max=furthest)
-            aside = torch.stack([z + furthest * v, z - furthest * v])
-            flat = _norm(self.cell.step(aside.flatten(0, 1)).reshape(aside.shape) - aside) <= eps * _norm(aside)
-            parts.append((z, (before**2 - after**2).abs() / 2, reach, ~flat.any(0)))
-        z, change, reach, isolated = (torch.cat(part) for part in zip(*parts, strict=True))
-        return z, change, reach, isolated
 
     def told(self, hits: Tensor, ends: Tensor, rounds: int, dry: bool, most: int) -> SteadyStates:
         """The result, with the spectrum at each state."""
@@ -271,10 +240,6 @@ def _draw(cell: Cell, starts: Any, seed: int, x0: Tensor | None) -> Callable[[],
         return x
 
     return random
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1)
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:
