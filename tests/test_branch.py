@@ -210,6 +210,21 @@ def test_the_labels_along_a_branch_are_those_of_dense_eigenvalues():
     assert len(changes) and set(changes.tolist()) <= {point.index for point in branch.special}
 
 
+@pytest.mark.parametrize("seed, n, gain", [(3, 4, 2.5), (5, 6, 2.0), (13, 10, 2.5), (14, 8, 3.0)])
+def test_of_a_random_network_every_turn_is_a_fold_and_every_change_of_verdict_is_told(seed, n, gain):
+    W, d = gain * randn(n, n, seed=seed) / n**0.5, randn(n, seed=seed + 100)
+    start = torch.tanh(-10 * d)
+    branch = continue_steady_state(rg.Network(W, leak=0.5), ("input", d), (-2.0, 2.0), x0=start, step=0.05)
+    along = branch.parameter.diff()
+    assert int((along[1:] * along[:-1] < 0).sum()) == kinds(branch).count("fold")
+    real = {"fold", "pitchfork", "transcritical", "branch point"}
+    for verdict, others in ((branch.stable, {"neimark-sacker", "flip"}), (branch.stable_continuous, {"hopf"})):
+        changes = (verdict[1:] != verdict[:-1]).nonzero()[:, 0] + 1
+        assert set(changes.tolist()) <= {point.index for point in branch.special if point.kind in real | others}
+    for point in branch.special:
+        assert point.residual <= tolerance(DTYPE) and point.defect <= 1e-9 and point.bracket <= 1e-11
+
+
 def test_a_family_of_networks_and_a_family_of_functions_are_followed_as_the_input_is():
     want = continue_steady_state(one_neuron(2.0), ("input", ONE), (-1.0, 1.0))
     networks = continue_steady_state(None, lambda t: one_neuron(2.0, t), (-1.0, 1.0), step=0.1)

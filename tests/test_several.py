@@ -90,13 +90,14 @@ def test_the_deflated_direction_is_newtons_on_the_deflated_residual():
 def test_a_large_network_that_is_not_full_is_searched_by_products_alone():
     n = 80
     M = 0.3 * not_normal(n)
-    M[0, 0] = 2.5
+    M[0, 0], M[1, 1] = 2.5, -3.0  # bistable; and by itself alternating, but for the leak
     W = rg.Sparse(scipy.sparse.csr_matrix(M.numpy()))
     assert cell_of(rg.Network(W)).full is None
-    W, M = (rg.Network(each, leak=0.8) for each in (W, M))
+    W, M = (rg.Network(each, leak=0.3) for each in (W, M))
     found, full = (find_steady_states(net, starts=4, settle=300) for net in (W, M))
     assert len(found) == 3
     assert_same_set(found.x, full.x, slack=1e4)
+    assert found.stable.any() and not found.stable_discrete.any()
     for one in ("stable", "stable_discrete", "stable_continuous", "basin"):
         assert torch.equal(getattr(found, one), getattr(full, one))
     assert_close(found.eigenvalues[:, 0].abs(), full.eigenvalues[:, 0].abs(), within=1e-5)

@@ -76,12 +76,14 @@ def special_points(curve: Curve, p: Point, q: Point, length: float, index: int) 
         at, width, point = turns
         same = [each for each in found if each.kind == "real" and abs(each.at - at) <= _SAME * length]
         found = [each for each in found if each not in same]
-        if same:
-            defect = abs(float(curve.unit(point.tangent)[-1])) * float(curve.weights[-1]) ** 0.5
-            found.append(_Crossing("fold", at, width, point, same[0].eigenvalue, defect, same[0].multiplicity))
+        one = complex(point.real[(point.real - 1).abs().argmin()])
+        if same or _crosses_one(curve, p, at, length):
+            defect = abs(float(point.tangent[-1])) * float(curve.weights[-1]) ** 0.5
+            found.append(
+                _Crossing("fold", at, width, point, one, defect, max(1, sum(each.multiplicity for each in same)))
+            )
         else:  # it turns, and no eigenvalue crosses: another branch passes through its apex
-            nearest = point.real[(point.real - 1).abs().argmin()]
-            found.append(_Crossing("real", at, width, point, complex(nearest), float((nearest - 1).abs())))
+            found.append(_Crossing("real", at, width, point, one, abs(one - 1)))
     return [_told(curve, each, index) for each in sorted(found, key=lambda each: each.at)]
 
 
@@ -100,6 +102,18 @@ def _real_and_hopf(curve: Curve, p: Point, q: Point, length: float) -> list[_Cro
             kind = "hopf" if _is_complex(value, located[-1]) else "real"
             _add(found, _Crossing(kind, *located, value, abs(value.real - 1)), length)
     return found
+
+
+def _crosses_one(curve: Curve, p: Point, at: float, length: float) -> bool:
+    """Whether a real eigenvalue of J crosses 1 there, even if over the whole step another makes up for it."""
+    signs = []
+    for s in (at - _SAME * length, at + _SAME * length):
+        y = curve.beyond(p, s)
+        if y is None:
+            return False
+        values = curve.point(y, p.tangent).real
+        signs.append(bool(values[(values - 1).abs().argmin()].real > 1))
+    return signs[0] != signs[1]
 
 
 def _of_own_dynamics(curve: Curve, p: Point, q: Point, length: float) -> list[_Crossing]:
