@@ -210,7 +210,7 @@ def test_the_labels_along_a_branch_are_those_of_dense_eigenvalues():
     assert len(changes) and set(changes.tolist()) <= {point.index for point in branch.special}
 
 
-@pytest.mark.parametrize("seed, n, gain", [(3, 4, 2.5), (5, 6, 2.0), (13, 10, 2.5), (14, 8, 3.0)])
+@pytest.mark.parametrize("seed, n, gain", [(3, 4, 2.5), (5, 6, 2.0), (13, 10, 2.5), (14, 8, 3.0), (15, 10, 3.5)])
 def test_of_a_random_network_every_turn_is_a_fold_and_every_change_of_verdict_is_told(seed, n, gain):
     W, d = gain * randn(n, n, seed=seed) / n**0.5, randn(n, seed=seed + 100)
     start = torch.tanh(-10 * d)

@@ -163,7 +163,9 @@ class _Walk:
             return None
         q = curve.point(y, p.tangent)
         straight = curve.inner(q.tangent, p.tangent) > _STRAIGHT
-        return q if straight or length < _KINK * self.longest else None
+        # Where t ran against both tangents, it turned twice between them.
+        turned = p.tangent[-1] * q.tangent[-1] > 0 and (q.t - p.t) * q.tangent[-1] < 0
+        return q if (straight and not turned) or length < _KINK * self.longest else None
 
     def to_the_first(self, p: Point) -> float:
         """How far ahead the first point is, if the curve has come round to it; else infinity."""
