@@ -14,6 +14,11 @@ from retrograde.result import Status
 from retrograde.solvers import Problem
 from retrograde.solvers.factors import Factors
 
+_PART = (
+    "fn was called with a part of the samples, as those that have converged leave the batch. What each sample has of "
+    "its own must be an input, with samples first."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Equation:
@@ -24,25 +29,30 @@ class Equation:
         inputs: what it is given beside x.
         sampled: for each input, whether its first axis is the samples'; if not, all samples share it.
         coupled: whether the samples depend on one another, and are one state with one residual.
+        part: whether these are not all samples of the batch.
     """
 
     fn: Callable[..., Tensor]
     inputs: tuple[Any, ...]
     sampled: tuple[bool, ...]
     coupled: bool = False
+    part: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """fn(x, *inputs), looked over."""
-        y = self.fn(x, *self.inputs)
+        try:
+            y = self.fn(x, *self.inputs)
+        except Exception as error:
+            if self.part:
+                error.add_note(_PART)
+            raise
         if not isinstance(y, Tensor):
             raise TypeError(f"fn: expected it to return a tensor, got {type(y).__name__}")
         if y.dtype != x.dtype or y.device != x.device:
             raise TypeError(f"fn: expected {x.dtype} on {x.device}, as x is, got {y.dtype} on {y.device}")
         if y.shape != x.shape:
-            raise ValueError(
-                f"fn: expected it to return the shape of x, {tuple(x.shape)}, got {tuple(y.shape)}. Samples that have "
-                "converged leave the batch: what each sample has of its own must be an input, with samples first"
-            )
+            told = f" {_PART}" if self.part else ""
+            raise ValueError(f"fn: expected it to return the shape of x, {tuple(x.shape)}, got {tuple(y.shape)}.{told}")
         return y
 
     def rows(self, x: Tensor) -> Tensor:
@@ -54,7 +64,7 @@ class Equation:
         if self.coupled:
             return self
         pairs = zip(self.inputs, self.sampled, strict=True)
-        return replace(self, inputs=tuple(each[rows] if own else each for each, own in pairs))
+        return replace(self, inputs=tuple(each[rows] if own else each for each, own in pairs), part=True)
 
     def problem(self, shape: torch.Size, factors: Factors, rows: Tensor) -> Problem:
         """What a solver of the state sees; `rows` are the places of these samples in the batch.
@@ -109,7 +119,22 @@ class Graph:
 
     def take(self, rows: Tensor) -> Graph:
         """The graph of these samples, made anew."""
-        return self if self.equation.coupled else Graph(self.equation.take(rows), self.x.detach()[rows])
+        if self.equation.coupled:
+            return self
+        fewer = Graph(self.equation.take(rows), self.x.detach()[rows])
+        self.check_same(fewer.y, rows)
+        return fewer
+
+    def check_same(self, y: Tensor, rows: Tensor) -> None:
+        """Raise if y, which is fn evaluated again at the x of these samples, is not what it was."""
+        y, before = self.equation.rows(y.detach()), self.equation.rows(self.y.detach())[rows]
+        allowed = math.sqrt(torch.finfo(y.dtype).eps) * torch.linalg.vector_norm(before, dim=-1)
+        if (torch.linalg.vector_norm(y - before, dim=-1) > allowed).any():
+            raise RuntimeError(
+                "fn: expected the same value at the same x again. Between forward and backward its mode, its random "
+                "numbers, autocast or what it closes over has changed; or it mixes samples, which takes "
+                "Equilibrium(fn, coupled=True)"
+            )
 
     def transposed(self, l: Tensor) -> Tensor:
         """Jᵀl, as rows."""
@@ -172,15 +197,6 @@ def check_apart(together: Tensor, apart: Tensor, status: Tensor, what: str) -> N
             f"{float(together[wrong].max()):.1e} in their batch. If fn mixes samples, as BatchNorm does, use "
             "Equilibrium(fn, coupled=True). If an input that all samples share has as many rows as there are samples, "
             "let fn close over it"
-        )
-
-
-def check_same(graph: Graph, y: Tensor) -> None:
-    """Raise if y, which is fn at x evaluated again, is not what it was: fn has changed since."""
-    if not torch.allclose(y.detach(), graph.y.detach(), rtol=math.sqrt(torch.finfo(y.dtype).eps), equal_nan=True):
-        raise RuntimeError(
-            "fn: expected the same value at x again for a second derivative; its mode, its random numbers, autocast or "
-            "what it closes over have changed between forward and backward"
         )
 
 
