@@ -54,7 +54,7 @@ def jacobian_penalty(fn: Equilibrium | Callable[..., Tensor], x: Tensor, *inputs
         x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
         y = Equation(fn, inputs, ())(x)
         total = x.new_zeros(len(x))
-        for _ in range(samples):
+        for _ in range(samples if y.requires_grad else 0):
             sign = torch.randint(2, y.shape, device=y.device).to(y.dtype) * 2 - 1
             (Je,) = torch.autograd.grad(
                 y, x, sign, retain_graph=True, create_graph=keep, allow_unused=True, materialize_grads=True
@@ -99,7 +99,7 @@ class SpectralBall(nn.Module):
 
     def forward(self, V: Tensor) -> Tensor:
         """The weight, from any V of the same shape."""
-        return V * (self.radius / _norm(V).clamp(min=self.radius))
+        return V / (_norm(V) / self.radius).clamp(min=1)
 
     def right_inverse(self, W: Tensor) -> Tensor:
         """W itself, which is left as it is if its norm allows."""
