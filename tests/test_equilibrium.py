@@ -373,6 +373,14 @@ def test_one_sample_that_fails_is_told_and_the_others_are_right():
     assert_close(layer.steady_state(w, solver=rg.Newton()).x, 1 / (1 - w))
 
 
+def test_direct_uses_what_newton_left_and_needs_few_refinements():
+    strong = 3 * W
+    u = U.clone().requires_grad_()
+    state = tanh_layer(strong, solver=rg.Newton(), adjoint=rg.Direct()).steady_state(u)
+    state.x.sum().backward()
+    assert state.receipt.steps.max() <= 3
+
+
 def test_an_adjoint_that_fails_raises_with_its_receipt():
     u = U.clone().requires_grad_()
     layer = tanh_layer(adjoint=rg.FixedPoint(max_steps=2))
@@ -473,6 +481,17 @@ def test_a_mixing_that_shows_in_the_adjoint_alone_is_refused_or_harmless():
         except (ValueError, RuntimeError) as error:
             refused += "mixes samples" in str(error)
     assert refused
+
+
+def test_a_mixing_that_only_the_adjoints_put_together_show_is_refused():
+    # The first sample reads the other two. Its adjoint settles first, and then is missing in theirs.
+    A = torch.tensor([[0.01, 0.5, 0.5], [0, 0.9, 0], [0, 0, 0.9]], dtype=DTYPE)
+    u = torch.ones(3, 1, dtype=DTYPE, requires_grad=True)
+    x0 = torch.linalg.solve(torch.eye(3, dtype=DTYPE) - A, u.detach())
+    loose = rg.FixedPoint(rtol=1e-10)
+    x = rg.Equilibrium(lambda x, u: A @ x + u, solver=loose, adjoint=loose)(u, x0=x0)
+    with pytest.raises(ValueError, match="Of the adjoint, 2 of 3 samples"):
+        x.sum().backward()
 
 
 def test_a_shared_input_of_as_many_rows_as_samples_is_refused_unless_closed_over():
