@@ -111,10 +111,8 @@ class Equilibrium(nn.Module):
                 dtype, mixes samples, or hides x from autograd.
             ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
         """
-        solver, adjoint = (
-            _check_solver("solver", solver) or self.solver,
-            _check_solver("adjoint", adjoint) or self.adjoint,
-        )
+        solver = _check_solver("solver", solver) or self.solver
+        adjoint = _check_solver("adjoint", adjoint) or self.adjoint
         self._check_samples_apart()
         for place, each in enumerate(inputs):
             if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()):
