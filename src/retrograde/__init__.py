@@ -7,6 +7,7 @@ from retrograde.connectivity.dense import Dense
 from retrograde.connectivity.low_rank import LowRank
 from retrograde.connectivity.sparse import Sparse
 from retrograde.connectivity.sum import Sum
+from retrograde.equilibrium import Equilibrium
 from retrograde.network import Network
 from retrograde.nonlinearity import Identity, Nonlinearity, Pointwise, ReLU, Sigmoid, Softplus, Tanh
 from retrograde.receipt import Receipt
@@ -44,6 +45,7 @@ from retrograde.spectrum import (
 from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory
 from retrograde.warm import WarmStart
+from retrograde.wellposed import SpectralBall, jacobian_penalty
 
 __version__ = "0.1.0"
 

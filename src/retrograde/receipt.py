@@ -107,7 +107,7 @@ class Receipt(Solved):
     def _too_late(self) -> str:
         """Why what was not asked for until now cannot be told."""
         if self.evidence is None:
-            return "W, x and s are forgotten; ask for an estimate before forget()"
+            return "W, x and s are not held; ask for an estimate before forget(). An Equilibrium has no W."
         if self.evidence.changed:
             return "W, or x or s, was overwritten since; ask for an estimate before the optimiser takes its step"
         return ""

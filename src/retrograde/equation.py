@@ -1,0 +1,210 @@
+"""x = fn(x, *inputs), for any fn that autograd can differentiate: what the solvers see of it, and its graph at an x."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrograde.result import Status
+from retrograde.solvers import Problem
+from retrograde.solvers.factors import Factors
+
+_PART = (
+    "fn was called with a part of the samples, as those that have converged leave the batch. What each sample has of "
+    "its own must be an input, with samples first."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """x = fn(x, *inputs), x (samples, ...).
+
+    Attributes:
+        fn: (x, *inputs) -> x, of the same shape and dtype.
+        inputs: what it is given beside x.
+        sampled: for each input, whether its first axis is the samples'; if not, all samples share it.
+        coupled: whether the samples depend on one another, and are one state with one residual.
+        part: whether these are not all samples of the batch.
+    """
+
+    fn: Callable[..., Tensor]
+    inputs: tuple[Any, ...]
+    sampled: tuple[bool, ...]
+    coupled: bool = False
+    part: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """fn(x, *inputs), looked over."""
+        try:
+            y = self.fn(x, *self.inputs)
+        except Exception as error:
+            if self.part:
+                error.add_note(_PART)
+            raise
+        if not isinstance(y, Tensor):
+            raise TypeError(f"fn: expected it to return a tensor, got {type(y).__name__}")
+        if y.dtype != x.dtype or y.device != x.device:
+            raise TypeError(f"fn: expected {x.dtype} on {x.device}, as x is, got {y.dtype} on {y.device}")
+        if y.shape != x.shape:
+            told = f" {_PART}" if self.part else ""
+            raise ValueError(f"fn: expected it to return the shape of x, {tuple(x.shape)}, got {tuple(y.shape)}.{told}")
+        return y
+
+    def rows(self, x: Tensor) -> Tensor:
+        """What the solvers see of x: (samples, n), or (1, n) if the samples are coupled."""
+        return x.reshape(1, -1) if self.coupled else x.reshape(len(x), math.prod(x.shape[1:]))
+
+    def take(self, rows: Tensor) -> Equation:
+        """The equation of these samples."""
+        if self.coupled:
+            return self
+        pairs = zip(self.inputs, self.sampled, strict=True)
+        return replace(self, inputs=tuple(each[rows] if own else each for each, own in pairs), part=True)
+
+    def problem(self, shape: torch.Size, factors: Factors, rows: Tensor) -> Problem:
+        """What a solver of the state sees; `rows` are the places of these samples in the batch.
+
+        Args:
+            shape: of one sample; of all of x if they are coupled.
+        """
+
+        def whole(z: Tensor) -> Tensor:
+            return z.reshape(shape if self.coupled else (len(z), *shape))
+
+        def factorise(z: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
+            factors.put(rows, lambda: self.one_minus_jacobian(whole(z)))
+            return lambda r: factors.solve(rows, r)
+
+        return Problem(
+            step=lambda z: self.rows(self(whole(z))),
+            take=lambda some: self.take(some).problem(shape, factors, rows[some]),
+            factorise=factorise,
+        )
+
+    def one_minus_jacobian(self, x: Tensor) -> Tensor:
+        """I - J for each sample, (samples, n, n): n copies of each, and one vector-Jacobian product."""
+        if self.coupled:
+            raise ValueError("solver: Newton and Direct factor a matrix a sample, and coupled samples have none")
+        samples, n = len(x), math.prod(x.shape[1:])
+        copies = torch.arange(samples, device=x.device).repeat_interleave(n)
+        eye = torch.eye(n, dtype=x.dtype, device=x.device)
+        return eye - Graph(self.take(copies), x[copies]).transposed(eye.repeat(samples, 1)).reshape(samples, n, n)
+
+
+class Graph:
+    """The autograd graph of fn at x, cut off from what x and the inputs came from.
+
+    Attributes:
+        captured: what fn depends on beside x and the inputs: the leaves, such as Parameters, that autograd knows of.
+    """
+
+    def __init__(self, equation: Equation, x: Tensor):
+        with torch.enable_grad():
+            self.x = x.detach().requires_grad_()
+            inputs = tuple(cut(each) for each in equation.inputs)
+            y = replace(equation, inputs=inputs)(self.x)
+            self.y = y.view_as(y)  # so that there is a graph even if fn hands back what it was given
+        self.equation = equation
+        self._inputs = differentiated(inputs)
+        own = {id(each) for each in (self.x, *self._inputs)}
+        leaves = _leaves(self.y)
+        self.captured = [leaf for leaf in leaves if id(leaf) not in own]
+        if not any(leaf is self.x for leaf in leaves):
+            _check_constant(equation, self.x, self.y)
+
+    def take(self, rows: Tensor) -> Graph:
+        """The graph of these samples, made anew."""
+        if self.equation.coupled:
+            return self
+        fewer = Graph(self.equation.take(rows), self.x.detach()[rows])
+        self.check_same(fewer.y, rows)
+        return fewer
+
+    def check_same(self, y: Tensor, rows: Tensor) -> None:
+        """Raise if y, which is fn evaluated again at the x of these samples, is not what it was."""
+        y, before = self.equation.rows(y.detach()), self.equation.rows(self.y.detach())[rows]
+        allowed = math.sqrt(torch.finfo(y.dtype).eps) * torch.linalg.vector_norm(before, dim=-1)
+        if (torch.linalg.vector_norm(y - before, dim=-1) > allowed).any():
+            raise RuntimeError(
+                "fn: expected the same value at the same x again. Between forward and backward its mode, its random "
+                "numbers, autocast or what it closes over has changed; or it mixes samples, which takes "
+                "Equilibrium(fn, coupled=True)"
+            )
+
+    def transposed(self, l: Tensor) -> Tensor:
+        """Jᵀl, as rows."""
+        return self.equation.rows(self._pull(l, [self.x])[0])
+
+    def gradients(self, l: Tensor) -> tuple[Tensor, ...]:
+        """(d fn/dθ)ᵀl for the inputs that are differentiated and for what is captured."""
+        return self._pull(l, [*self._inputs, *self.captured])
+
+    def _pull(self, l: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
+        if not self.y.requires_grad:
+            return tuple(torch.zeros_like(each) for each in wanted)
+        return torch.autograd.grad(
+            self.y, wanted, l.reshape(self.y.shape), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+
+
+def cut(each: Any) -> Any:
+    """An input without its history, a leaf if it is to be differentiated."""
+    return each.detach().requires_grad_(each.requires_grad) if isinstance(each, Tensor) else each
+
+
+def differentiated(inputs: tuple[Any, ...]) -> list[Tensor]:
+    """Those of the inputs that a gradient is taken in."""
+    return [each for each in inputs if isinstance(each, Tensor) and each.requires_grad]
+
+
+def _leaves(y: Tensor) -> list[Tensor]:
+    """The leaves of y's graph, each once, in the order they are met."""
+    leaves, seen, stack = [], set(), [y.grad_fn]
+    while stack:
+        node: Any = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "AccumulateGrad":
+            leaves.append(node.variable)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return leaves
+
+
+# --- what is asked of fn, looked after
+
+
+def check_apart(together: Tensor, apart: Tensor, status: Tensor, what: str) -> None:
+    """Samples were solved apart, as they stopped at their own times: raise unless that holds in their batch.
+
+    Args:
+        together: (samples,) the residuals within the batch.
+        apart: (samples,) the residuals that the solver saw.
+        status: (samples,) how each ended; only those that converged are looked at.
+        what: was solved.
+    """
+    allowed = math.sqrt(torch.finfo(together.dtype).eps)  # rounding differs a little from batch to batch
+    wrong = (status == Status.CONVERGED) & ~(together <= apart + allowed)
+    if wrong.any():
+        raise ValueError(
+            f"fn: expected each sample to depend on itself alone. Of {what}, {int(wrong.sum())} of {wrong.numel()} "
+            f"samples, solved apart to a residual of at most {float(apart[wrong].max()):.1e}, have one of up to "
+            f"{float(together[wrong].max()):.1e} in their batch. If fn mixes samples, as BatchNorm does, use "
+            "Equilibrium(fn, coupled=True). If an input that all samples share has as many rows as there are samples, "
+            "let fn close over it"
+        )
+
+
+def _check_constant(equation: Equation, x: Tensor, y: Tensor) -> None:
+    """Autograd sees no x in y: raise if y depends on it all the same."""
+    with torch.no_grad():
+        moved = equation(1.5 * x.detach() + 0.5)
+    if x.numel() and not torch.equal(moved, y.detach()):
+        raise ValueError(
+            "fn: it depends on x, but autograd does not see how; expected no detach, no no_grad and no NumPy between"
+        )

@@ -1,0 +1,201 @@
+"""Any fixed-point layer: x = fn(x, *inputs), a deep equilibrium model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+
+from retrograde.checks import check_finite, check_floating
+from retrograde.equation import Equation, Graph, check_apart
+from retrograde.implicit import Adjoint, attach
+from retrograde.receipt import Receipt
+from retrograde.result import SteadyState, convergence_error
+from retrograde.solvers import Cascade, FixedPoint, Krylov, Newton, Solver, relative_residual
+from retrograde.solvers.factors import Factors
+
+# Up to this many numbers a sample, the default solver may factor I - J, which costs as many copies of the sample.
+SMALL = 256
+
+_SETTLE_OR_NEWTON = Cascade(FixedPoint(max_steps=100), Newton())
+_SETTLE = Cascade(FixedPoint(max_steps=200), FixedPoint(damping=0.5))
+_ADJOINT = Cascade(FixedPoint(max_steps=30), Krylov(), FixedPoint())
+
+
+class Equilibrium(nn.Module):
+    """The layer x = fn(x, *inputs): its output is the fixed point, its gradient the fixed point's, exactly.
+
+    With J = d fn/dx at x and g = dR/dx, a backward solves l = Jᵀl + g, and the gradient in whatever fn depends on is
+    (d fn/dθ)ᵀ l: recurrent backpropagation for any fn.
+
+    Args:
+        fn: (x, *inputs) -> the next x, a function or a module, whose parameters then train. It keeps shape and dtype,
+            gives the same answer when it is called again, and is made of torch operations that autograd can follow.
+        solver: of the state; None for the default: FixedPoint, then Newton where a sample holds at most 256 numbers,
+            else a damped FixedPoint.
+        adjoint: the solver of the backward; None for the default: FixedPoint for 30 steps, then GMRES.
+        coupled: whether samples depend on one another, as with BatchNorm in training. They are then one state with one
+            residual.
+
+    The first axis of x is the samples', the others are whatever fn wants. A tensor among the inputs whose first axis is
+    as long is each sample's own; any other input, and all that fn closes over, is shared. Samples that have converged
+    leave the batch, so that fn is called with fewer. That fn treats each by itself is checked, not taken on trust.
+
+    Gradients reach the inputs, and every Parameter or other leaf that fn depends on: closed over, held in a module, or
+    behind a tensor that was computed from it before. x0 gets none.
+
+    Raises:
+        TypeError: fn is not callable, or a solver is not one.
+
+    References:
+        Bai, Kolter and Koltun, "Deep equilibrium models", NeurIPS (2019); F. J. Pineda, Phys. Rev. Lett. 59 (1987).
+
+    >>> _ = torch.manual_seed(0)
+    >>> cell = nn.GRUCell(8, 16)
+    >>> layer = Equilibrium(lambda x, u: cell(u, x))
+    >>> state = layer.steady_state(torch.randn(4, 8), x0=torch.zeros(4, 16))
+    >>> state.x.shape, bool(state.converged.all())
+    (torch.Size([4, 16]), True)
+    >>> state.x.square().sum().backward()
+    >>> cell.weight_hh.grad.shape, bool(state.receipt.converged.all())
+    (torch.Size([48, 16]), True)
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Tensor],
+        solver: Solver | None = None,
+        adjoint: Solver | None = None,
+        coupled: bool = False,
+    ):
+        super().__init__()
+        if not callable(fn):
+            raise TypeError(f"fn: expected a function or a module, got {type(fn).__name__}")
+        if not isinstance(coupled, bool):
+            raise TypeError(f"coupled: expected True or False, got {coupled!r}")
+        self.fn = fn
+        self.solver, self.adjoint = _check_solver("solver", solver), _check_solver("adjoint", adjoint)
+        self.coupled = coupled
+
+    def forward(self, *inputs: Any, x0: Tensor | None = None) -> Tensor:
+        """The fixed point, of the shape of x0."""
+        return self.steady_state(*inputs, x0=x0).x
+
+    def steady_state(
+        self,
+        *inputs: Any,
+        x0: Tensor | None = None,
+        solver: Solver | None = None,
+        adjoint: Solver | None = None,
+        throw: bool = True,
+    ) -> SteadyState:
+        """x = fn(x, *inputs) for each sample, differentiable.
+
+        Args:
+            inputs: what fn is given beside x; tensors whose first axis is the samples' are each sample's own.
+            x0: (samples, ...), where to start; None is 0, of the shape of the first input.
+            solver: as for the layer, for this call alone.
+            adjoint: likewise.
+            throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
+
+        Returns:
+            A `SteadyState`: ``x``, of the shape of x0, and for each sample ``converged``, ``residual``, ``steps``,
+            ``status``, (samples,).
+
+        Raises:
+            ValueError, TypeError: an argument is not finite or not of the kind expected; fn changes the shape or the
+                dtype, mixes samples, or hides x from autograd.
+            ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
+        """
+        solver = _check_solver("solver", solver) or self.solver
+        adjoint = _check_solver("adjoint", adjoint) or self.adjoint
+        self._check_samples_apart()
+        for place, each in enumerate(inputs):
+            if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()):
+                check_finite(f"inputs[{place}]", each)
+        # A parametrised weight is computed once, and with its history: the first call of fn is one that autograd sees.
+        with parametrize.cached():
+            x0 = self._start(inputs, x0)
+            n = x0.numel() if self.coupled else math.prod(x0.shape[1:])
+            solver = solver or (_SETTLE_OR_NEWTON if n <= SMALL and not self.coupled else _SETTLE)
+            own = tuple(isinstance(each, Tensor) and each.ndim > 0 and len(each) == len(x0) for each in inputs)
+            equation = Equation(self.fn, inputs, own, self.coupled)
+            z = equation.rows(x0)
+            factors = Factors(z)
+            with torch.no_grad():
+                shape = x0.shape if self.coupled else x0.shape[1:]
+                problem = equation.problem(shape, factors, torch.arange(len(z), device=z.device))
+                found = solver.solve(problem, z)
+                x = found.value.reshape(x0.shape)
+            graph = Graph(equation, x) if torch.is_grad_enabled() else None
+            if len(z) > 1:
+                with torch.no_grad():
+                    y = equation(x) if graph is None else graph.y.detach()
+                    together = relative_residual(equation.rows(y), found.value)
+                check_apart(together, found.residual, found.status, "the state")
+
+        samples, receipts = x0.shape[:1], list[Receipt]()
+        residual = found.residual.expand(samples)
+        if graph is not None:
+            x = attach(x, graph, Adjoint(adjoint or _ADJOINT, throw, factors, residual, receipts))
+        state = SteadyState(
+            x=x,
+            status=found.status.expand(samples),
+            residual=residual,
+            steps=found.steps.expand(samples),
+            tolerance=solver.tolerance(x.dtype),
+            solver=solver,
+            _receipts=receipts,
+        )
+        if throw and not state.converged.all():
+            advice = (
+                "Try FixedPoint(damping=0.5), Newton() for a small state, or another x0; fn may have no fixed point."
+            )
+            raise convergence_error("equilibrium", state, state.tolerance, advice, state)
+        return state
+
+    def _start(self, inputs: tuple[Any, ...], x0: Tensor | None) -> Tensor:
+        """x0, or 0 of the shape of the first input, with which fn has been tried once."""
+        given = x0 is not None
+        if x0 is None:
+            if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].is_floating_point():
+                raise ValueError(
+                    "x0: expected a start, (samples, ...), as no first input tells what shape and dtype x has"
+                )
+            x0 = torch.zeros_like(inputs[0])
+        check_finite("x0", check_floating("x0", x0))
+        x0 = x0.detach()
+        if x0.ndim == 0:
+            raise ValueError("x0: expected shape (samples, ...), samples first, got ()")
+        try:
+            Equation(self.fn, inputs, ())(x0)
+        except (RuntimeError, ValueError) as error:
+            if given:
+                raise
+            raise ValueError(
+                f"x0: expected a start, as fn does not map the shape of the first input, {tuple(x0.shape)}, to itself: "
+                f"{error}"
+            ) from error
+        return x0
+
+    def _check_samples_apart(self) -> None:
+        """Whether a module says of itself that it mixes samples."""
+        if self.coupled or not isinstance(self.fn, nn.Module):
+            return
+        for name, module in self.fn.named_modules():
+            if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+                raise ValueError(
+                    f"fn: expected each sample to depend on itself alone, and {name or 'it'} is a "
+                    f"{type(module).__name__} in training; use GroupNorm or LayerNorm, or Equilibrium(fn, coupled=True)"
+                )
+
+
+def _check_solver(name: str, given: Any) -> Any:
+    if given is not None and not isinstance(given, Solver):
+        raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
+    return given
