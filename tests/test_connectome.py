@@ -323,7 +323,7 @@ def test_large_networks_take_the_iterative_way(monkeypatch):
     table = pd.DataFrame({"pre": rng.integers(80, size=900), "post": rng.integers(80, size=900)}).assign(count=1.0)
     c = read(table)
     want = values(influence(c, source=[3], scale=0.8), c), values(influence(c, target=[3], scale=0.8), c)
-    monkeypatch.setattr("retrograde.connectome.influences._SMALL", 10)
+    monkeypatch.setattr("retrograde.connectome.linear.SMALL", 10)
     found = influence(c, source=[3], scale=0.8)
     assert np.allclose(values(found, c), want[0], rtol=1e-9)
     assert np.allclose(values(influence(c, target=[3], scale=0.8), c), want[1], rtol=1e-9)

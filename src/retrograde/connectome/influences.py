@@ -7,40 +7,15 @@ first takes one solve for a set of sources, the second one solve for a set of ta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse.linalg
-import torch
 
-from retrograde.by_hand import recurrent_backpropagation
-from retrograde.connectivity import Operator
+from retrograde.connectome.linear import PRESETS, Preset, adjoints, groups, indicators, scaled, states
 from retrograde.connectome.wiring import Connectome
-from retrograde.nonlinearity import Identity
-from retrograde.recurrence import Recurrence
-from retrograde.solvers import Direct, Newton
-from retrograde.steady import steady_state
 
-_SMALL = 2000  # neurons, for which eigenvalues and solutions are found by dense factorisations
 _SHIFT = 24  # of the adjusted scores: ln of what counts as nothing, with its sign turned
-
-
-class _Preset(NamedTuple):
-    """How a tool scales W: after silencing, or only where its largest eigenvalue exceeds the scale."""
-
-    rescale_after_silencing: bool = False
-    only_if_larger: bool = False
-
-
-PRESETS = {
-    "cic-2026": _Preset(rescale_after_silencing=True),
-    "banc-paper": _Preset(rescale_after_silencing=True, only_if_larger=True),
-    "influencer-R": _Preset(rescale_after_silencing=True, only_if_larger=True),
-}
-"""ConnectomeInfluenceCalculator as it is, as it was for the BANC paper (up to v0.4), and natverse's influencer."""
-
-Groups = Mapping[str, Any]
 
 
 def influence(
@@ -102,85 +77,21 @@ def influence(
         raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
-    sources = None if source is None else _groups(c, source, "source")
-    targets = None if target is None else _groups(c, target, "target")
-    how = PRESETS[preset] if preset else _Preset()
+    sources = None if source is None else groups(c, source, "source")
+    targets = None if target is None else groups(c, target, "target")
 
-    (weight,) = (w.detach() for w in c.W.weights)
-    silenced = c.index(silence, "silence")
     exempt = np.concatenate(list(sources.values())) if sources else np.empty(0, np.int64)
-    _, pre = c.W.edges
-    cut = torch.from_numpy(np.isin(pre.numpy(), np.setdiff1d(silenced, exempt)))
-    active = torch.where(cut, 0, weight)
-    eigenvalue = largest_real_eigenvalue(c.W.bind(active if how.rescale_after_silencing else weight))
-    alpha = _alpha(eigenvalue, scale, how)
-    net = Recurrence(c.W.bind(alpha * active), Identity())
+    silenced = np.setdiff1d(c.index(silence, "silence"), exempt)
+    net, eigenvalue, alpha = scaled(c, scale, silenced, PRESETS[preset] if preset else Preset())
     if targets is None:
         assert sources is not None
-        found, residual = _forward(net, _indicators(c, sources))
+        found, residual = states(net, indicators(c, sources))
     else:
-        found, residual = _backward(net, _indicators(c, targets))
-    if not bool((weight < 0).any()):
+        found, residual = adjoints(net, indicators(c, targets))
+    if not (c.edges["weight"] < 0).any():
         found = np.abs(found)  # rounding leaves nothing below 0
     attrs = {"eigenvalue": eigenvalue, "alpha": alpha, "residual": residual, "scale": scale}
     return _told(c, found, sources, targets, source, target, attrs)
-
-
-def largest_real_eigenvalue(W: Operator) -> float:
-    """The largest real part of an eigenvalue of W: by Arnoldi's method for a large W."""
-    n = W.shape[0]
-    if n <= _SMALL:
-        return float(torch.linalg.eigvals(W.dense().detach()).real.max())
-    with torch.no_grad():
-        A = scipy.sparse.linalg.LinearOperator(
-            (n, n), matvec=lambda x: (W @ torch.from_numpy(np.ascontiguousarray(x.ravel())).to(W.like)).double().numpy()
-        )
-        start = np.random.default_rng(0).random(n)
-        values = scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, tol=1e-9, return_eigenvectors=False)
-    return float(values.real.max())
-
-
-def _alpha(eigenvalue: float, scale: float, how: _Preset) -> float:
-    if how.only_if_larger and eigenvalue <= scale:
-        return 1.0
-    if not eigenvalue > 1e-12:
-        raise ValueError(
-            f"scale: the largest real part of an eigenvalue of W is {eigenvalue:.3g}, which no factor makes {scale}: "
-            "without feedback that excites there is nothing to scale"
-        )
-    return scale / eigenvalue
-
-
-def _groups(c: Connectome, given: Any, what: str) -> dict[str, np.ndarray]:
-    """Name -> places, of one group called "" or of several."""
-    groups = given if isinstance(given, Mapping) else {"": given}
-    found = {str(name): c.index(ids, what) for name, ids in groups.items()}
-    for name, places in found.items():
-        if not len(places):
-            raise ValueError(f"{what}: expected at least one id{f' in {name!r}' if name else ''}, got none")
-    return found
-
-
-def _indicators(c: Connectome, groups: dict[str, np.ndarray]) -> torch.Tensor:
-    """(groups, n): 1 at a group's neurons."""
-    (weight,) = c.W.weights
-    ones = torch.zeros(len(groups), len(c), dtype=weight.dtype)
-    for row, places in zip(ones, groups.values(), strict=True):
-        row[torch.from_numpy(places)] = 1
-    return ones
-
-
-def _forward(net: Recurrence, b: torch.Tensor) -> tuple[np.ndarray, float]:
-    solver = Newton() if net.W.shape[0] <= _SMALL else None
-    state = steady_state(net.W, b, net.f, solver=solver)
-    return state.x.detach().double().numpy(), float(state.residual.max())
-
-
-def _backward(net: Recurrence, g: torch.Tensor) -> tuple[np.ndarray, float]:
-    adjoint = Direct() if net.W.shape[0] <= _SMALL else None
-    gradient = recurrent_backpropagation(net, torch.zeros_like(g), g, adjoint=adjoint)
-    assert gradient.receipt is not None
-    return gradient.s.double().numpy(), float(gradient.receipt.residual.max())
 
 
 def _told(
