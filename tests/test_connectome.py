@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import influence, read
+from retrograde.connectome import importance, influence, read
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 WORM = DATA / "celegans_edgelist.csv", DATA / "celegans_meta.csv"
@@ -366,7 +366,109 @@ def test_the_command_exits_2_without_a_file(tmp_path):
     assert run(tmp_path / "nothing.csv", "--source", "a").exit_code == 2
 
 
+def test_the_command_of_importance(edges, neurons, tmp_path):
+    edges.to_csv(tmp_path / "edges.csv", index=False)
+    neurons.to_csv(tmp_path / "neurons.csv", index=False)
+    options = ("--source", "a", "--target", "e", "--target", "c=-2", "--scale", "0.5", "--exact", "2")
+    files = "--out", tmp_path / "who.parquet", "--synapses", tmp_path / "all.parquet"
+    args = ["importance", tmp_path / "edges.csv", "--neurons", tmp_path / "neurons.csv", *options, *files]
+    done = CliRunner().invoke(app, list(map(str, args)))
+    assert done.exit_code == 0 and "synapses" in done.output
+    want = importance(read(edges, neurons), "a", {"e": 1, "c": -2}, scale=0.5, exact=2)
+    written = pd.read_parquet(tmp_path / "who.parquet")
+    assert np.allclose(written["silencing"], want.neurons["silencing"])
+    assert len(pd.read_parquet(tmp_path / "all.parquet")) == 7
+    for bad, said in (("--target", "e=much"), "a number behind"), (("--by", "colour"), "colour"):
+        done = CliRunner().invoke(app, [*map(str, args), *bad])
+        assert done.exit_code == 2 and said in done.output.replace("\n", " ")
+
+
 def test_connectome_is_there_by_attribute():
     assert rg.connectome.read is read
     with pytest.raises(AttributeError, match="nothing"):
         _ = rg.nothing
+
+
+def silenced(M, k, part=1.0):
+    return np.where(np.arange(len(M)) == k, (1 - part) * M, M)
+
+
+def test_importance_in_the_linear_network_against_brute_force(edges, neurons):
+    c = read(edges, neurons, signs={"gaba": -1})
+    M = dense(c)
+    found = importance(c, source={"a": 1.0, "d": -2.0}, target={"e": 1.0, "c": -3.0}, scale=0.7, exact=5)
+    A, b, g = 0.7 / np.linalg.eigvals(M).real.max() * M, np.array([1.0, 0, 0, -2, 0]), np.array([0.0, 0, -3, 0, 1])
+    x, s = np.linalg.solve(np.eye(5) - A, b), np.linalg.solve(np.eye(5) - A.T, g)
+    assert np.isclose(found.reward, g @ x)
+    table = found.neurons.set_index("id").loc[list(c.ids)]
+    assert np.allclose(table["activity"], x) and np.allclose(table["sensitivity"], s)
+    assert np.allclose(table["silencing"], -x * (A.T @ s))
+    for name, part in (("silencing_exact", 1.0), ("flipping_exact", 2.0)):
+        brutes = [g @ np.linalg.solve(np.eye(5) - silenced(A, k, part), b) - g @ x for k in range(5)]
+        assert np.allclose(table[name], brutes, atol=1e-12)
+    assert (found.neurons["silencing"].abs().diff().dropna() <= 0).all()
+
+
+def test_importance_of_synapses_is_the_gradient_in_each_weight(edges, tmp_path):
+    c = read(edges)
+    found = importance(c, source="a", target="e", f="tanh", scale=1.5)
+    alpha = found.attrs["alpha"]
+    weight = (alpha * c.W.weight.detach()).requires_grad_()
+    b = torch.tensor([1.0, 0, 0, 0, 0], dtype=torch.float64)
+    x = rg.steady_state(c.W.bind(weight), b, "tanh").x
+    (want,) = torch.autograd.grad(x[4], weight)
+    table = found.synapses()
+    where = {(post, pre): e for e, (post, pre) in enumerate(zip(*(end.tolist() for end in c.W.edges), strict=True))}
+    places = [where[c.index(row.post)[0], c.index(row.pre)[0]] for row in table.itertuples()]
+    assert np.allclose(table["gradient"], want[places]) and np.allclose(
+        table["importance"], (want * weight.detach())[places]
+    )
+    assert list(found.synapses(top=3)["importance"]) == list(table["importance"][:3])
+    found.write_synapses(tmp_path / "synapses.parquet")
+    written = pd.read_parquet(tmp_path / "synapses.parquet")
+    assert len(written) == len(c.edges) and np.allclose(written["gradient"], want)
+
+
+def test_importance_of_any_reward_in_a_nonlinear_network(edges, neurons):
+    c = read(edges, neurons)
+    found = importance(c, "a", reward=lambda x: (x[2] - x[4]).square(), f="tanh", scale=0.8, exact=2)
+    A = found.attrs["alpha"] * dense(c)
+    b = torch.tensor([1.0, 0, 0, 0, 0], dtype=torch.float64)
+    for k, row in enumerate(found.neurons.itertuples()):
+        (place,) = c.index(row.id)
+        x = rg.steady_state(torch.from_numpy(silenced(A, place)), b, "tanh").x
+        assert np.isnan(row.silencing_exact) == (k >= 2)
+        if k < 2:
+            assert abs(row.silencing_exact - (float((x[2] - x[4]).square()) - found.reward)) < 1e-12
+    types = found.by("cell_type")
+    assert types["neurons"].sum() == 5 and np.isclose(types["silencing"].sum(), found.neurons["silencing"].sum())
+    with pytest.raises(ValueError, match="column: expected one of"):
+        found.by("colour")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({}, "a target or a reward"),
+        ({"target": "a", "reward": torch.sum}, "a target or a reward"),
+        ({"target": "zz"}, "target: 1 of 1 ids"),
+        ({"target": []}, "target: expected at least one id"),
+        ({"target": "a", "scale": 2.0}, "scale: expected 0 < scale < 1"),
+        ({"target": "a", "exact": -1}, "exact: expected a number"),
+        ({"reward": lambda x: x}, "reward: expected a function that gives one number"),
+    ],
+)
+def test_bad_rewards_are_said(edges, how, said):
+    with pytest.raises(ValueError, match=said):
+        importance(read(edges), "a", **how)
+
+
+@needs_worm
+def test_rank_one_silencing_of_every_neuron_of_the_worm():
+    c = read(*WORM)
+    found = importance(c, source=["ADAL", "ADAR"], target=["AVAL"], scale=0.5, exact=300)
+    A, (place,) = found.attrs["alpha"] * dense(c), c.index("AVAL")
+    b = np.isin(c.ids, ["ADAL", "ADAR"]).astype(float)
+    table = found.neurons.set_index("id").loc[list(c.ids), "silencing_exact"].to_numpy()
+    brutes = [np.linalg.solve(np.eye(300) - silenced(A, k), b)[place] - found.reward for k in range(300)]
+    assert np.abs(table - brutes).max() < 1e-10

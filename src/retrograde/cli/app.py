@@ -9,6 +9,7 @@ import typer
 import retrograde as rg
 from retrograde.cli.check import check
 from retrograde.cli.evaluate import evaluate
+from retrograde.cli.importance import importance
 from retrograde.cli.influence import influence
 from retrograde.cli.train import train
 
@@ -23,6 +24,7 @@ app.add_typer(train, name="train")
 app.command()(evaluate)
 app.command()(check)
 app.command()(influence)
+app.command()(importance)
 
 
 def _version(asked: bool) -> None:

@@ -15,7 +15,7 @@ from retrograde.connectivity import Operator
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.solvers import Direct, Newton
+from retrograde.solvers import Direct, Newton, Solver
 from retrograde.steady import steady_state
 
 SMALL = 2000  # neurons, for which eigenvalues and solutions are found by dense factorisations
@@ -37,14 +37,14 @@ PRESETS = {
 
 
 def scaled(
-    c: Connectome, scale: float, silenced: np.ndarray, how: Preset, f: Nonlinearity | None = None
+    c: Connectome, scale: float | None, silenced: np.ndarray, how: Preset, f: Nonlinearity | None = None
 ) -> tuple[Recurrence, float, float]:
     """The network αW, without the outputs of the silenced neurons; the eigenvalue of W that α is by; and α."""
     (weight,) = (w.detach() for w in c.W.weights)
     _, pre = c.W.edges
     active = torch.where(torch.from_numpy(np.isin(pre.numpy(), silenced)), 0, weight)
     eigenvalue = largest_real_eigenvalue(c.W.bind(active if how.rescale_after_silencing else weight))
-    alpha = _alpha(eigenvalue, scale, how)
+    alpha = 1.0 if scale is None else _alpha(eigenvalue, scale, how)
     return Recurrence(c.W.bind(alpha * active), f or Identity()), eigenvalue, alpha
 
 
@@ -92,16 +92,19 @@ def indicators(c: Connectome, some: dict[str, np.ndarray]) -> Tensor:
     return ones
 
 
+def solvers_for(net: Recurrence) -> tuple[Solver | None, Solver | None]:
+    """For the states and for the adjoints of a linear network of few neurons a factorisation, else the defaults."""
+    return (Newton(), Direct()) if net.W.shape[0] <= SMALL and isinstance(net.f, Identity) else (None, None)
+
+
 def states(net: Recurrence, b: Tensor) -> tuple[np.ndarray, float]:
     """The steady states for the inputs b, (samples, n), and their largest residual."""
-    solver = Newton() if net.W.shape[0] <= SMALL else None
-    state = steady_state(net.W, b, net.f, solver=solver)
+    state = steady_state(net.W, b, net.f, solver=solvers_for(net)[0])
     return state.x.detach().double().numpy(), float(state.residual.max())
 
 
 def adjoints(net: Recurrence, g: Tensor) -> tuple[np.ndarray, float]:
     """The adjoints of dR/dx = g, (samples, n), in a linear network, and their largest residual."""
-    adjoint = Direct() if net.W.shape[0] <= SMALL else None
-    gradient = recurrent_backpropagation(net, torch.zeros_like(g), g, adjoint=adjoint)
+    gradient = recurrent_backpropagation(net, torch.zeros_like(g), g, adjoint=solvers_for(net)[1])
     assert gradient.receipt is not None
     return gradient.s.double().numpy(), float(gradient.receipt.residual.max())
