@@ -49,6 +49,18 @@ from retrograde.wellposed import SpectralBall, jacobian_penalty
 
 __version__ = "0.1.0"
 
+# Asked for by attribute as well, and imported only then: a connectome's tables need pandas.
+_MODULES = ("connectome", "nn", "testing")
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        from importlib import import_module
+
+        return import_module(f"retrograde.{name}")
+    raise AttributeError(f"module 'retrograde' has no attribute {name!r}")
+
+
 # What is imported above is public: a name needs its import here and nothing more.
 __all__ = sorted(
     name for name, public in globals().items() if getattr(public, "__module__", "").startswith("retrograde.")

@@ -9,6 +9,8 @@ import typer
 import retrograde as rg
 from retrograde.cli.check import check
 from retrograde.cli.evaluate import evaluate
+from retrograde.cli.importance import importance
+from retrograde.cli.influence import influence
 from retrograde.cli.train import train
 
 app = typer.Typer(
@@ -21,6 +23,8 @@ app = typer.Typer(
 app.add_typer(train, name="train")
 app.command()(evaluate)
 app.command()(check)
+app.command()(influence)
+app.command()(importance)
 
 
 def _version(asked: bool) -> None:

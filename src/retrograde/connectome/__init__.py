@@ -1,0 +1,8 @@
+"""Connectomes: from a table of connections to what an output depends on."""
+
+from retrograde.connectome.columns import SIGNS
+from retrograde.connectome.importances import Importance, importance
+from retrograde.connectome.influences import influence
+from retrograde.connectome.wiring import Connectome, read
+
+__all__ = ["SIGNS", "Connectome", "Importance", "importance", "influence", "read"]

@@ -1,0 +1,110 @@
+"""The linear network x = αWx + b of a connectome: α, steady states and adjoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse.linalg
+import torch
+from torch import Tensor
+
+from retrograde.by_hand import recurrent_backpropagation
+from retrograde.connectivity import Operator
+from retrograde.connectome.wiring import Connectome
+from retrograde.nonlinearity import Identity, Nonlinearity
+from retrograde.recurrence import Recurrence
+from retrograde.solvers import Direct, Newton, Solver
+from retrograde.steady import steady_state
+
+SMALL = 2000  # neurons, for which eigenvalues and solutions are found by dense factorisations
+
+
+class Preset(NamedTuple):
+    """How a tool scales W: after silencing, or only where its largest eigenvalue exceeds the scale."""
+
+    rescale_after_silencing: bool = False
+    only_if_larger: bool = False
+
+
+PRESETS = {
+    "cic-2026": Preset(rescale_after_silencing=True),
+    "banc-paper": Preset(rescale_after_silencing=True, only_if_larger=True),
+    "influencer-R": Preset(rescale_after_silencing=True, only_if_larger=True),
+}
+"""ConnectomeInfluenceCalculator as it is, as it was for the BANC paper (up to v0.4), and natverse's influencer."""
+
+
+def scaled(
+    c: Connectome, scale: float | None, silenced: np.ndarray, how: Preset, f: Nonlinearity | None = None
+) -> tuple[Recurrence, float, float]:
+    """The network αW, without the outputs of the silenced neurons; the eigenvalue of W that α is by; and α."""
+    (weight,) = (w.detach() for w in c.W.weights)
+    _, pre = c.W.edges
+    active = torch.where(torch.from_numpy(np.isin(pre.numpy(), silenced)), 0, weight)
+    eigenvalue = largest_real_eigenvalue(c.W.bind(active if how.rescale_after_silencing else weight))
+    alpha = 1.0 if scale is None else _alpha(eigenvalue, scale, how)
+    return Recurrence(c.W.bind(alpha * active), f or Identity()), eigenvalue, alpha
+
+
+def largest_real_eigenvalue(W: Operator) -> float:
+    """The largest real part of an eigenvalue of W: by Arnoldi's method for a large W."""
+    n = W.shape[0]
+    if n <= SMALL:
+        return float(torch.linalg.eigvals(W.dense().detach()).real.max())
+    with torch.no_grad():
+        A = scipy.sparse.linalg.LinearOperator(
+            (n, n), matvec=lambda x: (W @ torch.from_numpy(np.ascontiguousarray(x.ravel())).to(W.like)).double().numpy()
+        )
+        start = np.random.default_rng(0).random(n)
+        values = scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, tol=1e-9, return_eigenvectors=False)
+    return float(values.real.max())
+
+
+def _alpha(eigenvalue: float, scale: float, how: Preset) -> float:
+    if how.only_if_larger and eigenvalue <= scale:
+        return 1.0
+    if not eigenvalue > 1e-12:
+        raise ValueError(
+            f"scale: the largest real part of an eigenvalue of W is {eigenvalue:.3g}, which no factor makes {scale}: "
+            "without feedback that excites there is nothing to scale"
+        )
+    return scale / eigenvalue
+
+
+def groups(c: Connectome, given: Any, what: str) -> dict[str, np.ndarray]:
+    """Name -> places, of one group called "" or of several."""
+    named = given if isinstance(given, Mapping) else {"": given}
+    found = {str(name): c.index(ids, what) for name, ids in named.items()}
+    for name, places in found.items():
+        if not len(places):
+            raise ValueError(f"{what}: expected at least one id{f' in {name!r}' if name else ''}, got none")
+    return found
+
+
+def indicators(c: Connectome, some: dict[str, np.ndarray]) -> Tensor:
+    """(groups, n): 1 at a group's neurons."""
+    (weight,) = c.W.weights
+    ones = torch.zeros(len(some), len(c), dtype=weight.dtype)
+    for row, places in zip(ones, some.values(), strict=True):
+        row[torch.from_numpy(places)] = 1
+    return ones
+
+
+def solvers_for(net: Recurrence) -> tuple[Solver | None, Solver | None]:
+    """For the states and for the adjoints of a linear network of few neurons a factorisation, else the defaults."""
+    return (Newton(), Direct()) if net.W.shape[0] <= SMALL and isinstance(net.f, Identity) else (None, None)
+
+
+def states(net: Recurrence, b: Tensor) -> tuple[np.ndarray, float]:
+    """The steady states for the inputs b, (samples, n), and their largest residual."""
+    state = steady_state(net.W, b, net.f, solver=solvers_for(net)[0])
+    return state.x.detach().double().numpy(), float(state.residual.max())
+
+
+def adjoints(net: Recurrence, g: Tensor) -> tuple[np.ndarray, float]:
+    """The adjoints of dR/dx = g, (samples, n), in a linear network, and their largest residual."""
+    gradient = recurrent_backpropagation(net, torch.zeros_like(g), g, adjoint=solvers_for(net)[1])
+    assert gradient.receipt is not None
+    return gradient.s.double().numpy(), float(gradient.receipt.residual.max())

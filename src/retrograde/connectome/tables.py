@@ -1,0 +1,160 @@
+"""Tables of any common format, read as Arrow: only the columns that are wanted, and nothing that could run code."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.ipc
+import pyarrow.parquet
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_SQLITE = (".sqlite", ".sqlite3", ".db")
+FORMATS = ".csv, .tsv, .parquet, .feather, .sqlite, a pandas or an Arrow table"
+
+
+class Source:
+    """A table that is looked at before it is read.
+
+    Args:
+        table: a path, a pandas DataFrame or an Arrow table.
+        what: what errors call it.
+        inside: names that the table may have within a database.
+
+    Raises:
+        ValueError: a file of a format that is not known, or cut short.
+        TypeError: no table.
+    """
+
+    def __init__(self, table: Any, what: str, inside: Sequence[str] = ()):
+        self.what = what
+        if isinstance(table, pd.DataFrame):
+            self._table: Any = pa.Table.from_pandas(table, preserve_index=False)
+        elif isinstance(table, pa.Table):
+            self._table = table
+        elif isinstance(table, str | Path):
+            self._table, self.path = None, Path(table)
+            self.what = f"{what} {self.path}"
+            if not self.path.is_file():
+                raise FileNotFoundError(2, "no such file", str(self.path))
+            self._inside = self._tables_inside(inside) if self._suffix in _SQLITE else ""
+        else:
+            raise TypeError(f"{what}: expected {FORMATS}, got {type(table).__name__}")
+        self.names: list[str] = self._told(self._schema)
+        twice = {name for name in self.names if self.names.count(name) > 1}
+        if twice:
+            raise ValueError(f"{self.what}: columns that are there twice: {', '.join(sorted(twice))}")
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """These columns."""
+        return self._told(lambda: self._read(list(dict.fromkeys(columns))))
+
+    @property
+    def _suffix(self) -> str:
+        return self.path.suffix.lower()
+
+    def _told(self, call: Any) -> Any:
+        try:
+            return call()
+        except (pa.ArrowException, sqlite3.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.what}: cannot be read: {str(error).splitlines()[0]}") from None
+
+    def _schema(self) -> list[str]:
+        if self._table is not None:
+            return list(self._table.column_names)
+        if self._suffix in _DELIMITERS:
+            with pa.csv.open_csv(self.path, parse_options=self._delimited()) as reader:
+                return list(reader.schema.names)
+        if self._suffix == ".parquet":
+            return list(pa.parquet.read_schema(self.path).names)
+        if self._suffix == ".feather":
+            with pa.memory_map(str(self.path)) as file:
+                return list(pa.ipc.open_file(file).schema.names)
+        if self._suffix in _SQLITE:
+            with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+                return [row[1] for row in data.execute(f'pragma table_info("{self._inside}")')]
+        raise ValueError(f"{self.what}: expected {FORMATS}")
+
+    def _read(self, columns: list[str]) -> pa.Table:
+        if self._table is not None:
+            return self._table.select(columns)
+        if self._suffix in _DELIMITERS:
+            convert = pa.csv.ConvertOptions(include_columns=columns)
+            return pa.csv.read_csv(self.path, parse_options=self._delimited(), convert_options=convert)
+        if self._suffix == ".parquet":
+            return pa.parquet.read_table(self.path, columns=columns)
+        if self._suffix == ".feather":
+            return pa.feather.read_table(self.path, columns=columns)
+        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+            quoted = ", ".join(f'"{column}"' for column in columns)
+            return pa.Table.from_pandas(pd.read_sql_query(f'select {quoted} from "{self._inside}"', data))
+
+    def _delimited(self) -> pa.csv.ParseOptions:
+        return pa.csv.ParseOptions(delimiter=_DELIMITERS[self._suffix])
+
+    def _tables_inside(self, wanted: Sequence[str]) -> str:
+        def tables() -> list[str]:
+            with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+                return [name for (name,) in data.execute("select name from sqlite_master where type = 'table'")]
+
+        names = self._told(tables)
+        known = [name for name in wanted if name in names] or (names if len(names) == 1 else [])
+        if not known:
+            raise ValueError(f"{self.what}: expected a table {' or '.join(wanted)}, got {', '.join(names) or 'none'}")
+        return known[0]
+
+
+def identities(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    """Ids as int64, or as strings. Strings of digits alone become numbers, so that two tables of one data set meet.
+
+    Raises:
+        ValueError: ids in floats, which hold no more than 15 digits safely, or ids that are missing.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.null_count:
+        raise ValueError(f"{what}: {column.null_count} of {len(column)} ids are missing")
+    if pa.types.is_floating(column.type):
+        raise ValueError(
+            f"{what}: ids in floating-point numbers, which cannot hold 18 digits; save them as integers or as text"
+        )
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.int64()).to_numpy()
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise ValueError(f"{what}: expected ids as integers or text, got {column.type}")
+    text = column.to_numpy(zero_copy_only=False).astype(str)
+    digits = np.char.isdigit(text)
+    if len(text) and digits.all():
+        return text.astype(np.int64)
+    if any(_looks_like_a_float(each) for each in text[:1000]):
+        raise ValueError(f"{what}: ids such as {text[0]!r} were floating-point numbers once, and have lost digits")
+    return text
+
+
+def _looks_like_a_float(text: str) -> bool:
+    mantissa, _, exponent = text.lower().partition("e")
+    return exponent.lstrip("+").isdigit() and mantissa.replace(".", "", 1).isdigit() and "." in mantissa
+
+
+def numbers(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    """A column of finite numbers as float64.
+
+    Raises:
+        ValueError: text, or numbers that are missing or not finite.
+    """
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise ValueError(f"{what}: expected numbers, got {column.type}")
+    if column.null_count:
+        raise ValueError(f"{what}: {column.null_count} of {len(column)} numbers are missing")
+    values = column.to_numpy().astype(np.float64)
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise ValueError(f"{what}: {bad} of {len(values)} numbers are NaN or infinite")
+    return values

@@ -1,0 +1,214 @@
+"""A connectome: who connects to whom, how strongly and with which sign, as tables and as W."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from retrograde.connectivity import Sparse
+from retrograde.connectome.columns import EDGES, NEURONS, SIGNS, transmitter
+from retrograde.connectome.edges import connections, merged, numbered
+from retrograde.connectome.neurons import neuron_table
+
+
+@dataclass(frozen=True, eq=False)
+class Connectome:
+    """Neurons and their connections.
+
+    Attributes:
+        ids: (n,) integers or strings, in index order: sorted.
+        neurons: a row for each neuron, in that order: ``id``, and what the neuron table says.
+        edges: a row for each connection: ``pre`` and ``post`` (ids), ``count`` where there is one, ``weight``.
+        W: a `Sparse` connectivity, ``W[post, pre]``.
+        summary: what reading dropped and merged, a row each.
+    """
+
+    ids: np.ndarray
+    neurons: pd.DataFrame
+    edges: pd.DataFrame
+    W: Sparse
+    summary: pd.DataFrame = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        signs = self.edges["weight"]
+        return (
+            f"Connectome of {len(self):,} neurons and {len(self.edges):,} connections, "
+            f"{int((signs < 0).sum()):,} of them negative"
+        )
+
+    def index(self, ids: Any, what: str = "ids") -> np.ndarray:
+        """The places of these neurons, given by one id or several.
+
+        Raises:
+            ValueError: ids that are not there; the nearest are suggested.
+        """
+        return find(self.ids, ids, what)
+
+
+def find(known: np.ndarray, ids: Any, what: str) -> np.ndarray:
+    """The places of `ids` among the sorted `known` ones; ValueError, with suggestions, for those that are not there."""
+    wanted = [ids] if isinstance(ids, str | int | np.integer) else list(ids)
+    if known.dtype.kind == "i":
+        bad = [each for each in wanted if not _whole(each)]
+        if bad:
+            raise ValueError(f"{what}: expected integer ids, got {bad[0]!r}")
+        given = np.array([int(each) for each in wanted], dtype=np.int64)
+    else:
+        given = np.array([str(each) for each in wanted], dtype=known.dtype if not wanted else None)
+    place = np.searchsorted(known, given) if len(known) else np.zeros(len(given), np.int64)
+    there = np.zeros(len(given), bool) if not len(known) else known[np.minimum(place, len(known) - 1)] == given
+    if not there.all():
+        unknown = given[~there]
+        near = difflib.get_close_matches(str(unknown[0]), known.astype(str)[:200_000], n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"{what}: {len(unknown)} of {len(given)} ids are not in the connectome: {unknown[0]}{hint}")
+    return place
+
+
+def _whole(each: Any) -> bool:
+    if isinstance(each, bool):
+        return False
+    return isinstance(each, int | np.integer) or (isinstance(each, str) and each.lstrip("-").isdigit())
+
+
+def read(
+    edges: Any,
+    neurons: Any = None,
+    *,
+    weights: str = "count",
+    signs: str | Mapping[str, int] | None = None,
+    threshold: float = 0,
+    exclude: Iterable[Any] = (),
+    exclude_transmitters: Iterable[str] = (),
+    silence: Iterable[Any] = (),
+    columns: Mapping[str, str] | None = None,
+    orientation: Literal["post_pre", "pre_post"] | None = None,
+    ids: Any = None,
+    dtype: torch.dtype = torch.float64,
+) -> Connectome:
+    """A connectome from an edge list and, if there is one, a table of its neurons.
+
+    Connections that are there more than once, a row for each neuropil say, are summed before the threshold is applied.
+
+    Args:
+        edges: a file (CSV, TSV, Parquet, Feather, SQLite, or SciPy's ``.npz`` of a sparse matrix), a pandas or Arrow
+            table, or a matrix. The columns of FlyWire's Codex, BANC, MaleCNS, neuPrint,
+            ConnectomeInfluenceCalculator and others are recognised; `columns` names any other.
+        neurons: the same for the neurons, by id: transmitter, cell type, class, side.
+        weights: the column that W holds, "count", "norm" or "weight"; or "fraction", each connection's part of all the
+            input of its post neuron, after the threshold. Where there is no "norm" it is the fraction.
+        signs: transmitter -> +1 or -1, by which the weights of a neuron's outgoing connections are multiplied; what is
+            not named is +1. Or a preset's name, see ``retrograde.connectome.SIGNS``; or "column", for a column of signs
+            in the edges. None leaves all weights as they are.
+        threshold: connections of a smaller count are dropped.
+        exclude: neurons to leave out, by id.
+        exclude_transmitters: transmitters whose neurons' outgoing connections are dropped.
+        silence: neurons whose outgoing connections are given weight 0, by id.
+        columns: role -> column, for columns that are not recognised: roles "pre", "post", "count", "norm", "weight",
+            "sign", "transmitter" of the edges, "id", "cell_type", ... of the neurons.
+        orientation: of a matrix, and required there: "post_pre" where rows receive, "pre_post" where rows send.
+        ids: of a matrix, one for each row; None numbers them.
+        dtype: of W.
+
+    Raises:
+        ValueError: a column that is missing, ids in floats, negative counts, ids that are not there, nothing left.
+        TypeError: no table.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"pre": ["a", "a", "b", "b"], "post": ["b", "c", "c", "c"], "count": [4, 6, 1, 2]})
+    >>> c = read(table)
+    >>> c.ids, len(c.edges)
+    (array(['a', 'b', 'c'], dtype='<U1'), 3)
+    >>> c.W.dense().detach()
+    tensor([[0., 0., 0.],
+            [4., 0., 0.],
+            [6., 3., 0.]], dtype=torch.float64)
+    """
+    told: list[tuple[str, int]] = []
+    given, roles = dict(columns or {}), {**EDGES, **NEURONS}
+    strange = [role for role in given if role not in roles]
+    if strange:
+        raise ValueError(f"columns: expected roles among {', '.join(roles)}, got {strange[0]!r}")
+    of_edges = {role: column for role, column in given.items() if role in EDGES}
+    of_neurons = {role: column for role, column in given.items() if role in NEURONS and role not in of_edges}
+    pre, post, values, edge_transmitter = connections(edges, of_edges, orientation, ids, weights, signs)
+    told.append(("rows read", len(pre)))
+    known, (pre, post) = numbered(pre, post)
+    table = neuron_table(neurons, known, of_neurons, edge_transmitter, pre)
+
+    pre, post, values = merged(pre, post, values, len(known))
+    told.append(("connections, rows of one pair summed", len(pre)))
+
+    def keep(kept: np.ndarray, why: str) -> None:
+        nonlocal pre, post, values
+        told.append((why, int((~kept).sum())))
+        pre, post = pre[kept], post[kept]
+        values = {name: column[kept] for name, column in values.items()}
+
+    if threshold > 0:
+        if "count" not in values:
+            raise ValueError("threshold: expected a column of counts in the edges, found none")
+        keep(values["count"] >= threshold, f"connections dropped, count below {threshold:g}")
+    out = find(known, exclude, "exclude")
+    if len(out):
+        keep(~(np.isin(pre, out) | np.isin(post, out)), "connections dropped, of excluded neurons")
+    unwanted = {transmitter(name) for name in exclude_transmitters}
+    if unwanted:
+        keep(~np.isin(table["transmitter"].to_numpy(str)[pre], list(unwanted)), "connections dropped, by transmitter")
+    if not len(pre):
+        raise ValueError("edges: no connection is left" + (f" at threshold {threshold:g}" if threshold else ""))
+
+    here = np.unique(np.concatenate([pre, post]))
+    told.append(("neurons without a connection left, dropped", len(known) - len(here)))
+    weight = _weights(weights, values, post, len(known)) * _signs(signs, values, table, pre)
+    weight = np.where(np.isin(pre, find(known, silence, "silence")), 0.0, weight)
+
+    place = np.full(len(known), -1)
+    place[here] = np.arange(len(here))
+    pre, post, known = place[pre], place[post], known[here]
+    W = Sparse.from_edges(pre, post, torch.from_numpy(weight).to(dtype), len(known))
+    listed: dict[str, np.ndarray] = {"pre": known[pre], "post": known[post]}
+    listed |= {name: values[name] for name in ("count", "norm") if name in values} | {"weight": weight}
+    return Connectome(
+        ids=known,
+        neurons=table.iloc[here].reset_index(drop=True),
+        edges=pd.DataFrame(listed),
+        W=W,
+        summary=pd.DataFrame(told, columns=["what", "number"]),
+    )
+
+
+def _weights(weights: str, values: dict[str, np.ndarray], post: np.ndarray, n: int) -> np.ndarray:
+    if weights == "fraction" or (weights == "norm" and "norm" not in values):
+        total = np.bincount(post, values["count"], minlength=n)[post]
+        return np.divide(values["count"], total, out=np.zeros_like(total), where=total > 0)
+    return values[weights]
+
+
+def _signs(
+    signs: str | Mapping[str, int] | None, values: dict[str, np.ndarray], table: pd.DataFrame, pre: np.ndarray
+) -> np.ndarray | float:
+    if signs is None:
+        return 1.0
+    if isinstance(signs, str):
+        if signs == "column":
+            return np.sign(values["sign"])
+        if signs not in SIGNS:
+            raise ValueError(f"signs: expected a table, 'column' or one of {', '.join(SIGNS)}, got {signs!r}")
+        signs = SIGNS[signs]
+    for name, sign in signs.items():
+        if sign not in (1, -1):
+            raise ValueError(f"signs: expected +1 or -1 for {name!r}, got {sign!r}")
+    if (table["transmitter"] == "").all():
+        raise ValueError("signs: no transmitter is told by the neuron table, nor by the edges")
+    by_name = {transmitter(name): sign for name, sign in signs.items()}
+    return table["transmitter"].map(by_name).fillna(1.0).to_numpy(np.float64)[pre]
