@@ -1,5 +1,7 @@
 """Receipts: what they say of a gradient, beside the truth."""
 
+import copy
+import gc
 import itertools
 
 import numpy as np
@@ -576,3 +578,30 @@ def test_a_table_of_one_of_many_of_none_and_of_what_is_no_number():
     assert as_text("title", [("a", torch.tensor(1.0))]) == "title\na         1"
     assert as_text("title", []) == "title" == as_text("title", [("a", torch.ones(0))])
     assert "&lt;b&gt;" in as_html("<b>", [("a", values)])
+
+
+def test_a_cascade_says_which_solver_answered_each_sample():
+    net = rg.Network(not_normal(6, norm=0.9), b=False)
+    input = torch.stack([torch.zeros(6), torch.linspace(-2, 2, 6)]).to(net.W.weight)
+    cascade = rg.Cascade(rg.FixedPoint(max_steps=3), rg.Newton())
+    state = net.steady_state(input, solver=cascade, adjoint=rg.Cascade(rg.FixedPoint(max_steps=3), rg.Direct()))
+    state.x.sin().sum().backward()
+    assert state.attempt.tolist() == [0, 1] and state.receipt.attempt.tolist() == [1, 1]
+    assert "1 by Newton" in repr(state) and "after FixedPoint failed" in repr(state)
+    assert "2 by Direct" in repr(state.receipt) and "1 by FixedPoint" in repr(state)
+    alone = net.steady_state(input, solver=rg.FixedPoint())
+    assert alone.attempt is None and "by FixedPoint" in repr(alone)
+
+
+def test_a_receipt_tells_the_verdict_on_its_state():
+    net = rg.Network(not_normal(6), b=False)
+    state = net.steady_state(torch.ones(2, 6, dtype=net.W.weight.dtype))
+    state.x.sum().backward()
+    receipt = state.receipt
+    assert "stable" not in str(receipt)  # nobody asked
+    assert receipt.verdict is state.verdict and "2 stable" in str(receipt)
+    assert copy.copy(receipt).residual is receipt.residual
+    del state
+    gc.collect()
+    with pytest.raises(RuntimeError, match="its state is gone"):
+        _ = receipt.verdict

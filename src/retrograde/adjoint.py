@@ -96,7 +96,7 @@ def solve_adjoint(
     singular = conditioning > 0.1 / torch.finfo(g.dtype).eps
     if singular.any():
         status = torch.where(singular, int(Status.SINGULAR), status)
-    return s * scale, Receipt(solver, status, residual, solution.steps, None, conditioning)
+    return s * scale, Receipt(solver, status, residual, solution.steps, None, conditioning, attempt=solution.method)
 
 
 def steady_gradients(
@@ -145,6 +145,7 @@ def steady_gradients(
         residual=receipt.residual.reshape(batch),
         steps=receipt.steps.reshape(batch),
         conditioning=receipt.conditioning.reshape(batch),
+        attempt=None if receipt.attempt is None else receipt.attempt.reshape(batch),
         state_residual=state_residual,
         evidence=Evidence(net, x, b, g, s, is_small(W)),
     )

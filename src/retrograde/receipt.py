@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,7 @@ class Receipt(Solved):
         conditioning: (...,) |s| / |Dg|, a lower bound on the norm of (I - DWᵀ)⁻¹, which amplifies every residual.
         state_solver: what found the state; None where it was given.
         state_steps: (...,) the steps that took.
+        attempt: (...,) if the adjoint's solver is a `Cascade`, which of its solvers answered; those before it failed.
         structure: which neurons alone the solver was given, if not all: those whose slope is not 0.
 
     Raises:
@@ -44,7 +46,9 @@ class Receipt(Solved):
     state_solver: Any = None
     state_steps: Tensor | None = None
     structure: str = ""
+    attempt: Tensor | None = None
     evidence: Any = field(default=None, repr=False)
+    _state: Any = field(default=None, repr=False)
 
     @property
     def error_estimate(self) -> Tensor:
@@ -71,6 +75,25 @@ class Receipt(Solved):
         """(...,) the largest singular value of I - DW divided by the smallest, or a little less."""
         smallest, largest = self._singular
         return largest / smallest
+
+    @property
+    def verdict(self) -> Any:
+        """The verdict on the state, its `SteadyState.verdict`.
+
+        Raises:
+            RuntimeError: there is no such state, or not any more.
+        """
+        state = self._state() if self._state is not None else None
+        if state is None:
+            raise RuntimeError("receipt: its state is gone, or was given; use rg.verdict(net, x)")
+        return state.verdict
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_state": None}  # a weak reference cannot be copied
+
+    def belongs_to(self, state: Any) -> None:
+        """Remember the state, as long as somebody else does."""
+        object.__setattr__(self, "_state", weakref.ref(state))
 
     @cached_property
     def reward_correction(self) -> Tensor | None:
@@ -144,4 +167,7 @@ class Receipt(Solved):
             change = self.reward_correction
             rows.append(("correction of R, size", None if change is None else change.abs()))
         title = f"{self!r}\nno more is told: {late}" if late else repr(self)
+        state = self._state() if self._state is not None else None
+        if state is not None and "verdict" in vars(state):
+            title += f"\nthe state: {state.verdict}"
         return title, [(name, value) for name, value in rows if value is not None], ("smallest singular value",)

@@ -54,6 +54,7 @@ class Solved:
     residual: Tensor
     steps: Tensor
     structure: str = ""
+    attempt: Tensor | None = None
 
     @property
     def method(self) -> str:
@@ -72,10 +73,21 @@ class Solved:
 
     def title(self, what: str) -> str:
         """How many converged, by what, and how the others ended."""
-        lines = [f"{int(self.converged.sum())} of {self.status.numel()} {what} converged", f"by {self.method}"]
+        lines = [f"{int(self.converged.sum())} of {self.status.numel()} {what} converged", *self._found_by()]
         for code in self.status[~self.converged].unique().tolist():
             lines.append(f"{int((self.status == code).sum())} {Status(code).message}")
         return "\n".join(lines) if self.status.numel() else f"no samples, by {self.method}"
+
+    def _found_by(self) -> list[str]:
+        """Which solver of a cascade answered how many samples, and how many had failed on them before."""
+        if self.attempt is None or not self.attempt.numel() or not hasattr(self.solver, "solvers"):
+            return [f"by {self.method}"]
+        lines = []
+        for k in self.attempt.unique().tolist():
+            failed = f", after {', '.join(type(each).__name__ for each in self.solver.solvers[:k])} failed" if k else ""
+            on = f" on {self.structure}" if self.structure else ""
+            lines.append(f"{int((self.attempt == k).sum())} by {self.solver.solvers[k]!r}{on}{failed}")
+        return lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +101,8 @@ class SteadyState(Solved):
         steps: (...,) how many steps the solver took.
         tolerance: what the residual had to fall below.
         solver: what found it.
+        attempt: (...,) if that is a `Cascade`, which of its solvers answered, from 0 on: those before it failed. None
+            where the first answered all.
     """
 
     x: Tensor
@@ -97,6 +111,7 @@ class SteadyState(Solved):
     steps: Tensor
     tolerance: float
     solver: Any
+    attempt: Tensor | None = None
     _receipts: list[Receipt] = field(default_factory=list, repr=False)
     _judges: list[Callable[[SteadyState], Verdicts]] = field(default_factory=list, repr=False)
 
@@ -114,7 +129,10 @@ class SteadyState(Solved):
     @property
     def receipt(self) -> Receipt | None:
         """What the latest backward through x found; None before the first."""
-        return self._receipts[-1] if self._receipts else None
+        if not self._receipts:
+            return None
+        self._receipts[-1].belongs_to(self)
+        return self._receipts[-1]
 
     def __repr__(self) -> str:
         return as_text(self._head, self._rows())

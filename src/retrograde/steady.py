@@ -132,7 +132,7 @@ def steady_state(
         solver = for_the_state(solver, grad_rtol, x.dtype)
 
     batch, n = x.shape[:-1], x.shape[-1]
-    rows = known = visit = None
+    rows = known = visit = attempt = None
     if transformed():
         if warm is not None:
             raise ValueError("warm: expected None under the transforms of torch.func, which have no memory")
@@ -143,7 +143,7 @@ def steady_state(
         factors, numbers = Factors(x.reshape(-1, n)[:, : factor_size(W)]), torch.arange(batch.numel(), device=x.device)
         total = b.detach().expand(x.shape)
         with torch.no_grad():
-            x, status, residual, steps = _solve(net, total, x, solver, factors, numbers, visit, grad_rtol)
+            x, status, residual, steps, attempt = _solve(net, total, x, solver, factors, numbers, visit, grad_rtol)
         known = residual
 
     receipts: list[Receipt] = []
@@ -156,7 +156,7 @@ def steady_state(
 
     rule = SteadyStateRule(Recurrence(W.structure, net.f), gradients, adjoint, factors, throw)
     x = attach(x, rule, (rows, b, *W.weights))
-    state = SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver, receipts)
+    state = SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver, attempt, receipts)
     if rows is None:
         _check_converged(state, W, throw)
     return state
@@ -171,16 +171,20 @@ def _solve(
     rows: Tensor,
     visit: Visit | None = None,
     grad_rtol: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x, status, residual and steps; `rows` are the numbers of the samples in `factors`."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """x, status, residual, steps, and which solver of a cascade answered.
+
+    `rows` are the numbers of the samples in `factors`.
+    """
     batch, n = x.shape[:-1], x.shape[-1]
     total, x_rows = b.reshape(-1, n), x.reshape(-1, n)
     problem = _problem(net, total, factors, rows)
     found = solver.solve(problem, x_rows) if visit is None else visit.solve(solver, problem, x_rows)
     if grad_rtol is not None:
         settle(net, total, found, solver, problem, grad_rtol, is_small(net.W.bind()))
-    told = found.status.reshape(batch), found.residual.reshape(batch), found.steps.reshape(batch)
-    return found.value.reshape(x.shape), *told
+    status, residual, steps = (each.reshape(batch) for each in (found.status, found.residual, found.steps))
+    attempt = None if found.method is None else found.method.reshape(batch)
+    return found.value.reshape(x.shape), status, residual, steps, attempt
 
 
 def _solve_apart(
@@ -200,7 +204,7 @@ def _solve_apart(
             check_finite(name, tensor)
         rows = factors.admit(x.shape[:-1].numel())
         plain = Recurrence(W.bind(*weights), net.f)
-        x, status, residual, steps = _solve(plain, b, x, solver, factors, rows, grad_rtol=grad_rtol)
+        x, status, residual, steps, _ = _solve(plain, b, x, solver, factors, rows, grad_rtol=grad_rtol)
         _check_converged(SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver), W, throw)
         return x, status, residual, steps, rows.reshape(x.shape[:-1])
 
