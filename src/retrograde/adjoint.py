@@ -5,6 +5,7 @@ Along a trajectory the same equation is substituted back, in `through_time`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -37,7 +38,7 @@ def default_adjoint(W: Operator) -> Solver:
     For any other W, GMRES, and then the dynamics again: what passes along a chain of neurons arrives after as many
     steps, which a restarted GMRES may not see. Of a low rank, the factorisation is the cheapest, and comes first.
     """
-    if is_low_rank(W) and factor_size(W) <= _LOW:
+    if is_low_rank(W) and factor_size(W) <= _LOW and W.like.dtype in (torch.float32, torch.float64):
         return _FACTOR_OR_SETTLE
     blocks = blocks_of(W)
     if blocks is not None:
@@ -93,10 +94,21 @@ def solve_adjoint(
     drive = torch.linalg.vector_norm(D * g, dim=-1)
     conditioning = torch.where(none | (drive == 0), 1, torch.linalg.vector_norm(s, dim=-1) / drive)
     # Where s is so large beside what drives it, rounding is amplified to the size of s, and no residual shows it.
-    singular = conditioning > 0.1 / torch.finfo(g.dtype).eps
+    singular = (conditioning > 0.1 / torch.finfo(g.dtype).eps) & (status == Status.CONVERGED)
     if singular.any():
         status = torch.where(singular, int(Status.SINGULAR), status)
     return s * scale, Receipt(solver, status, residual, solution.steps, None, conditioning, attempt=solution.method)
+
+
+def on_its_side(net: Recurrence, x: Tensor, b: Tensor) -> Tensor:
+    """x, but that entries which are off its kink by no more than rounding, or a damped step, are put on their side.
+
+    A ReLU that is off must be 0, and not 1e-9, of which the slope would be 1.
+    """
+    if not net.f.kinked:
+        return x
+    y = net.step(x, b)
+    return torch.where(net.f.slope(y) != net.f.slope(x), y, x)
 
 
 def steady_gradients(
@@ -151,6 +163,8 @@ def steady_gradients(
     )
     if grad_rtol is not None:
         s, receipt = refine(receipt, grad_rtol)
+    if not math.isfinite(x.sum()):  # of a diverged sample that the reward leaves out
+        x = torch.where((s != 0).any(-1, keepdim=True), x, 0)
     gradients = Gradients(
         s, kernels.outer(W, s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt
     )

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from retrograde.connectivity import Operator, Sparse
-from retrograde.transforms import transformed
+from retrograde.transforms import untransformed
 
 # (neurons of a level, the W among them or None, what drives them) -> their z and the steps it took, neurons first.
 Settle = Callable[[Tensor, "Operator | None", Tensor], tuple[Tensor, Tensor]]
@@ -95,9 +95,8 @@ def blocks_of(W: Operator) -> Blocks | None:
         return None
     device = structure.columns.device
     if structure not in _found or _found[structure][0] != device:
-        if transformed():  # indices cannot be read there; a W in levels is solved as a whole
-            return None
-        _found[structure] = device, _levels(structure)
+        with untransformed():  # for the indices
+            _found[structure] = device, _levels(structure)
     return _found[structure][1]
 
 

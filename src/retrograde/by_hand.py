@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from retrograde.adjoint import steady_gradients
+from retrograde.adjoint import on_its_side, steady_gradients
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs
@@ -78,6 +78,7 @@ def recurrent_backpropagation(
             f"input: expected the input that x is steady for, as {equations.f} has no slope in terms of x alone"
         )
     with torch.no_grad():
+        x = x if b is None else on_its_side(equations, x, b)
         return steady_gradients(equations, x, b, dR_dx, adjoint=adjoint, throw=throw, grad_rtol=grad_rtol)
 
 

@@ -34,7 +34,7 @@ def adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: T
         iterate=kernels.adjoint_fixed_point(W, D, g),
         tangent=lambda s: lambda v: D * (W.T @ v),
         affine=True,
-        substitute=None if blocks is None else partial(_substitute, W, D, g, blocks),
+        substitute=None if blocks is None else partial(_substitute, W, D, g, blocks, True),
     )
 
 
@@ -47,6 +47,7 @@ def tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: T
             factors.put(rows[wanted], lambda: core(W, D[wanted]))
         return lambda r: invert(W, D, r, partial(factors.solve, rows))
 
+    blocks = blocks_of(W)
     return Problem(
         step=lambda v: D * (W @ v + c),
         take=lambda some: tangent_problem(W, D[some], c[some], factors, rows[some]),
@@ -54,19 +55,23 @@ def tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: T
         iterate=kernels.tangent_fixed_point(W, D, c),
         tangent=lambda v: lambda w: D * (W @ w),
         affine=True,
+        substitute=None if blocks is None else partial(_substitute, W, D, c, blocks, False),
     )
 
 
-def _substitute(W: Operator, D: Tensor, g: Tensor, blocks: Blocks, s: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
-    """s = D (Wᵀs + g), level by level downwards."""
-    every = torch.arange(len(s), device=s.device)
+def _substitute(
+    W: Operator, D: Tensor, c: Tensor, blocks: Blocks, transposed: bool, z: Tensor, solver: Solver
+) -> tuple[Tensor, Tensor]:
+    """s = D (Wᵀs + c), level by level downwards, or v = D (Wv + c), upwards."""
+    every = torch.arange(len(z), device=z.device)
+    part_of = adjoint_problem if transposed else tangent_problem
 
     def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
         slopes = D[:, neurons]
         if W is None:
             return slopes.T * drive, torch.zeros_like(every)
-        problem = adjoint_problem(W, slopes, drive.T.contiguous(), Factors(slopes), every)
-        found = solver.solve(problem, s[:, neurons])
+        problem = part_of(W, slopes, drive.T.contiguous(), Factors(slopes), every)
+        found = solver.solve(problem, z[:, neurons])
         return found.value.T, found.steps
 
-    return blocks.substitute(W, g, settle, transposed=True)
+    return blocks.substitute(W, c, settle, transposed)

@@ -124,7 +124,8 @@ class Network(nn.Module):
         try:
             state = steady_state(net.W, b, net.f, x0=x0, **how)
         except ConvergenceError as error:
-            error.result._judges.append(judge)
+            if isinstance(error.result, SteadyState):  # in forward mode it is a tangent
+                error.result._judges.append(judge)
             raise
         state._judges.append(judge)
         return state

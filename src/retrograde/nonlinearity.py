@@ -24,6 +24,9 @@ class Nonlinearity(ABC):
     slope_from_output = True
     """Whether f'(u) is a function of f(u). Where it is not, only ``slope_at`` works."""
 
+    kinked = False
+    """Whether the slope jumps as a function of the output: where rounding then decides, x is stepped once more."""
+
     @abstractmethod
     def __call__(self, u: Tensor) -> Tensor:
         """x = f(u)."""
@@ -101,6 +104,8 @@ class Sigmoid(Nonlinearity):
 @dataclass(frozen=True)
 class ReLU(Nonlinearity):
     """x = max(u, 0), f' = 1 where x > 0, else 0 (at the kink too). Of the inputs that give 0, the inverse is 0."""
+
+    kinked = True
 
     def __call__(self, u: Tensor) -> Tensor:
         """x = max(u, 0)."""

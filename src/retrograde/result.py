@@ -80,13 +80,14 @@ class Solved:
 
     def _found_by(self) -> list[str]:
         """Which solver of a cascade answered how many samples, and how many had failed on them before."""
-        if self.attempt is None or not self.attempt.numel() or not hasattr(self.solver, "solvers"):
+        tried = getattr(getattr(self.solver, "solver", self.solver), "solvers", None)
+        if self.attempt is None or not self.attempt.numel() or tried is None:
             return [f"by {self.method}"]
         lines = []
         for k in self.attempt.unique().tolist():
-            failed = f", after {', '.join(type(each).__name__ for each in self.solver.solvers[:k])} failed" if k else ""
+            failed = f", after {', '.join(type(each).__name__ for each in tried[:k])} failed" if k else ""
             on = f" on {self.structure}" if self.structure else ""
-            lines.append(f"{int((self.attempt == k).sum())} by {self.solver.solvers[k]!r}{on}{failed}")
+            lines.append(f"{int((self.attempt == k).sum())} by {tried[k]!r}{on}{failed}")
         return lines
 
 
@@ -101,8 +102,8 @@ class SteadyState(Solved):
         steps: (...,) how many steps the solver took.
         tolerance: what the residual had to fall below.
         solver: what found it.
-        attempt: (...,) if that is a `Cascade`, which of its solvers answered, from 0 on: those before it failed. None
-            where the first answered all.
+        attempt: (...,) if that is a `Cascade`, which of its solvers answered, from 0 on: those before it failed; else
+            None.
     """
 
     x: Tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retrograde import kernels
-from retrograde.adjoint import FEW_LEVELS, is_small, steady_gradients
+from retrograde.adjoint import FEW_LEVELS, is_small, on_its_side, steady_gradients
 from retrograde.autograd import attach
 from retrograde.blocks import Blocks, blocks_of
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
@@ -34,7 +34,7 @@ from retrograde.solvers import (
 )
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, core, factor_size, invert
-from retrograde.targeting import check_grad_rtol, for_the_state, settle
+from retrograde.targeting import check_grad_rtol, for_the_state, parts_of, settle
 from retrograde.transforms import opaque, transformed, uncompiled
 from retrograde.warm import Visit, WarmStart
 
@@ -182,9 +182,10 @@ def _solve(
     found = solver.solve(problem, x_rows) if visit is None else visit.solve(solver, problem, x_rows)
     if grad_rtol is not None:
         settle(net, total, found, solver, problem, grad_rtol, is_small(net.W.bind()))
+    value = on_its_side(net, found.value, total).reshape(x.shape)
     status, residual, steps = (each.reshape(batch) for each in (found.status, found.residual, found.steps))
     attempt = None if found.method is None else found.method.reshape(batch)
-    return found.value.reshape(x.shape), status, residual, steps, attempt
+    return value, status, residual, steps, attempt
 
 
 def _solve_apart(
@@ -218,7 +219,7 @@ def _check_converged(state: SteadyState, W: Operator, throw: bool) -> None:
 
 def _advice(solver: Solver, W: Operator, status: Tensor) -> str:
     """What was not tried yet."""
-    tried = _parts(solver)
+    tried = parts_of(solver)
     failed = status[status != Status.CONVERGED]
     if (failed == Status.STALLED).all():
         return "Try float64, or a looser rtol: this precision has no state that is steadier."
@@ -233,11 +234,6 @@ def _advice(solver: Solver, W: Operator, status: Tensor) -> str:
         others.append("Homotopy(max_steps=5000)")
     what = f"{', '.join(others)} or another x0" if others else "another x0"
     return f"Try {what}; where f is unbounded, a network with a large W may have no steady state."
-
-
-def _parts(solver: Solver) -> list[Solver]:
-    parts = solver.solvers if isinstance(solver, Cascade) else (solver.solver,) if isinstance(solver, Blockwise) else ()
-    return [part for each in parts for part in _parts(each)] or [solver]
 
 
 def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from retrograde.blocks import undivided
+from retrograde.blocks import blocks_of, undivided
 from retrograde.connectivity import Dense, Operator, Sparse, as_operator
 from retrograde.connectivity.low_rank import LowRank
 
@@ -80,8 +80,8 @@ def active_part(W: Operator, D: Tensor) -> tuple[Tensor, Operator] | None:
     s = D (Wᵀs + g) is 0 at all others, exactly: they take no part in the adjoint, and get none.
     """
     n = W.shape[0]
-    if n < _WORTH or not (_is(W, Dense) or _is(W, Sparse)):
-        return None
+    if n < _WORTH or not (_is(W, Dense) or _is(W, Sparse)) or blocks_of(W) is not None:
+        return None  # levels save more
     active = (D != 0).any(0)
     count = int(active.sum())
     if not 0 < count <= _SHARE * n:

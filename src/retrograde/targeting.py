@@ -11,7 +11,7 @@ from retrograde.accuracy import Evidence
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import Status
-from retrograde.solvers import Blockwise, Cascade, Problem, Solution, Solver
+from retrograde.solvers import Blockwise, Cascade, Neumann, Problem, Solution, Solver
 from retrograde.solvers.base import check_number, default_rtol, relative_residual
 
 FIRST = 0.1  # of grad_rtol may a residual of the adjoint be at first,
@@ -37,9 +37,17 @@ def check_grad_rtol(grad_rtol: float | None, **solvers: Solver | None) -> None:
     if not 0 < check_number("grad_rtol", grad_rtol) < 1:
         raise ValueError(f"grad_rtol: expected None or a number between 0 and 1, got {grad_rtol}")
     for name, solver in solvers.items():
-        parts = solver.solvers if isinstance(solver, Cascade) else (solver,)
+        parts = parts_of(solver)
         if any(getattr(part, "rtol", None) is not None for part in parts):
             raise ValueError(f"{name}: expected a solver without rtol, as grad_rtol chooses it, got {solver!r}")
+        if any(isinstance(part, Neumann) for part in parts):
+            raise ValueError(f"{name}: expected a solver that can be exact beside grad_rtol, got {solver!r}")
+
+
+def parts_of(solver: Solver | None) -> list[Solver | None]:
+    """The solvers that it tries, or itself."""
+    inner = solver.solvers if isinstance(solver, Cascade) else [solver.solver] if isinstance(solver, Blockwise) else []
+    return [part for each in inner for part in parts_of(each)] or [solver]
 
 
 def for_the_state(solver: Solver, grad_rtol: float, dtype: torch.dtype) -> Solver:
@@ -64,7 +72,7 @@ def settle(
         rtol /= 10
         if len(rows):
             again = with_rtol(solver, rtol, dtype).solve(problem.take(rows), found.value[rows])
-            found.record(rows, again.value, again.status, again.residual, found.steps[rows] + again.steps)
+            found.adopt(rows, again)
 
 
 def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import _unwrap_for_grad, _wrap_for_grad
 from torch._compile import _disable_dynamo  # torch.compiler.disable imports a compiler at once, this one when needed
-from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter, temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 P = ParamSpec("P")
@@ -24,6 +24,11 @@ R = TypeVar("R")
 def transformed() -> bool:
     """Whether a transform of ``torch.func`` or forward mode is under way."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def untransformed() -> Any:
+    """A context in which plain tensors stay plain, whatever transform is under way."""
+    return temporarily_clear_interpreter_stack()
 
 
 def opaque(

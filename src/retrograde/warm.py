@@ -111,8 +111,11 @@ class WarmStart:
         Raises:
             KeyError, TypeError, ValueError: it is not the state of a WarmStart of this memory.
         """
-        for name, (differences, _) in state["tables"].items():
-            if name not in self._shared.tables or differences.ndim != 3 or len(differences) != self.memory:
+        for name, (differences, visits) in state["tables"].items():
+            if not isinstance(differences, Tensor) or not isinstance(visits, Tensor):
+                raise TypeError(f"state: expected tensors in {name}, got {type(differences).__name__}")
+            fits = differences.ndim == 3 and differences.shape[:2] == (self.memory, len(visits))
+            if name not in self._shared.tables or not fits:
                 raise ValueError(f"state: expected tables of memory {self.memory}, got {name} {differences.shape}")
         for name, (differences, visits) in state["tables"].items():
             table = self._shared.tables[name]
@@ -250,10 +253,9 @@ class Visit:
         apart = torch.linalg.vector_norm(again.value - found.value[rows], dim=-1)
         other = apart > math.sqrt(solver.tolerance(cold.dtype)) * size.clamp(min=torch.finfo(size.dtype).eps ** 2)
         differ = warm & other & (again.status == Status.CONVERGED)
-        found.steps[rows] += again.steps
         take = differ | ~warm
-        for mine, its in ((found.value, again.value), (found.status, again.status), (found.residual, again.residual)):
-            mine[rows[take]] = its[take]
+        found.steps[rows[~take]] += again.steps[~take]
+        found.adopt(rows[take], again.some(take))
         self._warm._shared.audits += int(warm.sum())
         if differ.any():
             count = int(differ.sum())

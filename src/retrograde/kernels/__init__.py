@@ -105,6 +105,8 @@ def forward_sweep(
     else:
         share, _ = _share(samples, n, A)
         finite = sweeps.forward(A, varying, constant, a, _number(f), share, path)
+    if len(A) == 3:  # a neuron that sends to none is met nowhere
+        finite = finite and bool(np.isfinite(path[0].sum()))
     return torch.from_numpy(path).view(T + 1, *x0.shape), finite
 
 

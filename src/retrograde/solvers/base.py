@@ -84,6 +84,17 @@ class Solution:
         """Write down how the samples `rows` ended."""
         self.value[rows], self.status[rows], self.residual[rows], self.steps[rows] = value, status, residual, steps
 
+    def adopt(self, rows: Tensor, other: Solution) -> None:
+        """Take the answers of another solution for the samples `rows`, all but its steps, which are added."""
+        self.record(rows, other.value, other.status, other.residual, self.steps[rows] + other.steps)
+        if self.method is not None and other.method is not None:
+            self.method[rows] = other.method
+
+    def some(self, which: Tensor) -> Solution:
+        """That of the samples `which`."""
+        value, status, residual, steps = self.value[which], self.status[which], self.residual[which], self.steps[which]
+        return Solution(value, status, residual, steps, None if self.method is None else self.method[which])
+
 
 def _norm_dtype(z: Tensor) -> torch.dtype:
     return torch.float32 if z.dtype in (torch.float16, torch.bfloat16) else z.dtype

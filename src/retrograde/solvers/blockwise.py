@@ -36,5 +36,5 @@ class Blockwise(Solver):
         rows = (found.status != Status.CONVERGED).nonzero()[:, 0]
         if len(rows):
             again = self.solver.solve(problem.take(rows), z[rows])
-            found.record(rows, again.value, again.status, again.residual, found.steps[rows] + again.steps)
+            found.adopt(rows, again)
         return found
