@@ -116,7 +116,8 @@ def importance(
         silence: neurons whose outgoing connections are cut.
         exact: for how many neurons, the most important ones, the effects of silencing and flipping are computed exactly
             too: in the linear network from one more solve each, by the rank-one identity; else by solving anew without
-            them.
+            them. In a linear network with negative weights they are of the formal steady state, (I - αW)⁻¹ b, and NaN
+            where the sign of the determinant tells that there is no stable one.
 
     Raises:
         ValueError: ids that are not there, both target and reward or neither, a scale out of range.
@@ -191,7 +192,8 @@ def _rank_one(
         ones = torch.zeros(len(places), n, dtype=x.dtype)
         ones[torch.arange(len(places)), places] = 1
         G = steady_state(net.W, ones, net.f, solver=solver).x.detach()[torch.arange(len(places)), places]
-        changes.append(-part * (s - g)[places] * x[places] / (1 + part * (G - 1)))
+        factor = 1 + part * (G - 1)  # of det(I - αW): the network is unstable where it is not positive
+        changes.append(torch.where(factor > 0, -part * (s - g)[places] * x[places] / factor, torch.nan))
     return torch.cat(changes)
 
 
