@@ -273,6 +273,8 @@ def test_adjusted_scores_and_order(edges):
         ({"source": "a", "scale": 1.0}, "scale: expected 0 < scale < 1"),
         ({"source": "a", "preset": "cic-1999"}, "preset: expected one of cic-2026"),
         ({"source": "a", "silence": ["q"]}, "silence: 1 of 1"),
+        ({"source": {"one": "a", "two": "b"}, "silence": ["b"]}, "silence: expected none of the sources"),
+        ({"source": {}}, "source: expected at least one group"),
     ],
 )
 def test_bad_questions_are_said(edges, how, said):
@@ -396,6 +398,47 @@ def test_large_networks_take_the_iterative_way(monkeypatch):
     found = influence(c, source=[3], scale=0.8)
     assert np.allclose(values(found, c), want[0], rtol=1e-9)
     assert np.allclose(values(influence(c, target=[3], scale=0.8), c), want[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("question", ("source", "target"))
+def test_what_no_path_leads_to_is_exactly_0(edges, monkeypatch, question):
+    c = read(edges, silence=["c"])
+    noise = lambda net, b: (np.full(b.shape, 1e-17), 0.0)  # noqa: E731
+    monkeypatch.setattr("retrograde.connectome.influences.states", noise)
+    monkeypatch.setattr("retrograde.connectome.influences.adjoints", noise)
+    monkeypatch.setattr(
+        "retrograde.connectome.influences.scaled", lambda c, *_: (rg.Network(c.W, "identity"), 1.0, 1.0)
+    )
+    reached = influence(c, **{question: ["b"]}).query("influence != 0")["id"]
+    assert set(reached) == ({"b", "c"} if question == "source" else {"a", "b"})
+
+
+def test_the_exact_effects_in_a_network_that_plain_iteration_does_not_solve():
+    rng = np.random.default_rng(0)
+    c = read(signed_table(-rng.random((12, 12)) * 2), weights="weight")
+    found = importance(c, [0], [5], f="tanh", scale=None, exact=2)
+    for row in found.neurons.head(2).itertuples():
+        W = torch.from_numpy(silenced(dense(c), row.id))
+        x = rg.steady_state(W, torch.eye(12, dtype=torch.float64)[0], "tanh").x
+        assert row.silencing_exact == pytest.approx(float(x[5]) - found.reward, abs=1e-9)
+
+
+def test_json_has_null_for_what_is_missing(edges, tmp_path):
+    edges.to_csv(tmp_path / "edges.csv", index=False)
+    args = ["importance", tmp_path / "edges.csv", "--source", "a", "--target", "e", "--exact", 1, "--json"]
+    done = CliRunner().invoke(app, list(map(str, args)))
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    rows = json.loads(done.stdout, parse_constant=refuse)
+    assert rows[0]["silencing_exact"] is not None and rows[1]["silencing_exact"] is None
+
+
+def test_ids_are_shown_as_they_are(edges, tmp_path):
+    edges.replace({"a": "[red]a[/x]"}).to_csv(tmp_path / "edges.csv", index=False)
+    done = run(tmp_path / "edges.csv", "--source", "[red]a[/x]")
+    assert done.exit_code == 0 and done.output.count("[red]a[/x]") == 2
 
 
 def run(*args):
@@ -525,6 +568,9 @@ def test_importance_of_any_reward_in_a_nonlinear_network(edges, neurons):
         ({"target": "zz"}, "target: 1 of 1 ids"),
         ({"target": []}, "target: expected at least one id"),
         ({"target": "a", "scale": 2.0}, "scale: expected 0 < scale < 1"),
+        ({"target": "a", "scale": -1.0, "f": "tanh"}, "scale: expected a finite scale > 0"),
+        ({"target": "a", "scale": np.inf, "f": "tanh"}, "scale: expected a finite scale > 0"),
+        ({"target": "a", "scale": np.nan}, "scale: expected a finite scale > 0"),
         ({"target": "a", "exact": -1}, "exact: expected a number"),
         ({"reward": lambda x: x}, "reward: expected a function that gives one number"),
     ],

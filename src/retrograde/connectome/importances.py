@@ -19,7 +19,6 @@ from retrograde.connectome.linear import Preset, scaled, solvers_for
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.solvers import FixedPoint
 from retrograde.steady import steady_state
 
 _ROWS = 2**20  # synapses in a piece of the table that is written
@@ -138,7 +137,9 @@ def importance(
     if isinstance(exact, bool) or not isinstance(exact, int | np.integer) or exact < 0:
         raise ValueError(f"exact: expected a number of neurons, got {exact!r}")
     nonlinearity = as_nonlinearity(f)
-    if scale is not None and isinstance(nonlinearity, Identity) and not 0 < scale < 1:
+    if scale is not None and not 0 < scale < np.inf:
+        raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
+    if scale is not None and isinstance(nonlinearity, Identity) and scale >= 1:
         raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
@@ -218,7 +219,7 @@ def _anew(
     changes = []
     for k in some.tolist():
         changed = W.bind(torch.where(pre == k, (1 - part) * weight, weight))
-        found = steady_state(changed, b, net.f, x0=x, solver=solver or FixedPoint(max_steps=10000)).x.detach()
+        found = steady_state(changed, b, net.f, x0=x, solver=solver).x.detach()
         changes.append(_rewarded(c, target, reward, found)[0] - R)
     return torch.stack(changes)
 

@@ -111,6 +111,8 @@ def _alpha(eigenvalue: float, scale: float, how: Preset) -> float:
 def groups(c: Connectome, given: Any, what: str) -> dict[str, np.ndarray]:
     """Name -> places, of one group called "" or of several."""
     named = given if isinstance(given, Mapping) else {"": given}
+    if not named:
+        raise ValueError(f"{what}: expected at least one group of ids, got none")
     found = {str(name): c.index(ids, what) for name, ids in named.items()}
     for name, places in found.items():
         if not len(places):
@@ -125,6 +127,20 @@ def indicators(c: Connectome, some: dict[str, np.ndarray]) -> Tensor:
     for row, places in zip(ones, some.values(), strict=True):
         row[torch.from_numpy(places)] = 1
     return ones
+
+
+def reached(net: Recurrence, driven: Tensor, backwards: bool) -> np.ndarray:
+    """(groups, n): whether a path of connections that are not 0 leads there from the group, or from there to it."""
+    W = matrix(net.W.bind())
+    post, pre = (W.T if backwards else W).nonzero()
+    n, found = W.shape[0], np.zeros(driven.shape, bool)
+    for row, start in zip(found, driven.numpy(), strict=True):
+        (first,) = np.nonzero(start)
+        ends = np.concatenate([pre, np.full(len(first), n)]), np.concatenate([post, first])  # n leads to the group
+        paths = scipy.sparse.csr_array((np.ones(len(ends[0])), ends), shape=(n + 1, n + 1))
+        order = scipy.sparse.csgraph.breadth_first_order(paths, n, return_predecessors=False)
+        row[order[order < n]] = True
+    return found
 
 
 def solvers_for(net: Recurrence) -> tuple[Solver | None, Solver | None]:
