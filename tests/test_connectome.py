@@ -157,6 +157,9 @@ def test_long_ids_keep_all_their_digits(edges, as_text, tmp_path):
         assert list(c.index(["720575940621039147", 720575940621039145])) == [2, 0]
 
 
+ROWS = {"orientation": "post_pre"}
+
+
 @pytest.mark.parametrize(
     ("change", "how", "said"),
     [
@@ -176,6 +179,22 @@ def test_long_ids_keep_all_their_digits(edges, as_text, tmp_path):
         (lambda e: e, {"columns": {"pre": "nothing"}}, "has no column 'nothing'"),
         (lambda e: e, {"columns": {"prae": "pre"}}, "expected roles among"),
         (lambda e: e, {"orientation": "post_pre"}, "orientation: expected None for an edge list"),
+        (lambda e: e, {"weights": "sign"}, "has no column that is a 'sign'"),
+        (lambda e: e.assign(sign=1), {"weights": "sign", "signs": "column"}, "has no column that is a 'sign'"),
+        (lambda e: e.rename(columns={"count": "input_fraction"}), {"weights": "fraction"}, "and no counts"),
+        (lambda e: e.assign(sign=[1, 1, -1, -1, 0, 2, 1, 1]), {"signs": "column"}, "2 of 8 signs are neither"),
+        (lambda e: e.assign(pre=["", *"aabbccd"]), {}, "1 of 8 ids are empty"),
+        (lambda e: e.assign(pre=["9" * 20] * 8, post="1"), {}, "no 64-bit integer holds"),
+        (lambda e: e.assign(pre=np.uint64(2**63)), {}, "no 64-bit integer holds"),
+        (lambda e: e.assign(pre=1, post=2), {"exclude": [2**63]}, "exclude: expected ids that 64-bit"),
+        (lambda e: e, {"exclude_transmitters": "gaba"}, "exclude_transmitters: no transmitter is told"),
+        (lambda e: e.assign(nt="ACH"), {"signs": {"GABBA": -1}}, "is 'GABBA'; there are acetylcholine"),
+        (lambda e: -np.eye(2), {**ROWS, "weights": "fraction"}, "2 of 2 counts are negative"),
+        (lambda e: -np.eye(2), {**ROWS, "weights": "norm"}, "2 of 2 counts are negative"),
+        (lambda e: np.eye(2), {**ROWS, "weights": "weight"}, "the matrix has no column that is a 'weight'"),
+        (lambda e: np.eye(2), {**ROWS, "ids": [1.0, 2.0]}, "ids in floating-point numbers"),
+        (lambda e: np.eye(2), {**ROWS, "ids": ["a", "a"]}, "ids: 1 of 2 are there more than once"),
+        (lambda e: np.eye(2), {**ROWS, "ids": ["a", 1]}, "ids: expected integers or text"),
         (lambda e: np.ones((2, 3)), {"orientation": "post_pre"}, "expected a square matrix"),
     ],
 )
@@ -191,6 +210,10 @@ def test_bad_files_are_said(edges, tmp_path):
     (tmp_path / "short.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:100])
     with pytest.raises(ValueError, match=r"short\.parquet: cannot be read"):
         read(tmp_path / "short.parquet")
+    scipy.sparse.save_npz(tmp_path / "short.npz", scipy.sparse.eye_array(50, format="csr"))
+    (tmp_path / "short.npz").write_bytes((tmp_path / "short.npz").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"short\.npz: expected a sparse matrix"):
+        read(tmp_path / "short.npz", orientation="post_pre")
     (tmp_path / "edges.xyz").write_text("pre,post\n")
     with pytest.raises(ValueError, match=r"expected \.csv"):
         read(tmp_path / "edges.xyz")
@@ -208,6 +231,65 @@ def test_bad_neuron_tables_are_said(edges, neurons):
         read(edges, neurons.assign(root_id=list("eecbax")))
     with pytest.raises(ValueError, match="no column of ids"):
         read(edges, neurons.rename(columns={"root_id": "name of it"}))
+    with pytest.raises(ValueError, match="none of its 6 ids is among the 5 of the edges"):
+        read(edges, neurons.assign(root_id=list("uvwxyz")))
+
+
+def test_the_threshold_is_for_the_absolute_value():
+    M = np.array([[0.0, -5.0], [2.0, 0.0]])
+    assert (dense(read(M, orientation="post_pre", threshold=3)) == [[0, -5], [0, 0]]).all()
+
+
+def test_one_transmitter_may_be_excluded_by_its_name(edges, neurons):
+    one, several = (read(edges, neurons, exclude_transmitters=given) for given in ("GABA", ["gaba"]))
+    assert (dense(one) == dense(several)).all() and len(one.edges) == 4
+
+
+def test_the_summary_tells_who_is_in_one_table_alone(edges, neurons):
+    c = read(edges, neurons[neurons["root_id"] != "b"], signs={"gaba": -1})
+    told = dict(c.summary.itertuples(index=False))
+    assert told["neurons not in the neuron table"] == 1
+    assert told["rows of the neuron table without a connection"] == 1
+    assert told["neurons without a transmitter"] == 3
+    assert "neurons without a transmitter" not in set(read(edges, neurons).summary["what"])
+    alone = dict(read(np.diag([1.0, 0, 0]), orientation="post_pre").summary.itertuples(index=False))
+    assert alone["rows of the matrix without a connection"] == 2
+
+
+def test_the_transmitters_that_edges_tell_are_voted_on_by_count(edges):
+    told = edges.assign(nt_type=[None, "ACH", "GABA", "acetylcholine", "GABA", "ACH", "", " "])
+    c = read(told, signs={"gaba": -1})
+    assert list(c.neurons["transmitter"]) == ["acetylcholine", "acetylcholine", "gaba", "", ""]
+    same = read(told.astype({"nt_type": "category"}), signs={"gaba": -1})
+    assert list(same.neurons["transmitter"]) == list(c.neurons["transmitter"])
+
+
+def test_neuron_tables_of_categories_and_with_two_columns_of_ids(edges, neurons):
+    want = dense(read(edges, neurons, signs={"gaba": -1}))
+    odd = neurons.astype({"top_nt": "category"}).assign(id=range(6))
+    c = read(edges, odd, signs={"gaba": -1}, columns={"id": "root_id"})
+    assert (dense(c) == want).all() and list(c.neurons["id"]) == list("abcde")
+
+
+def test_a_role_of_both_tables_is_looked_for_in_each(edges, neurons):
+    want = dense(read(edges, neurons, signs={"gaba": -1}))
+    odd = neurons.rename(columns={"top_nt": "speaks"})
+    assert (dense(read(edges, odd, signs={"gaba": -1}, columns={"transmitter": "speaks"})) == want).all()
+    told = edges.assign(speaks=["ACH", "ACH", "GABA", "GABA", "ACH", "ACH", "GABA", "GABA"])
+    named = {"transmitter": "speaks"}
+    assert (dense(read(told, signs={"gaba": -1}, columns=named)) == want).all()
+    with pytest.raises(ValueError, match="has no column 'nothing'"):
+        read(edges, neurons, columns={"transmitter": "nothing"})
+
+
+def test_ids_with_leading_zeros_stay_text(edges, neurons):
+    some = {"a": "007", "b": "7", "c": "12", "d": "13", "e": "14"}
+    c = read(edges.replace({"pre": some, "post": some}), neurons.replace({"root_id": some}), signs={"gaba": -1})
+    assert set(c.ids) == set(some.values()) and c.index("007") != c.index("7")
+    c = read(pd.DataFrame({"pre": ["1", "2"], "post": ["02", "1"], "count": 1}))
+    assert list(c.ids) == ["02", "1", "2"]
+    c = read(np.eye(2), orientation="post_pre", ids=["1", "2"])
+    assert list(c.ids) == [1, 2]
 
 
 def test_influence_of_sources_and_on_targets_against_a_dense_solve(edges, neurons):
