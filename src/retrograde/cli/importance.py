@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -75,10 +74,10 @@ def importance(
         if synapses is not None:
             found.write_synapses(synapses)
         if as_json:
-            typer.echo(json.dumps(table.head(top).to_dict("records"), default=str))
+            typer.echo(reading.as_json(table.head(top)))
             return
         for what, number in c.summary.itertuples(index=False):
-            err.print(f"{number:>12,}  {what}")
+            err.print(f"{number:>12,}  {what}", markup=False)
         out.print(reading.shown(table.head(top), f"what the reward, {found.reward:.6g}, depends on"))
         if by is None:
             out.print(reading.shown(found.synapses(top), "synapses"))

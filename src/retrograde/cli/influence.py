@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated
 
@@ -75,15 +74,16 @@ def influence(
         )
         reading.write(found, save)
         if as_json:
-            typer.echo(json.dumps(found.head(top).to_dict("records"), default=str))
+            typer.echo(reading.as_json(found.head(top)))
             return
         for what, number in c.summary.itertuples(index=False):
-            err.print(f"{number:>12,}  {what}")
+            err.print(f"{number:>12,}  {what}", markup=False)
         told = "every neuron's on " + ", ".join(target) if target else ", ".join(source or ()) + " on every neuron"
         out.print(reading.shown(found.head(top), f"influence, {told}"))
         out.print(
             f"the largest real part of an eigenvalue of W is {found.attrs['eigenvalue']:.9g}; "
-            f"residual {found.attrs['residual']:.1e}" + (f"; all {len(found):,} rows are in {save}" if save else "")
+            f"residual {found.attrs['residual']:.1e}" + (f"; all {len(found):,} rows are in {save}" if save else ""),
+            markup=False,
         )
         if not (found["influence"] != 0).any():
             out.print("No path leads there: every influence is exactly 0.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from retrograde.training import InputError
@@ -64,12 +66,17 @@ def write(table: pd.DataFrame, save: Path | None) -> None:
         table.to_parquet(save, index=False)
 
 
+def as_json(rows: pd.DataFrame) -> str:
+    """The rows as JSON, in which what is missing is null."""
+    return json.dumps(rows.astype(object).where(rows.notna(), None).to_dict("records"), default=str, allow_nan=False)
+
+
 def shown(rows: pd.DataFrame, title: str) -> Table:
     """The rows for a terminal, without columns that say nothing."""
-    table = Table(title=title)
+    table = Table(title=escape(title))
     names = [name for name in rows.columns if rows[name].notna().any()]
     for name in names:
-        table.add_column(name, justify="right" if pd.api.types.is_float_dtype(rows[name]) else "left")
+        table.add_column(escape(name), justify="right" if pd.api.types.is_float_dtype(rows[name]) else "left")
     for row in rows[names].itertuples(index=False):
-        table.add_row(*(f"{each:.6g}" if isinstance(each, float) else str(each) for each in row))
+        table.add_row(*(f"{each:.6g}" if isinstance(each, float) else escape(str(each)) for each in row))
     return table

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import scipy.sparse
 import torch
 
-from retrograde.connectome.columns import EDGES, recognise
-from retrograde.connectome.tables import Source, identities, numbers
+from retrograde.connectome.columns import EDGES, recognise, transmitter
+from retrograde.connectome.tables import Source, identities, numbers, of_one_kind
 
 
 def connections(
-    edges: Any, given: Mapping[str, str], orientation: str | None, ids: Any, weights: str, signs: Any
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
-    """pre and post (ids), the columns of numbers by role, and the transmitter that an edge list may tell."""
+    edges: Any, given: Mapping[str, str], orientation: str | None, ids: Any, weights: str, signs: Any, ask: bool
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], pd.Categorical | None, int]:
+    """pre and post (ids), the columns of numbers by role, the transmitters that an edge list may tell, if these are
+    asked for, and how many rows of a matrix neither send nor receive."""
     matrix = _matrix(edges)
     if matrix is not None:
         if orientation not in ("post_pre", "pre_post"):
@@ -29,10 +32,14 @@ def connections(
             raise ValueError(f"edges: expected a square matrix, got shape {matrix.shape}")
         rows, others = matrix.row.astype(np.int64), matrix.col.astype(np.int64)
         post, pre = (rows, others) if orientation == "post_pre" else (others, rows)
-        names = np.arange(matrix.shape[0]) if ids is None else np.asarray(ids)
+        names = np.arange(matrix.shape[0]) if ids is None else _of_rows(ids)
         if len(names) != matrix.shape[0]:
             raise ValueError(f"ids: expected {matrix.shape[0]}, one for each row, got {len(names)}")
-        return names[pre], names[post], {"count": matrix.data.astype(np.float64)}, None
+        counts = matrix.data.astype(np.float64)
+        _check_weights(weights, {"count"}, "the matrix", ["count"])
+        _check_counts(counts, weights, ("fraction", "norm"), "edges")
+        alone = len(names) - len(np.union1d(pre, post))
+        return names[pre], names[post], {"count": counts}, None, alone
     if orientation is not None:
         raise ValueError("orientation: expected None for an edge list, whose columns say which neuron sends")
     source = Source(edges, "edges", ("edgelist_simple", "edgelist", "edges"))
@@ -46,32 +53,59 @@ def connections(
     needed = {"count", "norm", "weight", "sign"} & roles.keys()
     if not needed & {"count", "norm", "weight"}:
         raise ValueError(f"{source.what}: no column of counts or weights found among {', '.join(source.names)}")
-    if weights not in ("fraction", "norm") and weights not in needed:
-        raise ValueError(
-            f"weights: {source.what} has no column that is a {weights!r}; it has {', '.join(source.names)}"
-        )
-    if weights == "fraction" and "count" not in needed:
-        raise ValueError(f"weights: expected a column of counts in {source.what} for 'fraction', found none")
+    _check_weights(weights, needed - {"sign"}, source.what, source.names)
     if signs != "column":
         needed -= {"sign"}
     elif "sign" not in needed:
         raise ValueError(f"signs: expected a column of signs in {source.what}, found none")
     if weights != "weight" and roles.get("weight") == roles.get("count"):
         needed -= {"weight"}
-    told = needed | ({"transmitter"} & roles.keys())
+    told = needed | ({"transmitter"} & roles.keys() if ask else set())
     table = source.read([roles[role] for role in ("pre", "post", *sorted(told))])
     pre, post = (identities(table[roles[role]], f"{source.what}, {roles[role]}") for role in ("pre", "post"))
-    if pre.dtype.kind != post.dtype.kind:
-        pre, post = pre.astype(str), post.astype(str)
+    pre, post = of_one_kind(pre, post, what=source.what)
     values = {role: numbers(table[roles[role]], f"{source.what}, {roles[role]}") for role in sorted(needed)}
-    for role in {"count"} & values.keys():
-        negative = int((values[role] < 0).sum())
-        if negative and weights in ("count", "fraction", "norm"):
-            raise ValueError(f"{source.what}: {negative} of {len(pre)} counts are negative; signs= gives signs")
-    spoken = None
-    if "transmitter" in told:
-        spoken = table[roles["transmitter"]].to_pandas().fillna("").astype(str).to_numpy()
-    return pre, post, values, spoken
+    if "count" in values:
+        _check_counts(values["count"], weights, ("count", "fraction", "norm"), source.what)
+    odd = int((~np.isin(values["sign"], (1, -1))).sum()) if "sign" in values else 0
+    if odd:
+        raise ValueError(f"{source.what}, {roles['sign']}: {odd} of {len(pre)} signs are neither +1 nor -1")
+    spoken = _transmitters(table[roles["transmitter"]]) if "transmitter" in told else None
+    return pre, post, values, spoken, 0
+
+
+def _check_weights(weights: str, there: set[str], what: str, names: list[str]) -> None:
+    """ValueError unless the weights are a column that is there, or can be made from the counts."""
+    if weights not in there and not (weights in ("fraction", "norm") and "count" in there):
+        also = ", and no counts" if weights in ("fraction", "norm") else ""
+        raise ValueError(f"weights: {what} has no column that is a {weights!r}{also}; it has {', '.join(names)}")
+
+
+def _check_counts(counts: np.ndarray, weights: str, positive: tuple[str, ...], what: str) -> None:
+    negative = int((counts < 0).sum())
+    if negative and weights in positive:
+        raise ValueError(f"{what}: {negative} of {len(counts)} counts are negative; signs= gives signs")
+
+
+def _of_rows(ids: Any) -> np.ndarray:
+    """The ids of a matrix's rows, looked at as those of a table are."""
+    try:
+        column = pa.chunked_array([pa.array(ids)])
+    except pa.ArrowException as error:
+        raise ValueError(f"ids: expected integers or text: {error}") from None
+    (names,) = of_one_kind(identities(column, "ids"), what="ids")
+    repeated = len(names) - len(np.unique(names))
+    if repeated:
+        raise ValueError(f"ids: {repeated} of {len(names)} are there more than once")
+    return names
+
+
+def _transmitters(column: pa.ChunkedArray) -> pd.Categorical:
+    """Each row's transmitter, in one spelling; blank where there is none."""
+    told = pd.Categorical(column.to_pandas())
+    names = pd.Index([transmitter(str(name)) for name in told.categories])
+    known = pd.Index(["", *names.unique().difference([""])])
+    return pd.Categorical.from_codes(np.append(known.get_indexer(names), 0)[told.codes], known)
 
 
 def _matrix(edges: Any) -> scipy.sparse.coo_array | None:
@@ -80,8 +114,9 @@ def _matrix(edges: Any) -> scipy.sparse.coo_array | None:
         if not str(edges).lower().endswith(".npz"):
             return None
         try:
-            return scipy.sparse.load_npz(edges).tocoo()
-        except (ValueError, KeyError, OSError) as error:
+            with open(edges, "rb") as file:
+                return scipy.sparse.load_npz(file).tocoo()
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"edges {edges}: expected a sparse matrix as SciPy saves it: {error}") from None

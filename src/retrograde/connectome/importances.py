@@ -19,7 +19,6 @@ from retrograde.connectome.linear import Preset, scaled, solvers_for
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.solvers import FixedPoint
 from retrograde.steady import steady_state
 
 _ROWS = 2**20  # synapses in a piece of the table that is written
@@ -116,7 +115,8 @@ def importance(
         silence: neurons whose outgoing connections are cut.
         exact: for how many neurons, the most important ones, the effects of silencing and flipping are computed exactly
             too: in the linear network from one more solve each, by the rank-one identity; else by solving anew without
-            them.
+            them. In a linear network with negative weights they are of the formal steady state, (I - αW)⁻¹ b, and NaN
+            where the sign of the determinant tells that there is no stable one.
 
     Raises:
         ValueError: ids that are not there, both target and reward or neither, a scale out of range.
@@ -137,7 +137,9 @@ def importance(
     if isinstance(exact, bool) or not isinstance(exact, int | np.integer) or exact < 0:
         raise ValueError(f"exact: expected a number of neurons, got {exact!r}")
     nonlinearity = as_nonlinearity(f)
-    if scale is not None and isinstance(nonlinearity, Identity) and not 0 < scale < 1:
+    if scale is not None and not 0 < scale < np.inf:
+        raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
+    if scale is not None and isinstance(nonlinearity, Identity) and scale >= 1:
         raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
@@ -191,7 +193,8 @@ def _rank_one(
         ones = torch.zeros(len(places), n, dtype=x.dtype)
         ones[torch.arange(len(places)), places] = 1
         G = steady_state(net.W, ones, net.f, solver=solver).x.detach()[torch.arange(len(places)), places]
-        changes.append(-part * (s - g)[places] * x[places] / (1 + part * (G - 1)))
+        factor = 1 + part * (G - 1)  # of det(I - αW): the network is unstable where it is not positive
+        changes.append(torch.where(factor > 0, -part * (s - g)[places] * x[places] / factor, torch.nan))
     return torch.cat(changes)
 
 
@@ -216,7 +219,7 @@ def _anew(
     changes = []
     for k in some.tolist():
         changed = W.bind(torch.where(pre == k, (1 - part) * weight, weight))
-        found = steady_state(changed, b, net.f, x0=x, solver=solver or FixedPoint(max_steps=10000)).x.detach()
+        found = steady_state(changed, b, net.f, x0=x, solver=solver).x.detach()
         changes.append(_rewarded(c, target, reward, found)[0] - R)
     return torch.stack(changes)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrograde.connectome.linear import PRESETS, Preset, adjoints, groups, indicators, scaled, states
+from retrograde.connectome.linear import PRESETS, Preset, adjoints, groups, indicators, reached, scaled, states
 from retrograde.connectome.wiring import Connectome
 
 _SHIFT = 24  # of the adjusted scores: ln of what counts as nothing, with its sign turned
@@ -39,8 +39,8 @@ def influence(
             on the target; and with groups of both, a table of source groups by target groups.
         scale: the largest real part of an eigenvalue of αW, 0 < scale < 1. The nearer to 1, the more the network's
             slowest mode decides.
-        silence: neurons whose outgoing connections are cut, by id; sources are exempt. α stays what it is for the whole
-            network, so that what changes is the silencing alone.
+        silence: neurons whose outgoing connections are cut, by id; sources are exempt, if they are one group. α stays
+            what it is for the whole network, so that what changes is the silencing alone.
         preset: "cic-2026", "banc-paper" or "influencer-R" computes α as these tools do: anew after silencing, and the
             latter two only where the largest eigenvalue exceeds the scale.
 
@@ -51,7 +51,7 @@ def influence(
 
     Raises:
         ValueError: neither source nor target, ids that are not there, a scale out of range, a network without feedback
-            scaled up.
+            scaled up, one that is unstable without the silenced neurons.
         ConvergenceError: the solve did not converge.
 
     References:
@@ -81,13 +81,20 @@ def influence(
     targets = None if target is None else groups(c, target, "target")
 
     exempt = np.concatenate(list(sources.values())) if sources else np.empty(0, np.int64)
-    silenced = np.setdiff1d(c.index(silence, "silence"), exempt)
+    silenced = c.index(silence, "silence")
+    if sources and len(sources) > 1 and np.isin(silenced, exempt).any():
+        raise ValueError("silence: expected none of the sources where these are several groups: ask for one at a time")
+    silenced = np.setdiff1d(silenced, exempt)
     net, eigenvalue, alpha = scaled(c, scale, silenced, PRESETS[preset] if preset else Preset())
     if targets is None:
         assert sources is not None
-        found, residual = states(net, indicators(c, sources))
+        driven = indicators(c, sources)
+        found, residual = states(net, driven)
     else:
-        found, residual = adjoints(net, indicators(c, targets))
+        driven = indicators(c, targets)
+        found, residual = adjoints(net, driven)
+    # What no path leads to is 0, whatever rounding or an iteration left there.
+    found = np.where(reached(net, driven, backwards=targets is not None), found, 0.0)
     if not (c.edges["weight"] < 0).any():
         found = np.abs(found)  # rounding leaves nothing below 0
     attrs = {"eigenvalue": eigenvalue, "alpha": alpha, "residual": residual, "scale": scale}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse.csgraph
 import scipy.sparse.linalg
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from retrograde.connectivity import Operator
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity
 from retrograde.recurrence import Recurrence
+from retrograde.result import ConvergenceError
 from retrograde.solvers import Direct, Newton, Solver
 from retrograde.steady import steady_state
 
@@ -43,22 +45,55 @@ def scaled(
     (weight,) = (w.detach() for w in c.W.weights)
     _, pre = c.W.edges
     active = torch.where(torch.from_numpy(np.isin(pre.numpy(), silenced)), 0, weight)
-    eigenvalue = largest_real_eigenvalue(c.W.bind(active if how.rescale_after_silencing else weight))
+    anew = how.rescale_after_silencing or not len(silenced)
+    eigenvalue = largest_real_eigenvalue(c.W.bind(active if anew else weight))
     alpha = 1.0 if scale is None else _alpha(eigenvalue, scale, how)
+    if isinstance(f or Identity(), Identity) and (scale is None or (len(silenced) and bool((weight < 0).any()))):
+        # Without the neurons that inhibit, the others may excite one another beyond all bounds.
+        here = alpha * (eigenvalue if anew else largest_real_eigenvalue(c.W.bind(active)))
+        if here >= 1:
+            raise ValueError(
+                f"scale: the linear network is unstable, for the largest real part of an eigenvalue of αW is {here:.3g}"
+                + (" without the silenced neurons" if len(silenced) else "")
+                + ", which has to be below 1"
+            )
     return Recurrence(c.W.bind(alpha * active), f or Identity()), eigenvalue, alpha
 
 
 def largest_real_eigenvalue(W: Operator) -> float:
-    """The largest real part of an eigenvalue of W: by Arnoldi's method for a large W."""
-    n = W.shape[0]
-    if n <= SMALL:
-        return float(torch.linalg.eigvals(W.dense().detach()).real.max())
-    with torch.no_grad():
-        A = scipy.sparse.linalg.LinearOperator(
-            (n, n), matvec=lambda x: (W @ torch.from_numpy(np.ascontiguousarray(x.ravel())).to(W.like)).double().numpy()
-        )
-        start = np.random.default_rng(0).random(n)
+    """The largest real part of an eigenvalue of W, which are those of its strongly connected components.
+
+    A neuron in no cycle gives the weight of its autapse, so that a network without cycles gives exactly 0. Taken whole,
+    a large network of few cycles is so far from normal that Arnoldi's method returns its own rounding.
+    """
+    A = matrix(W)
+    _, label = scipy.sparse.csgraph.connected_components(A, connection="strong")
+    order, sizes = np.argsort(label, kind="stable"), np.bincount(label)
+    ends = np.cumsum(sizes)
+    largest = A.diagonal()[sizes[label] == 1].max(initial=-np.inf)
+    A = A[order][:, order]
+    for end, size in zip(ends[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        part = A[end - size : end, end - size : end]
+        largest = max(largest, _by_arnoldi(part) if size > SMALL else np.linalg.eigvals(part.toarray()).real.max())
+    return float(largest)
+
+
+def matrix(W: Operator) -> scipy.sparse.csr_array:
+    """W[post, pre] without the connections of weight 0."""
+    post, pre, weight = (each.detach().numpy() for each in W.entries())
+    A = scipy.sparse.csr_array((weight.astype(np.float64), (post, pre)), shape=W.shape)
+    A.eliminate_zeros()
+    return A
+
+
+def _by_arnoldi(A: scipy.sparse.csr_array) -> float:
+    start = np.random.default_rng(0).random(A.shape[0])
+    try:
         values = scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, tol=1e-9, return_eigenvectors=False)
+    except scipy.sparse.linalg.ArpackNoConvergence as error:
+        raise ConvergenceError(
+            f"the largest eigenvalue of W, by Arnoldi's method: {error}", error.eigenvalues
+        ) from None
     return float(values.real.max())
 
 
@@ -76,6 +111,8 @@ def _alpha(eigenvalue: float, scale: float, how: Preset) -> float:
 def groups(c: Connectome, given: Any, what: str) -> dict[str, np.ndarray]:
     """Name -> places, of one group called "" or of several."""
     named = given if isinstance(given, Mapping) else {"": given}
+    if not named:
+        raise ValueError(f"{what}: expected at least one group of ids, got none")
     found = {str(name): c.index(ids, what) for name, ids in named.items()}
     for name, places in found.items():
         if not len(places):
@@ -90,6 +127,20 @@ def indicators(c: Connectome, some: dict[str, np.ndarray]) -> Tensor:
     for row, places in zip(ones, some.values(), strict=True):
         row[torch.from_numpy(places)] = 1
     return ones
+
+
+def reached(net: Recurrence, driven: Tensor, backwards: bool) -> np.ndarray:
+    """(groups, n): whether a path of connections that are not 0 leads there from the group, or from there to it."""
+    W = matrix(net.W.bind())
+    post, pre = (W.T if backwards else W).nonzero()
+    n, found = W.shape[0], np.zeros(driven.shape, bool)
+    for row, start in zip(found, driven.numpy(), strict=True):
+        (first,) = np.nonzero(start)
+        ends = np.concatenate([pre, np.full(len(first), n)]), np.concatenate([post, first])  # n leads to the group
+        paths = scipy.sparse.csr_array((np.ones(len(ends[0])), ends), shape=(n + 1, n + 1))
+        order = scipy.sparse.csgraph.breadth_first_order(paths, n, return_predecessors=False)
+        row[order[order < n]] = True
+    return found
 
 
 def solvers_for(net: Recurrence) -> tuple[Solver | None, Solver | None]:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from retrograde.connectome.columns import NEURONS, recognise, transmitter
-from retrograde.connectome.tables import Source, identities
+from retrograde.connectome.tables import Source, identities, of_one_kind
 
 
 def neuron_table(
-    neurons: Any, known: np.ndarray, given: Mapping[str, str], spoken: np.ndarray | None, pre: np.ndarray
-) -> pd.DataFrame:
-    """A row for each of the known ids: id, transmitter where it is told, and the columns of the neuron table."""
+    source: Source | None,
+    known: np.ndarray,
+    given: Mapping[str, str],
+    spoken: pd.Categorical | None,
+    pre: np.ndarray,
+    counts: np.ndarray | None,
+) -> tuple[pd.DataFrame, list[tuple[str, int]]]:
+    """A row for each of the known ids: id, transmitter where it is told, and the columns of the neuron table.
+
+    And for the summary, how many ids are in one place alone.
+    """
+    told: list[tuple[str, int]] = []
     table = pd.DataFrame({"id": known})
-    if neurons is not None:
-        source = Source(neurons, "neurons", ("meta", "neurons"))
+    if source is not None:
         roles = recognise(source.names, NEURONS, given, source.what)
         if "id" not in roles:
             raise ValueError(
@@ -27,6 +34,8 @@ def neuron_table(
             )
         rows = source.read(source.names)
         ids = identities(rows[roles["id"]], f"{source.what}, {roles['id']}")
+        if known.dtype.kind == "i":
+            (ids,) = of_one_kind(ids, what=source.what)
         if ids.dtype.kind != known.dtype.kind:
             raise ValueError(
                 f"{source.what}: its ids are {_kind(ids)}, those of the edges are {_kind(known)}: they cannot match"
@@ -34,23 +43,37 @@ def neuron_table(
         repeated = len(ids) - len(np.unique(ids))
         if repeated:
             raise ValueError(f"{source.what}: {repeated} of {len(ids)} ids are there more than once")
+        meeting = int(np.isin(known, ids).sum())
+        if not meeting:
+            raise ValueError(
+                f"{source.what}: none of its {len(ids)} ids is among the {len(known)} of the edges, such as {known[0]}"
+            )
+        told = [
+            ("neurons not in the neuron table", len(known) - meeting),
+            ("rows of the neuron table without a connection", len(ids) - meeting),
+        ]
         frame = rows.to_pandas()
         frame.index = pd.Index(ids)
-        frame = frame.drop(columns=roles["id"])
+        frame = frame.drop(columns=list({roles["id"], "id"} & set(frame.columns)))  # "id" is that of the edges
         column_roles = {column: role for role, column in roles.items() if role != "id"}
         frame = frame.rename(columns={c: r for c, r in column_roles.items() if r == c or r not in frame.columns})
         table = table.join(frame, on="id")
     if "transmitter" not in table.columns:
         table["transmitter"] = ""
-    table["transmitter"] = table["transmitter"].fillna("").astype(str).map(transmitter)
+    table["transmitter"] = table["transmitter"].astype(object).fillna("").astype(str).map(transmitter)
     if spoken is not None and (table["transmitter"] == "").all():
-        first = pd.Series(spoken).groupby(pre).agg(_most_often)
-        table.loc[first.index, "transmitter"] = first.map(transmitter).to_numpy()
-    return table
+        table["transmitter"] = _voted(spoken, pre, np.ones(len(pre)) if counts is None else counts, len(known))
+    return table, told
 
 
-def _most_often(names: pd.Series) -> str:
-    return names.mode().iloc[0]
+def _voted(spoken: pd.Categorical, pre: np.ndarray, counts: np.ndarray, n: int) -> np.ndarray:
+    """The transmitter that most of each neuron's synapses are told to have; blank where none tells."""
+    votes = pd.DataFrame({"pre": pre, "code": spoken.codes, "count": counts})[spoken.codes > 0]  # 0 is blank
+    sums = votes.groupby(["pre", "code"], as_index=False)["count"].sum()
+    first = sums.sort_values("count", ascending=False, kind="stable").drop_duplicates("pre")
+    codes = np.zeros(n, np.int64)
+    codes[first["pre"]] = first["code"]
+    return spoken.categories.to_numpy(object)[codes]
 
 
 def _kind(ids: np.ndarray) -> str:

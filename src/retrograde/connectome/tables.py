@@ -112,10 +112,10 @@ class Source:
 
 
 def identities(column: pa.ChunkedArray, what: str) -> np.ndarray:
-    """Ids as int64, or as strings. Strings of digits alone become numbers, so that two tables of one data set meet.
+    """Ids as int64, or as strings.
 
     Raises:
-        ValueError: ids in floats, which hold no more than 15 digits safely, or ids that are missing.
+        ValueError: ids in floats, which hold no more than 15 digits safely, beyond int64, missing or empty.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -126,16 +126,37 @@ def identities(column: pa.ChunkedArray, what: str) -> np.ndarray:
             f"{what}: ids in floating-point numbers, which cannot hold 18 digits; save them as integers or as text"
         )
     if pa.types.is_integer(column.type):
-        return column.cast(pa.int64()).to_numpy()
+        try:
+            return column.cast(pa.int64()).to_numpy()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{what}: ids that no 64-bit integer holds: {error}") from None
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise ValueError(f"{what}: expected ids as integers or text, got {column.type}")
     text = column.to_numpy(zero_copy_only=False).astype(str)
-    digits = np.char.isdigit(text)
-    if len(text) and digits.all():
-        return text.astype(np.int64)
+    empty = int((text == "").sum())
+    if empty:
+        raise ValueError(f"{what}: {empty} of {len(text)} ids are empty")
     if any(_looks_like_a_float(each) for each in text[:1000]):
         raise ValueError(f"{what}: ids such as {text[0]!r} were floating-point numbers once, and have lost digits")
     return text
+
+
+def of_one_kind(*several: np.ndarray, what: str) -> list[np.ndarray]:
+    """Ids that meet: all as numbers if text is of digits alone and without leading zeros, else all as text.
+
+    Raises:
+        ValueError: numbers beyond int64.
+    """
+    if not all(ids.dtype.kind == "i" or (len(ids) and _digits(ids).all()) for ids in several):
+        return [ids.astype(str) for ids in several]
+    try:
+        return [ids.astype(np.int64) for ids in several]
+    except OverflowError:
+        raise ValueError(f"{what}: ids that no 64-bit integer holds") from None
+
+
+def _digits(text: np.ndarray) -> np.ndarray:
+    return np.char.isdecimal(text) & ((text == "0") | ~np.char.startswith(text, "0"))
 
 
 def _looks_like_a_float(text: str) -> bool:

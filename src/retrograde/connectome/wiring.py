@@ -15,6 +15,7 @@ from retrograde.connectivity import Sparse
 from retrograde.connectome.columns import EDGES, NEURONS, SIGNS, transmitter
 from retrograde.connectome.edges import connections, merged, numbered
 from retrograde.connectome.neurons import neuron_table
+from retrograde.connectome.tables import Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,9 @@ def find(known: np.ndarray, ids: Any, what: str) -> np.ndarray:
         bad = [each for each in wanted if not _whole(each)]
         if bad:
             raise ValueError(f"{what}: expected integer ids, got {bad[0]!r}")
+        beyond = [each for each in wanted if not -(2**63) <= int(each) < 2**63]
+        if beyond:
+            raise ValueError(f"{what}: expected ids that 64-bit integers hold, got {beyond[0]}")
         given = np.array([int(each) for each in wanted], dtype=np.int64)
     else:
         given = np.array([str(each) for each in wanted], dtype=known.dtype if not wanted else None)
@@ -107,9 +111,10 @@ def read(
         weights: the column that W holds, "count", "norm" or "weight"; or "fraction", each connection's part of all the
             input of its post neuron, after the threshold. Where there is no "norm" it is the fraction.
         signs: transmitter -> +1 or -1, by which the weights of a neuron's outgoing connections are multiplied; what is
-            not named is +1. Or a preset's name, see ``retrograde.connectome.SIGNS``; or "column", for a column of signs
-            in the edges. None leaves all weights as they are.
-        threshold: connections of a smaller count are dropped.
+            not named is +1, and what is named has to be there. Or a preset's name, see
+            ``retrograde.connectome.SIGNS``; or "column", for a column of signs, +1 or -1, in the edges. None leaves all
+            weights as they are. Transmitters that edges tell are voted on, by count.
+        threshold: connections of a smaller count, by absolute value, are dropped.
         exclude: neurons to leave out, by id.
         exclude_transmitters: transmitters whose neurons' outgoing connections are dropped.
         silence: neurons whose outgoing connections are given weight 0, by id.
@@ -138,12 +143,23 @@ def read(
     strange = [role for role in given if role not in roles]
     if strange:
         raise ValueError(f"columns: expected roles among {', '.join(roles)}, got {strange[0]!r}")
-    of_edges = {role: column for role, column in given.items() if role in EDGES}
-    of_neurons = {role: column for role, column in given.items() if role in NEURONS and role not in of_edges}
-    pre, post, values, edge_transmitter = connections(edges, of_edges, orientation, ids, weights, signs)
+    about = None if neurons is None else Source(neurons, "neurons", ("meta", "neurons"))
+    there = about.names if about else []
+    of_neurons = {r: column for r, column in given.items() if r in NEURONS and (r not in EDGES or column in there)}
+    of_edges = {role: column for role, column in given.items() if role not in of_neurons}
+    unwanted = [exclude_transmitters] if isinstance(exclude_transmitters, str) else list(exclude_transmitters)
+    by_transmitter = signs is not None and signs != "column"
+    pre, post, values, spoken, alone = connections(
+        edges, of_edges, orientation, ids, weights, signs, by_transmitter or bool(unwanted)
+    )
     told.append(("rows read", len(pre)))
+    if alone:
+        told.append(("rows of the matrix without a connection", alone))
     known, (pre, post) = numbered(pre, post)
-    table = neuron_table(neurons, known, of_neurons, edge_transmitter, pre)
+    table, of_table = neuron_table(about, known, of_neurons, spoken, pre, values.get("count"))
+    told += of_table
+    if by_transmitter:
+        told.append(("neurons without a transmitter", int((table["transmitter"] == "").sum())))
 
     pre, post, values = merged(pre, post, values, len(known))
     told.append(("connections, rows of one pair summed", len(pre)))
@@ -157,13 +173,14 @@ def read(
     if threshold > 0:
         if "count" not in values:
             raise ValueError("threshold: expected a column of counts in the edges, found none")
-        keep(values["count"] >= threshold, f"connections dropped, count below {threshold:g}")
+        keep(np.abs(values["count"]) >= threshold, f"connections dropped, count below {threshold:g}")
     out = find(known, exclude, "exclude")
     if len(out):
         keep(~(np.isin(pre, out) | np.isin(post, out)), "connections dropped, of excluded neurons")
-    unwanted = {transmitter(name) for name in exclude_transmitters}
     if unwanted:
-        keep(~np.isin(table["transmitter"].to_numpy(str)[pre], list(unwanted)), "connections dropped, by transmitter")
+        _check_transmitters(table, "exclude_transmitters")
+        names = [transmitter(name) for name in unwanted]
+        keep(~table["transmitter"].isin(names).to_numpy()[pre], "connections dropped, by transmitter")
     if not len(pre):
         raise ValueError("edges: no connection is left" + (f" at threshold {threshold:g}" if threshold else ""))
 
@@ -204,11 +221,26 @@ def _signs(
             return np.sign(values["sign"])
         if signs not in SIGNS:
             raise ValueError(f"signs: expected a table, 'column' or one of {', '.join(SIGNS)}, got {signs!r}")
-        signs = SIGNS[signs]
+        _check_transmitters(table, "signs")
+        return _by_transmitter(SIGNS[signs], table, pre)
     for name, sign in signs.items():
         if sign not in (1, -1):
             raise ValueError(f"signs: expected +1 or -1 for {name!r}, got {sign!r}")
-    if (table["transmitter"] == "").all():
-        raise ValueError("signs: no transmitter is told by the neuron table, nor by the edges")
+    present = _check_transmitters(table, "signs")
+    absent = [name for name in signs if transmitter(name) not in present]
+    if absent:
+        raise ValueError(f"signs: no neuron's transmitter is {absent[0]!r}; there are {', '.join(present)}")
+    return _by_transmitter(signs, table, pre)
+
+
+def _check_transmitters(table: pd.DataFrame, what: str) -> list[str]:
+    """The transmitters that are told."""
+    present = sorted(set(table["transmitter"]) - {""})
+    if not present:
+        raise ValueError(f"{what}: no transmitter is told by the neuron table, nor by the edges")
+    return present
+
+
+def _by_transmitter(signs: Mapping[str, int], table: pd.DataFrame, pre: np.ndarray) -> np.ndarray:
     by_name = {transmitter(name): sign for name, sign in signs.items()}
     return table["transmitter"].map(by_name).fillna(1.0).to_numpy(np.float64)[pre]
