@@ -184,8 +184,8 @@ def test_products_with_a_packed_matrix(shape, rows, dtype):
     m, n = shape
     A, x, u = (torch.randn(*size, dtype=dtype).numpy() for size in ((n, m), (rows, m), (rows + 1, n)))
     beyond, want = u[-1].copy(), u[:-1] + x @ A.T
-    packed = pack(A.T)
-    assert np.array_equal(packed, pack(np.ascontiguousarray(A.T)))
+    packed = pack(A, True, 2)
+    assert np.array_equal(packed, pack(np.ascontiguousarray(A.T), False, 1))
     add_product(packed, x, u[:-1], 0, len(packed))
     close([torch.from_numpy(u[:-1])], [torch.from_numpy(want)], steps=5)
     assert np.array_equal(u[-1], beyond)  # nothing was written behind the last column

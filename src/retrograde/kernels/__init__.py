@@ -170,8 +170,8 @@ def _has_outer(W: Operator) -> bool:
     return type(W.structure).outer_product in known and _why_not_here(W) is None
 
 
-# So few multiplications are done before a second thread has woken up.
-_SMALL = 2**20
+# So few multiplications are done before a second thread has woken up, and so few numbers are copied.
+_SMALL, _SMALL_COPY = 2**20, 2**18
 
 Iterate = Callable[[Tensor, float, float, int, float], tuple[Tensor, Tensor, Tensor]]
 
@@ -247,15 +247,19 @@ def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
         return *(_array(index).view(f"u{index.itemsize}") for index in (starts, others)), _array(weight)
     if isinstance(structure, LowRank):
         U, V = W.weights
-        return (_packed(U), _packed(V.T)) if transposed else (_packed(V), _packed(U.T))
-    return (_packed(W.weights[0] if transposed else W.weights[0].T),)
+        first, second = (U, V) if transposed else (V, U)
+        return _packed(first), _packed(second, transposed=True)
+    return (_packed(W.weights[0], not transposed),)
 
 
-def _packed(A: Tensor) -> np.ndarray:
+def _packed(A: Tensor, transposed: bool = False) -> np.ndarray:
+    """A, or its transpose, as `kernels.cpu.products` wants it."""
     from retrograde.kernels.cpu import products
 
-    A = A.detach()
-    return products.pack((A if A.is_contiguous() or A.T.is_contiguous() else A.contiguous()).numpy())
+    if A.T.is_contiguous():
+        A, transposed = A.T, not transposed
+    _, threads = _share(len(A) if A.numel() > _SMALL_COPY else 1)
+    return products.pack(_array(A), transposed, threads)
 
 
 def _threads() -> int:

@@ -11,24 +11,30 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST
-from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_four, add_one
+from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_four, add_one, transpose
 
 _PANEL = 64
 _SAMPLES = 128  # whose part of s and x stays in cache while dW passes by
 
 
-@njit(error_model="numpy", fastmath=FAST, cache=True)
-def pack(A):
-    """A (m, n) in blocks."""
-    m, n = A.shape
-    width = VECTORS * BYTES // A.itemsize
-    packed = np.zeros(((n + width - 1) // width, m, width), A.dtype)
-    for block in range(len(packed)):
-        some = A[:, block * width : (block + 1) * width]
-        for start in range(0, m, 16):  # so many rows at a time, whichever way A lies in memory
-            for j in range(some.shape[1]):
-                for k in range(start, min(start + 16, m)):
-                    packed[block, k, j] = some[k, j]
+@njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
+def pack(W, transposed, threads):
+    """W (m, n) in blocks of its columns, or of its rows if `transposed`: Wᵀ in blocks. W lies row after row."""
+    m, n = W.shape[::-1] if transposed else W.shape
+    width = VECTORS * BYTES // W.itemsize
+    packed = np.empty(((n + width - 1) // width, m, width), W.dtype)
+    for thread in prange(threads):
+        for block in range(len(packed) * thread // threads, len(packed) * (thread + 1) // threads):
+            first, last = block * width, min((block + 1) * width, n)
+            if last - first < width:
+                packed[block] = 0
+            if transposed:
+                transpose(W[first:last], packed[block])
+                continue
+            for k in range(m):
+                row, copy = W[k, first:last], packed[block, k]
+                for j in range(len(row)):
+                    copy[j] = row[j]
     return packed
 
 

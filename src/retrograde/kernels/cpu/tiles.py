@@ -154,3 +154,56 @@ def add_one(A, x, u, row, block, first, last, vectors):
         _one_2(A, x, u, row, block, first, last)
     else:
         _one_1(A, x, u, row, block, first, last)
+
+
+@intrinsic
+def _square(typingctx, A, T, row, column):
+    """T[column + j, row + i] = A[row + i, column + j] for as many i and j as a vector has entries."""
+
+    def codegen(context, builder, signature, args):
+        dtype = signature.args[0].dtype
+        size = dtype.bitwidth // 8
+        lanes = BYTES // size
+        vector = ir.VectorType(context.get_value_type(dtype), lanes)
+        kinds, (row, column) = signature.args[:2], args[2:]
+        A, T = (context.make_array(kind)(context, builder, args[i]) for i, kind in enumerate(kinds))
+
+        def lines(array, row, column):
+            """The addresses of so many rows, from this column on."""
+            of_rows, of_columns = cgutils.unpack_tuple(builder, array.strides)
+            start = builder.add(builder.ptrtoint(array.data, _INT64), builder.mul(column, of_columns))
+            for i in range(lanes):
+                place = builder.mul(builder.add(row, ir.Constant(_INT64, i)), of_rows)
+                yield builder.inttoptr(builder.add(start, place), vector.as_pointer())
+
+        rows = [builder.load(line, align=size) for line in lines(A, row, column)]
+        # Rows h apart exchange the halves of each 2h entries, for h = lanes/2, ..., 2, 1.
+        half = lanes // 2
+        while half:
+            low = [j if j & half == 0 else lanes + j - half for j in range(lanes)]
+            high = [j + half if j & half == 0 else lanes + j for j in range(lanes)]
+            masks = [ir.Constant(ir.VectorType(_INT32, lanes), mask) for mask in (low, high)]
+            for i in range(lanes):
+                if i & half == 0:
+                    pair = rows[i], rows[i + half]
+                    rows[i], rows[i + half] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+            half //= 2
+        for line, entries in zip(lines(T, column, row), rows, strict=True):
+            builder.store(entries, line, align=size)
+        return context.get_dummy_value()
+
+    return types.void(A, T, types.intp, types.intp), codegen
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def transpose(A, T):
+    """Aᵀ written to T, which may be wider: A (n, m), T (m, n or more). It goes by squares that fit into registers."""
+    n, m = A.shape
+    lanes = BYTES // A.itemsize
+    rows, columns = n - n % lanes, m - m % lanes
+    for i in range(0, rows, lanes):
+        for j in range(0, columns, lanes):
+            _square(A, T, i, j)
+    for i in range(n):
+        for j in range(columns if i < rows else 0, m):
+            T[j, i] = A[i, j]
