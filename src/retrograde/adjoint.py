@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,10 @@ _BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
 _SETTLE_OR_BY_LEVELS = Cascade(FixedPoint(max_steps=100), _BY_LEVELS)
 
 
+# Rewards' gradients of this size meet no limit of the numbers, nor of a tolerance; powers of two change no bit of s.
+_NEAR_1 = 2.0**-10, 2.0**10
+
+
 def solve_adjoint(
     W: Operator,
     D: Tensor,
@@ -73,31 +78,36 @@ def solve_adjoint(
 
     `rows` are the samples' numbers there, None for 0, 1, 2, .... For a `tangent` W stands in the place of Wᵀ.
 
-    Each g is first scaled to about 1 by a power of two, and s scaled back: no tolerance depends on the reward's size.
+    Where one is far from 1, each g is scaled to about 1 by a power of two, and s scaled back: no tolerance depends on
+    the reward's size.
     """
     size = g.abs().amax(-1)
-    scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
-    g = g / scale
+    least, most = map(float, torch.aminmax(size)) if len(g) else (1.0, 1.0)
+    far = not _NEAR_1[0] <= least <= most <= _NEAR_1[1]
+    if far:
+        scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
+        g = g / scale
     rows = torch.arange(len(g), device=g.device) if rows is None else rows
     problem = (tangent_problem if tangent else adjoint_problem)(W, D, g, factors, rows)
+    start = D * g
     if warm is None:
-        solution = solver.solve(problem, D * g)
+        solution = solver.solve(problem, start)
     else:
-        solution = warm.solve_adjoint(solver, problem, D * g, torch.linalg.vector_norm(g, dim=-1, keepdim=True))
+        solution = warm.solve_adjoint(solver, problem, start, torch.linalg.vector_norm(g, dim=-1, keepdim=True))
 
     s, status, residual = solution.value, solution.status, solution.residual
-    none = size == 0
-    if none.any():  # no reward, no gradient, whatever became of the state
-        s = torch.where(none[:, None], 0, s)
+    drive = torch.linalg.vector_norm(start, dim=-1)
+    conditioning = torch.linalg.vector_norm(s, dim=-1) / drive
+    # Where s is so large beside what drives it, rounding is amplified to the size of s, and no residual shows it.
+    limit = 0.1 / torch.finfo(g.dtype).eps
+    if far or (len(g) and not float(conditioning.max()) <= limit):
+        none = size == 0  # no reward, no gradient, whatever became of the state
+        s = torch.where(none[:, None], 0, s * scale if far else s)
         status = torch.where(none, int(Status.CONVERGED), status)
         residual = torch.where(none, 0, residual)
-    drive = torch.linalg.vector_norm(D * g, dim=-1)
-    conditioning = torch.where(none | (drive == 0), 1, torch.linalg.vector_norm(s, dim=-1) / drive)
-    # Where s is so large beside what drives it, rounding is amplified to the size of s, and no residual shows it.
-    singular = (conditioning > 0.1 / torch.finfo(g.dtype).eps) & (status == Status.CONVERGED)
-    if singular.any():
-        status = torch.where(singular, int(Status.SINGULAR), status)
-    return s * scale, Receipt(solver, status, residual, solution.steps, None, conditioning, attempt=solution.method)
+        conditioning = torch.where(none | (drive == 0), 1, conditioning)
+        status = torch.where((conditioning > limit) & (status == Status.CONVERGED), int(Status.SINGULAR), status)
+    return s, Receipt(solver, status, residual, solution.steps, None, conditioning, attempt=solution.method)
 
 
 def on_its_side(net: Recurrence, x: Tensor, b: Tensor) -> Tensor:
@@ -123,11 +133,12 @@ def steady_gradients(
     state_residual: Tensor | None = None,
     warm: Visit | None = None,
     grad_rtol: float | None = None,
+    **about_state: Any,
 ) -> Gradients:
     """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt.
 
     How steady x is, `state_residual` (...,), goes into the receipt; where it is not known it is found from b.
-    `grad_rtol` is the relative error that s xᵀ may have.
+    `grad_rtol` is the relative error that s xᵀ may have. What else is known `about_state` goes into the receipt too.
     """
     W = net.W.bind()
     check_finite("dR/dx", g)
@@ -151,16 +162,12 @@ def steady_gradients(
         s = torch.zeros_like(D).index_copy_(1, neurons, s_part)
         receipt = replace(receipt, structure=f"{len(neurons)} of {n} neurons")
     s = s.reshape(x.shape)
-    receipt = replace(
-        receipt,
-        status=receipt.status.reshape(batch),
-        residual=receipt.residual.reshape(batch),
-        steps=receipt.steps.reshape(batch),
-        conditioning=receipt.conditioning.reshape(batch),
-        attempt=None if receipt.attempt is None else receipt.attempt.reshape(batch),
-        state_residual=state_residual,
-        evidence=Evidence(net, x, b, g, s, is_small(W)),
-    )
+    told = {"state_residual": state_residual, "evidence": Evidence(net, x, b, g, s, is_small(W)), **about_state}
+    if len(batch) != 1:
+        for name in ("status", "residual", "steps", "conditioning", "attempt"):
+            each = getattr(receipt, name)
+            told[name] = None if each is None else each.reshape(batch)
+    receipt = replace(receipt, **told)
     if grad_rtol is not None:
         s, receipt = refine(receipt, grad_rtol)
     if not math.isfinite(x.sum()):  # of a diverged sample that the reward leaves out
@@ -168,7 +175,7 @@ def steady_gradients(
     gradients = Gradients(
         s, kernels.outer(W, s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt
     )
-    if throw and receipt.failed.any():
+    if throw and receipt.any_failed:
         advice = "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or a longer Krylov()."
         if grad_rtol is not None:
             error = float(receipt.error_estimate.max())

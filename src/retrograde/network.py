@@ -266,7 +266,8 @@ class Network(nn.Module):
     @property
     def _like(self) -> Tensor:
         """What has the dtype and device of W, without computing a parametrised W."""
-        own = next(self.W.parameters(), None)
+        own = next(iter(self.W._parameters.values()), None)  # at hand; W.parameters() goes through all of its modules
+        own = next(self.W.parameters(), None) if own is None else own
         return self.W.weights[0] if own is None else own
 
     def _states(self, name: str, x: Tensor) -> Tensor:

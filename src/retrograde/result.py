@@ -71,6 +71,11 @@ class Solved:
         """(...,) bool: neither converged, nor truncated as asked."""
         return ~self.converged & (self.status != Status.TRUNCATED)
 
+    @property
+    def any_failed(self) -> bool:
+        """Whether one has failed."""
+        return bool(self.status.any()) and bool(self.failed.any())  # Status.CONVERGED is 0
+
     def title(self, what: str) -> str:
         """How many converged, by what, and how the others ended."""
         lines = [f"{int(self.converged.sum())} of {self.status.numel()} {what} converged", *self._found_by()]

@@ -149,9 +149,10 @@ def steady_state(
     receipts: list[Receipt] = []
 
     def gradients(net: Recurrence, x: Tensor, b: Tensor | None, g: Tensor, wants: Wants) -> Gradients:
-        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known, visit, grad_rtol)
+        about = {"state_solver": solver, "state_steps": steps}
+        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known, visit, grad_rtol, **about)
         assert answer.receipt is not None
-        receipts[:] = [replace(answer.receipt, state_solver=solver, state_steps=steps)]
+        receipts[:] = [answer.receipt]
         return answer
 
     rule = SteadyStateRule(Recurrence(W.structure, net.f), gradients, adjoint, factors, throw)
@@ -213,7 +214,7 @@ def _solve_apart(
 
 
 def _check_converged(state: SteadyState, W: Operator, throw: bool) -> None:
-    if throw and not state.converged.all():
+    if throw and state.status.any():  # Status.CONVERGED is 0
         raise convergence_error("steady state", state, state.tolerance, _advice(state.solver, W, state.status), state)
 
 

@@ -220,9 +220,9 @@ def floor(dtype: torch.dtype) -> float:
 
 def verdict(residual: Tensor, rtol: float, steps: Tensor, max_steps: int) -> Tensor:
     """Why samples stopped that stopped with these residuals after these steps: stalled, where there were steps left."""
-    converged = residual <= rtol
-    if converged.all():
+    if not len(residual) or float(residual.max()) <= rtol:
         return residual.new_full(residual.shape, int(Status.CONVERGED), dtype=torch.int64)
+    converged = residual <= rtol
     failed = torch.where(steps < max_steps, int(Status.STALLED), int(Status.MAX_STEPS))
     failed = torch.where(residual.isfinite(), failed, int(Status.DIVERGED))
     return failed.masked_fill_(converged, int(Status.CONVERGED))

@@ -48,7 +48,7 @@ class Cascade(Solver):
         solution = Solution(found.value, found.status, found.residual, found.steps, torch.zeros_like(found.status))
         at_start: Tensor | None = None
         for index, solver in enumerate(others, start=1):
-            rows = (solution.status != Status.CONVERGED).nonzero()[:, 0]
+            rows = solution.status.nonzero()[:, 0]  # of those that are not Status.CONVERGED
             if not len(rows):
                 break
             left = problem.take(rows)
