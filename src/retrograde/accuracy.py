@@ -167,7 +167,7 @@ def _correct(given: _Samples) -> tuple[Tensor, ...]:
     g, s = g / scale, s / scale
     samples, turns = len(x), 1 if quick or eps > _EPS else 3
     x, g, s = (t.repeat(turns, 1) for t in (x, g, s))
-    factors, noise = Factors(x[:, : factor_size(W)]), _Noise(samples, turns)
+    factors, noise = Factors(x, len(x), factor_size(W)), _Noise(samples, turns)
     state = _correct_state(W, f, x, None if b is None else b.repeat(turns, 1), solver, factors, noise)
     D = state.D
     if turns > 1 and f.slope_from_output:
@@ -188,7 +188,7 @@ def _correct(given: _Samples) -> tuple[Tensor, ...]:
 def _state_error(given: _Samples) -> tuple[Tensor, ...]:
     """|δx| / |x|, and how far it is amplified."""
     W, x = given.W, given.x
-    factors = Factors(x[:, : factor_size(W)])
+    factors = Factors(x, len(x), factor_size(W))
     state = _correct_state(W, given.f, x, given.b, given.solver, factors, _Noise(len(x), 1))
     error = _relative(state.dx, x, len(x), tiny=torch.finfo(x.dtype).eps ** 2)
     return torch.where(state.solved & error.isfinite(), error, torch.inf), state.amplified
@@ -232,7 +232,7 @@ def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
     """The fields of a `Spectrum`."""
     W, f, x, b, solver = given.W, given.f, given.x, given.b, given.solver
     D = f.slope(x) if b is None else f.slope_at(W @ x + b)
-    factors = Factors(x[:, : factor_size(W)])
+    factors = Factors(x, len(x), factor_size(W))
     start = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
 
     def A(v: Tensor) -> Tensor:

@@ -87,7 +87,6 @@ def solve_adjoint(
     if far:
         scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
         g = g / scale
-    rows = torch.arange(len(g), device=g.device) if rows is None else rows
     problem = (tangent_problem if tangent else adjoint_problem)(W, D, g, factors, rows)
     start = D * g
     if warm is None:
@@ -143,7 +142,9 @@ def steady_gradients(
     W = net.W.bind()
     check_finite("dR/dx", g)
     n, batch = x.shape[-1], x.shape[:-1]
-    D = net.slopes(x, x, b).reshape(-1, n)  # a steady state is its own step before
+    D, g_rows = net.slopes(x, x, b), g  # a steady state is its own step before
+    if x.ndim != 2:
+        D, g_rows = D.reshape(-1, n), g.reshape(-1, n)
     if state_residual is None and b is not None:
         state_residual = relative_residual(net.step(x, b), x)
     part = active_part(W, D) if adjoint is None else None  # a solver that was asked for gets all of it
@@ -151,17 +152,15 @@ def steady_gradients(
     if grad_rtol is not None:
         adjoint = with_rtol(adjoint, FIRST * grad_rtol, x.dtype)
     if part is None:
-        s, receipt = solve_adjoint(
-            W, D, g.reshape(-1, n), adjoint, factors or Factors(D[:, : factor_size(W)]), warm=warm
-        )
+        s, receipt = solve_adjoint(W, D, g_rows, adjoint, factors or Factors(D, len(D), factor_size(W)), warm=warm)
     else:
         neurons, W_part = part
-        D_part, g_part = D[:, neurons], g.reshape(-1, n)[:, neurons]
+        D_part, g_part = D[:, neurons], g_rows[:, neurons]
         warm = None if warm is None else warm.among(neurons, n)
         s_part, receipt = solve_adjoint(W_part, D_part, g_part, adjoint, Factors(D_part), warm=warm)
         s = torch.zeros_like(D).index_copy_(1, neurons, s_part)
         receipt = replace(receipt, structure=f"{len(neurons)} of {n} neurons")
-    s = s.reshape(x.shape)
+    s = s if x.ndim == 2 else s.reshape(x.shape)
     told = {"state_residual": state_residual, "evidence": Evidence(net, x, b, g, s, is_small(W)), **about_state}
     if len(batch) != 1:
         for name in ("status", "residual", "steps", "conditioning", "attempt"):

@@ -45,7 +45,7 @@ def check_finite(name: str, value: Tensor) -> Tensor:
     """`value`, without NaN or infinity; ValueError otherwise."""
     if transformed():  # what is looked at is then the numbers that are solved with
         return value
-    value = value.detach()
+    value = value.detach() if value.requires_grad else value
     # One cheap reduction settles nearly every case; only a suspicious sum is looked at entry by entry.
     if not math.isfinite(value.sum()):
         bad = int((~torch.isfinite(value)).sum())

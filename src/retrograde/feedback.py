@@ -17,19 +17,19 @@ from retrograde.solvers.factors import Factors
 from retrograde.structure import core, invert, invert_adjoint
 
 
-def adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: Tensor) -> Problem:
-    """What a solver sees: s = D (Wᵀs + g), for the samples `rows` of the batch."""
+def adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: Tensor | None) -> Problem:
+    """What a solver sees: s = D (Wᵀs + g), for the samples `rows` of the batch, None for all."""
 
     def factorise(s: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
-        wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
+        wanted = torch.arange(len(D), device=D.device) if anew else factors.missing(rows)
         if len(wanted):
-            factors.put(rows[wanted], lambda: core(W, D[wanted]))
+            factors.put(wanted if rows is None else rows[wanted], lambda: core(W, D[wanted]))
         return lambda r: invert_adjoint(W, D, r, partial(factors.solve, rows))
 
     blocks = blocks_of(W)
     return Problem(
         step=lambda s: adjoint_step(W, D, s, g),
-        take=lambda some: adjoint_problem(W, D[some], g[some], factors, rows[some]),
+        take=lambda some: adjoint_problem(W, D[some], g[some], factors, some if rows is None else rows[some]),
         factorise=factorise,
         iterate=kernels.adjoint_fixed_point(W, D, g),
         tangent=lambda s: lambda v: D * (W.T @ v),
@@ -38,19 +38,19 @@ def adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: T
     )
 
 
-def tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: Tensor) -> Problem:
+def tangent_problem(W: Operator, D: Tensor, c: Tensor, factors: Factors, rows: Tensor | None) -> Problem:
     """Likewise v = D (Wv + c): how a steady state moves with its input."""
 
     def factorise(v: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
-        wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
+        wanted = torch.arange(len(D), device=D.device) if anew else factors.missing(rows)
         if len(wanted):
-            factors.put(rows[wanted], lambda: core(W, D[wanted]))
+            factors.put(wanted if rows is None else rows[wanted], lambda: core(W, D[wanted]))
         return lambda r: invert(W, D, r, partial(factors.solve, rows))
 
     blocks = blocks_of(W)
     return Problem(
         step=lambda v: D * (W @ v + c),
-        take=lambda some: tangent_problem(W, D[some], c[some], factors, rows[some]),
+        take=lambda some: tangent_problem(W, D[some], c[some], factors, some if rows is None else rows[some]),
         factorise=factorise,
         iterate=kernels.tangent_fixed_point(W, D, c),
         tangent=lambda v: lambda w: D * (W @ w),
@@ -70,7 +70,7 @@ def _substitute(
         slopes = D[:, neurons]
         if W is None:
             return slopes.T * drive, torch.zeros_like(every)
-        problem = part_of(W, slopes, drive.T.contiguous(), Factors(slopes), every)
+        problem = part_of(W, slopes, drive.T.contiguous(), Factors(slopes), None)
         found = solver.solve(problem, z[:, neurons])
         return found.value.T, found.steps
 

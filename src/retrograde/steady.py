@@ -131,19 +131,18 @@ def steady_state(
     if grad_rtol is not None:
         solver = for_the_state(solver, grad_rtol, x.dtype)
 
-    batch, n = x.shape[:-1], x.shape[-1]
+    batch = x.shape[:-1]
     rows = known = visit = attempt = None
     if transformed():
         if warm is not None:
             raise ValueError("warm: expected None under the transforms of torch.func, which have no memory")
-        factors = Factors(torch.empty(0, factor_size(W), dtype=W.like.dtype, device=W.like.device))
+        factors = Factors(W.like, 0, factor_size(W))
         x, status, residual, steps, rows = _solve_apart(net, b, x, solver, factors, throw, grad_rtol)
     else:
         visit = None if warm is None else warm.visit(batch, x.device)
-        factors, numbers = Factors(x.reshape(-1, n)[:, : factor_size(W)]), torch.arange(batch.numel(), device=x.device)
-        total = b.detach().expand(x.shape)
+        factors = Factors(W.like, batch.numel(), factor_size(W))
         with torch.no_grad():
-            x, status, residual, steps, attempt = _solve(net, total, x, solver, factors, numbers, visit, grad_rtol)
+            x, status, residual, steps, attempt = _solve(net, b, x, solver, factors, None, visit, grad_rtol)
         known = residual
 
     receipts: list[Receipt] = []
@@ -169,24 +168,29 @@ def _solve(
     x: Tensor,
     solver: Solver,
     factors: Factors,
-    rows: Tensor,
+    rows: Tensor | None,
     visit: Visit | None = None,
     grad_rtol: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """x, status, residual, steps, and which solver of a cascade answered.
 
-    `rows` are the numbers of the samples in `factors`.
+    `rows` are the numbers of the samples in `factors`, None for 0, 1, 2, ....
     """
     batch, n = x.shape[:-1], x.shape[-1]
-    total, x_rows = b.reshape(-1, n), x.reshape(-1, n)
+    total = b if b.shape == x.shape else b.expand(x.shape)
+    x_rows = x
+    if x.ndim != 2:
+        total, x_rows = total.reshape(-1, n), x.reshape(-1, n)
     problem = _problem(net, total, factors, rows)
     found = solver.solve(problem, x_rows) if visit is None else visit.solve(solver, problem, x_rows)
     if grad_rtol is not None:
         settle(net, total, found, solver, problem, grad_rtol, is_small(net.W.bind()))
-    value = on_its_side(net, found.value, total).reshape(x.shape)
-    status, residual, steps = (each.reshape(batch) for each in (found.status, found.residual, found.steps))
-    attempt = None if found.method is None else found.method.reshape(batch)
-    return value, status, residual, steps, attempt
+    value = on_its_side(net, found.value, total)
+    told = found.status, found.residual, found.steps, found.method
+    if x.ndim == 2:
+        return value, *told
+    status, residual, steps, attempt = (None if each is None else each.reshape(batch) for each in told)
+    return value.reshape(x.shape), status, residual, steps, attempt  # type: ignore[return-value]  # None is the last alone
 
 
 def _solve_apart(
@@ -251,7 +255,7 @@ def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Ten
     return b, x0.detach().expand(broadcast_shapes("b and x0", b=b.shape, x0=x0.shape))
 
 
-def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor, gain: Tensor | None = None) -> Problem:
+def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor | None, gain: Tensor | None = None) -> Problem:
     """What a solver sees: x = f(Wx + b), for the samples `rows` of the batch; or, at a gain t, x = f(t Wx + b)."""
     W = net.W.bind()
 
@@ -275,7 +279,9 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor, gain: T
     blocks = blocks_of(W) if gain is None else None
     return Problem(
         step=lambda x: net.f(drive(x)),
-        take=lambda some: _problem(net, b[some], factors, rows[some], None if gain is None else gain[some]),
+        take=lambda some: _problem(
+            net, b[some], factors, some if rows is None else rows[some], None if gain is None else gain[some]
+        ),
         factorise=factorise,
         iterate=kernels.fixed_point(W, net.f, b) if gain is None else None,
         tangent=tangent,
@@ -293,7 +299,7 @@ def _substitute(net: Recurrence, b: Tensor, blocks: Blocks, x: Tensor, solver: S
         if W is None:
             return net.f(drive), torch.zeros_like(every)
         part = x[:, neurons]
-        found = solver.solve(_problem(replace(net, W=W), drive.T.contiguous(), Factors(part), every), part)
+        found = solver.solve(_problem(replace(net, W=W), drive.T.contiguous(), Factors(part), None), part)
         return found.value.T, found.steps
 
     return blocks.substitute(net.W.bind(), b, settle)

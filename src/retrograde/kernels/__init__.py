@@ -7,6 +7,7 @@ forces the plain path everywhere.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,6 +29,9 @@ _SLOPES = -1
 # The threads of OpenMP do not come along into a forked process, such as a DataLoader's worker, which dies if it asks
 # for them.
 _started = _forked = False
+
+# How many threads Numba was given by each of Python's.
+_numbas = threading.local()
 
 
 def _after_fork() -> None:
@@ -183,7 +187,7 @@ def fixed_point(W: Operator, f: Nonlinearity, b: Tensor) -> Iterate | None:
     """
     if why_plain(W, f) is not None:
         return None
-    return partial(_iterate, W, False, b, b[:0], _number(f))
+    return partial(_iterate, W, False, b, b, _number(f))  # which needs no slopes
 
 
 def adjoint_fixed_point(W: Operator, D: Tensor, g: Tensor) -> Iterate | None:
@@ -256,7 +260,7 @@ def _packed(A: Tensor, transposed: bool = False) -> np.ndarray:
     """A, or its transpose, as `kernels.cpu.products` wants it."""
     from retrograde.kernels.cpu import products
 
-    if A.T.is_contiguous():
+    if not A.is_contiguous() and A.T.is_contiguous():
         A, transposed = A.T, not transposed
     _, threads = _share(len(A) if A.numel() > _SMALL_COPY else 1)
     return products.pack(_array(A), transposed, threads)
@@ -279,7 +283,9 @@ def _share(samples: int, n: int = 1, A: tuple[np.ndarray, ...] = ()) -> tuple[in
     _started = True
     torchs = torch.get_num_threads()
     threads = max(1, min(torchs, numba.config.NUMBA_NUM_THREADS, samples))  # type: ignore[attr-defined]  # set at its import
-    numba.set_num_threads(threads)
+    if getattr(_numbas, "threads", None) != threads:  # as setting it takes a lock
+        numba.set_num_threads(threads)
+        _numbas.threads = threads
     if torch.get_num_threads() != torchs:  # Numba's first call sets the OpenMP that the two share
         torch.set_num_threads(torchs)
     rounds = -(-samples // (threads * max(4, 2**16 // n)))
@@ -322,4 +328,5 @@ def _dtype(like: Tensor) -> np.dtype:
 
 
 def _array(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy()
+    x = x.detach() if x.requires_grad else x
+    return (x if x.is_contiguous() else x.contiguous()).numpy()

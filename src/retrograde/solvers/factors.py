@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,17 +14,39 @@ _LARGEST = 8 * 2**30  # bytes
 class Factors:
     """The LU factors of A = I - J for those samples of a batch that need them; A⁻¹ r and A⁻ᵀ r from them.
 
+    Samples are told by their numbers, `rows`; None stands for all of them.
+
     Args:
-        x: (samples, n), the batch.
+        like: what has their dtype and device.
+        samples: how many; None for one of each row of `like`.
+        n: the size of a matrix; None for that of a row.
 
     Raises:
         ValueError: the matrices held would take more than 8 GiB.
     """
 
-    def __init__(self, x: Tensor):
-        samples, n = x.shape
-        self._place = torch.full((samples,), -1, device=x.device)  # of each sample's factors among those held
-        self._lu, self._pivots = x.new_empty(0, n, n), torch.empty(0, n, dtype=torch.int32, device=x.device)
+    def __init__(self, like: Tensor, samples: int | None = None, n: int | None = None):
+        self._dtype, self._device, self._n = like.dtype, like.device, like.shape[-1] if n is None else n
+        self._samples = len(like) if samples is None else samples
+
+    # Most solves need no factors, and so no room for them.
+
+    @cached_property
+    def _place(self) -> Tensor:
+        """Of each sample's factors among those held, or -1."""
+        return torch.full((self._samples,), -1, device=self._device)
+
+    @cached_property
+    def _lu(self) -> Tensor:
+        return torch.empty(0, self._n, self._n, dtype=self._dtype, device=self._device)
+
+    @cached_property
+    def _pivots(self) -> Tensor:
+        return torch.empty(0, self._n, dtype=torch.int32, device=self._device)
+
+    @property
+    def _all(self) -> Tensor:
+        return torch.arange(len(self._place), device=self._device)
 
     def admit(self, samples: int) -> Tensor:
         """So many samples more, and their numbers."""
@@ -31,14 +54,16 @@ class Factors:
         self._place = torch.cat([self._place, self._place.new_full((samples,), -1)])
         return torch.arange(known, known + samples, device=self._place.device)
 
-    def put(self, rows: Tensor, matrices: Callable[[], Tensor]) -> None:
+    def put(self, rows: Tensor | None, matrices: Callable[[], Tensor]) -> None:
         """Factor the matrices, (len(rows), n, n), for these samples. Too many are refused before they are made."""
+        rows = self._all if rows is None else rows
         self._make_room(rows[self.missing(rows)])
         place = self._place[rows]
         self._lu[place], self._pivots[place], _ = torch.linalg.lu_factor_ex(matrices())
 
-    def missing(self, rows: Tensor) -> Tensor:
+    def missing(self, rows: Tensor | None) -> Tensor:
         """Which of these samples have no factors yet, as positions in `rows`; one for a sample that is there twice."""
+        rows = self._all if rows is None else rows
         absent = (self._place[rows] < 0).nonzero()[:, 0]
         if not len(absent):
             return absent
@@ -46,9 +71,9 @@ class Factors:
         place = torch.arange(len(which), device=which.device)
         return absent[which.new_empty(len(samples)).scatter_reduce(0, which, place, "amin", include_self=False)]
 
-    def solve(self, rows: Tensor, r: Tensor, transposed: bool = False) -> Tensor:
+    def solve(self, rows: Tensor | None, r: Tensor, transposed: bool = False) -> Tensor:
         """A⁻¹ r, or A⁻ᵀ r, for these samples; r (len(rows), n)."""
-        place = self._place[rows]
+        place = self._place if rows is None else self._place[rows]
         return torch.linalg.lu_solve(self._lu[place], self._pivots[place], r[:, :, None], adjoint=transposed)[:, :, 0]
 
     def _make_room(self, rows: Tensor) -> None:
