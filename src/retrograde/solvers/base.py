@@ -220,7 +220,7 @@ def floor(dtype: torch.dtype) -> float:
 
 def verdict(residual: Tensor, rtol: float, steps: Tensor, max_steps: int) -> Tensor:
     """Why samples stopped that stopped with these residuals after these steps: stalled, where there were steps left."""
-    if not len(residual) or float(residual.max()) <= rtol:
+    if not len(residual) or residual.max() <= rtol:
         return residual.new_full(residual.shape, int(Status.CONVERGED), dtype=torch.int64)
     converged = residual <= rtol
     failed = torch.where(steps < max_steps, int(Status.STALLED), int(Status.MAX_STEPS))
