@@ -191,6 +191,24 @@ def test_products_with_a_packed_matrix(shape, rows, dtype):
     assert np.array_equal(u[-1], beyond)  # nothing was written behind the last column
 
 
+@pytest.mark.parametrize("lie", ("rows", "columns", "apart"))
+@pytest.mark.parametrize("n", (3, 37, 600))  # 600: of two threads
+def test_a_matrix_may_lie_in_memory_as_it_likes(n, lie):
+    torch.manual_seed(n)
+    W = 0.8 * torch.randn(n, n) / n**0.5
+    stored = {"rows": W, "columns": W.T.contiguous().T, "apart": torch.stack([W, W], -1)[..., 0]}[lie]
+    x, b = torch.randn(2, 2, n).unbind()
+
+    def gradient(weight):
+        leaf = weight.detach().requires_grad_()
+        assert leaf.stride() == weight.stride()
+        state, path = rg.steady_state(leaf, b), rg.trajectory(leaf, b, steps=5)
+        return *torch.autograd.grad((state.x * x).sum() + (path.x * x).sum(), leaf), state.x.detach()
+
+    for found, want in zip(gradient(stored), gradient(W), strict=True):
+        assert torch.equal(found, want)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("leak", (None, 0.3), ids=str)
 @pytest.mark.parametrize("n", (2, 15, 16, 17, 40, 67))
