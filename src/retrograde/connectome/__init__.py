@@ -3,6 +3,16 @@
 from retrograde.connectome.columns import SIGNS
 from retrograde.connectome.importances import Importance, importance
 from retrograde.connectome.influences import influence
+from retrograde.connectome.stabilities import ConnectomeStability, stability
 from retrograde.connectome.wiring import Connectome, read
 
-__all__ = ["SIGNS", "Connectome", "Importance", "importance", "influence", "read"]
+__all__ = [
+    "SIGNS",
+    "Connectome",
+    "ConnectomeStability",
+    "Importance",
+    "importance",
+    "influence",
+    "read",
+    "stability",
+]
