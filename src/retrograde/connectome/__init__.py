@@ -3,6 +3,7 @@
 from retrograde.connectome.columns import SIGNS
 from retrograde.connectome.importances import Importance, importance
 from retrograde.connectome.influences import influence
+from retrograde.connectome.packaged import SOURCES, example
 from retrograde.connectome.wiring import Connectome, read
 
-__all__ = ["SIGNS", "Connectome", "Importance", "importance", "influence", "read"]
+__all__ = ["SIGNS", "SOURCES", "Connectome", "Importance", "example", "importance", "influence", "read"]
