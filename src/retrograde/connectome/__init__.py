@@ -3,14 +3,17 @@
 from retrograde.connectome.columns import SIGNS
 from retrograde.connectome.importances import Importance, importance
 from retrograde.connectome.influences import influence
+from retrograde.connectome.packaged import SOURCES, example
 from retrograde.connectome.stabilities import ConnectomeStability, stability
 from retrograde.connectome.wiring import Connectome, read
 
 __all__ = [
     "SIGNS",
+    "SOURCES",
     "Connectome",
     "ConnectomeStability",
     "Importance",
+    "example",
     "importance",
     "influence",
     "read",
