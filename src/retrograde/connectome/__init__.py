@@ -1,6 +1,7 @@
 """Connectomes: from a table of connections to what an output depends on."""
 
 from retrograde.connectome.columns import SIGNS
+from retrograde.connectome.fitted import Fit, fit
 from retrograde.connectome.importances import Importance, importance
 from retrograde.connectome.influences import influence
 from retrograde.connectome.packaged import SOURCES, example
@@ -12,8 +13,10 @@ __all__ = [
     "SOURCES",
     "Connectome",
     "ConnectomeStability",
+    "Fit",
     "Importance",
     "example",
+    "fit",
     "importance",
     "influence",
     "read",
