@@ -91,8 +91,7 @@ class Question(typer.core.TyperCommand):
 
 def as_typed(context: typer.Context) -> str:
     """The command with the options that were given, to be typed again."""
-    words = context.command_path.split()
-    words[0] = "retrograde"
+    words = ["retrograde", context.info_name or ""]
     for each in context.command.params:
         value = context.params.get(each.name or "")
         given = context.get_parameter_source(each.name or "")

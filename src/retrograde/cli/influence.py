@@ -70,7 +70,11 @@ def influence(
     notes = [_note(found)]
     if not (found["influence"] != 0).any():
         notes.append("No path leads there: every influence is exactly 0.")
-    return Answer(title, {title: found}, _figures(c, found, title), _receipt(found), notes, c.summary, asked.source)
+    figures = _figures(found)
+    if asked.report is not None:
+        asked.step("looking for the strongest paths")
+        figures += _paths(c, found, how)
+    return Answer(title, {title: found}, figures, _receipt(found), notes, c.summary, asked.source)
 
 
 def _note(found: pd.DataFrame) -> str:
@@ -84,19 +88,11 @@ def _receipt(found: pd.DataFrame) -> dict[str, dict[str, float]]:
     return {"the solve of (I − αW)": dict(found.attrs)}
 
 
-def _figures(c: Connectome, found: pd.DataFrame, title: str) -> list[Figure]:
+def _figures(found: pd.DataFrame) -> list[Figure]:
     backwards = "is_target" in found
-    ends = found[found["is_target" if backwards else "is_source"]]
-    others = found.drop(ends.index)
-    known = found.set_index("id")["influence"]
-    synapses = c.edges[["pre", "post"]].assign(
-        value=known.reindex(c.edges["post" if backwards else "pre"]).fillna(0.0).to_numpy()
-        * found.attrs["alpha"]
-        * c.edges["weight"].to_numpy()
-    )
-    here, there = list(ends["id"]), list(others["id"].head(ENDS))
-    strongest = paths.strongest_paths(synapses, "value", *((there, here) if backwards else (here, there)))
-    figures = [
+    others = found[~found["is_target" if backwards else "is_source"]]
+    zeros = f"the {int((others['influence'] == 0).sum()):,} neurons"
+    return [
         Figure(
             "The largest",
             drawings.bars(others["id"], others["influence"], "influence"),
@@ -105,21 +101,39 @@ def _figures(c: Connectome, found: pd.DataFrame, title: str) -> list[Figure]:
         Figure(
             "How it is distributed",
             drawings.density(others["influence"], "|influence|", logarithmic=True),
-            f"Without the {int((others['influence'] == 0).sum()):,} neurons from which no path leads there."
+            f"Without {zeros} from which no path leads there."
             if backwards
-            else f"Without the {int((others['influence'] == 0).sum()):,} neurons that no path leads to.",
+            else f"Without {zeros} to which no path leads.",
         ),
     ]
-    if len(strongest):
-        figures.append(
-            Figure(
-                "The strongest paths",
-                paths.wiring(strongest, *((there, here) if backwards else (here, there))),
-                "A connection is as broad as what it carries: W times the influence at its "
-                + ("far end." if backwards else "near end."),
-            )
-        )
-    return figures
+
+
+def _paths(c: Connectome, found: pd.DataFrame, how: dict[str, Any]) -> list[Figure]:
+    """The strongest paths to the targets from the neurons of the largest influence on them, or the other way round.
+
+    One more solve, from these neurons, tells with the first what each synapse carries from end to end: s_i W_ij x_j.
+    """
+    backwards = "is_target" in found
+    at_end = found["is_target" if backwards else "is_source"]
+    here, there = list(found["id"][at_end]), list(found["id"][~at_end & (found["influence"] != 0)].head(ENDS))
+    if not there:
+        return []
+    other_end: dict[str, Any] = {"source" if backwards else "target": there}
+    other = connectome.influence(c, **other_end, **how)
+    s, x = (each.set_index("id")["influence"] for each in ((found, other) if backwards else (other, found)))
+    edges = c.edges
+    value = s.loc[edges["post"]].to_numpy() * edges["weight"].to_numpy() * x.loc[edges["pre"]].to_numpy()
+    ends = (there, here) if backwards else (here, there)
+    strongest = paths.strongest_paths(edges.assign(value=found.attrs["alpha"] * value), "value", *ends)
+    if not len(strongest):
+        return []
+    note = (
+        "From the neurons of the largest influence to the targets."
+        if backwards
+        else "From the sources to the neurons they influence most."
+    )
+    note += " A connection is as broad as what it carries from end to end."
+    return [Figure("The strongest paths", paths.wiring(strongest, *ends), note)]
 
 
 def _of_groups(asked: Asked, c: Connectome, by: str, source: Several, target: Several, how: dict[str, Any]) -> Answer:

@@ -110,7 +110,7 @@ def _receipt(how: Any) -> Markup | list[tuple[str, str]]:
     if hasattr(how, "_repr_html_"):
         return Markup(how._repr_html_())  # from numbers and names of our own, escaped there
     rows = how.items() if isinstance(how, Mapping) else [("", how)]
-    return [(str(what), number(value) if isinstance(value, float) else str(value)) for what, value in rows]
+    return [(str(what), f"{value:.6g}" if isinstance(value, float) else str(value)) for what, value in rows]
 
 
 def versions() -> Iterator[tuple[str, str]]:

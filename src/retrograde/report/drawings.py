@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 
 from retrograde.report.figures import some
-from retrograde.report.ink import BLUE, CYCLE, FAINT, GREEN, INK, PURPLE, RED, finite, heat, sketch, thin
+from retrograde.report.ink import AMOUNT, BLUE, CYCLE, FAINT, GREEN, INK, PURPLE, RED, finite, heat, reach, sketch, thin
 
 BARS = 25  # as many are drawn
 NAMED = 60  # rows or columns of a heat map, up to which each is named
@@ -38,7 +39,7 @@ def bars(
     if beside is not None:
         others = finite(beside)[: len(values)]
         axes.scatter(others, place, marker="D", s=16, facecolor=INK, linewidth=0, label=of, zorder=3)
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside upper right")
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_yticks(place, labels)
     axes.set(ylim=(len(values) - 0.4, -0.6), xlabel=axis)
@@ -55,15 +56,22 @@ def groups(
 ) -> str:
     """A table of groups (rows) by groups (columns) as a heat map, those that are alike as neighbours."""
     values = finite(table.to_numpy(float))
-    across, down = (alike(values), alike(values.T)) if cluster else (np.arange(len(values)), np.arange(values.shape[1]))
+    square = list(table.index) == list(table.columns)
+    rest = values * (1 - np.eye(len(values))) if square else values  # the diagonal would hide the rest
+    across, down = np.arange(len(values)), np.arange(values.shape[1])
+    if cluster:
+        across, down = [alike(np.hstack([rest, rest.T]))] * 2 if square else (alike(values), alike(values.T))
     values = values[across][:, down]
+    signs = {"limit": reach(rest)}
+    amounts = {"cmap": AMOUNT, "norm": Normalize(0, reach(rest))}
     names = [short(table.index[i]) for i in across], [short(table.columns[i]) for i in down]
     longest = max(map(len, names[1]), default=1)
     figure.set_size_inches(
         float(np.clip(2.2 + 0.2 * values.shape[1], 3.6, 7.5)), float(np.clip(1.3 + 0.2 * len(values), 2.2, 8))
     )
     axes = figure.subplots()
-    heat(axes, thin(values, CELLS), bar=bar, extent=(-0.5, values.shape[1] - 0.5, len(values) - 0.5, -0.5))
+    extent = (-0.5, values.shape[1] - 0.5, len(values) - 0.5, -0.5)
+    heat(axes, thin(values, CELLS), bar=bar, extent=extent, **(signs if np.nanmin(values, initial=0) < 0 else amounts))
     size = 8 if max(values.shape) <= 30 else 6
     for side, labels in zip((axes.yaxis, axes.xaxis), names, strict=True):
         if len(labels) <= NAMED:
@@ -94,6 +102,8 @@ def density(figure: Figure, values: Mapping[str, ArrayLike] | ArrayLike, axis: s
             axes.stairs(counts, edges, color=colour, fill=True, alpha=0.25 if len(several) == 1 else 0.08)
     if logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _place: f"{value:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     if len(several) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     axes.set(xlabel=axis, ylabel="neurons", ylim=(0, None))
@@ -134,7 +144,7 @@ def traces(
         style = _DASHES[(i // 4) % 4]
         above.plot(time, activity[:, k], color=CYCLE[i], linestyle=style, linewidth=1.3, label=short(names[k]))
     above.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
-    above.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05), handlelength=1.6)
+    above.legend(loc="upper left", bbox_to_anchor=(1.0, 1.1), handlelength=1.6, labelspacing=0.2, fontsize=7.5)
     above.set(ylabel=title)
     above.yaxis.set_major_locator(MaxNLocator(4))
     raster(below, time, activity, names)

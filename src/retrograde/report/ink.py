@@ -29,16 +29,16 @@ P = ParamSpec("P")
 # Two colours are names. In a file they are those of a white page. In a page they are the page's own, which turn over in
 # the dark: matplotlib draws a stand-in, and the SVG names the page's.
 INK, FAINT = "retrograde: ink", "retrograde: faint"
-_ON_WHITE, _STAND_INS = {INK: "#22262b", FAINT: "#b4bac1"}, {INK: "#010203", FAINT: "#030201"}
+_ON_WHITE, _STAND_INS = {INK: "#22262b", FAINT: "#c4c9cf"}, {INK: "#010203", FAINT: "#030201"}
 # The others are of middling lightness, and read on white and on black.
 BLUE, RED, GREEN, ORANGE, PURPLE = "#3b82d0", "#d9503f", "#2e9e78", "#d98a2b", "#8f6fd1"
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, RED, "#c2589b", "#6f8a2f", "#4aa3b5")
 
 # Nothing is drawn where a value is 0: the page shows through, light or dark.
 _BAD = (0.5, 0.5, 0.5, 0.35)
+_BELOW, _ABOVE = matplotlib.colors.to_rgb(BLUE), matplotlib.colors.to_rgb(RED)
 SIGNED = LinearSegmentedColormap.from_list(
-    "signed",
-    [(0, (*matplotlib.colors.to_rgb(BLUE), 1)), (0.5, (0.5, 0.5, 0.5, 0)), (1, (*matplotlib.colors.to_rgb(RED), 1))],
+    "signed", [(0, (*_BELOW, 1)), (0.5, (*_BELOW, 0)), (0.5, (*_ABOVE, 0)), (1, (*_ABOVE, 1))]
 ).with_extremes(bad=_BAD)
 AMOUNT = LinearSegmentedColormap.from_list(
     "amount", [(*matplotlib.colors.to_rgb(PURPLE), 0), (*matplotlib.colors.to_rgb(PURPLE), 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -21,32 +22,34 @@ def strongest_paths(
 ) -> pd.DataFrame:
     """The connections of the largest ``value`` that lie on paths from a source to a target: pre, post, value.
 
-    The largest are taken in, one after another, until so many are on paths of such; so the weakest link of the paths is
-    as strong as can be. Empty where no path is found among the `LARGEST`.
+    The largest are taken in, one after another, until so many are on such paths. A connection that leads no further
+    from the sources, back or round in a loop, is left out. Empty where no path is found among the `LARGEST`.
     """
     table = synapses[["pre", "post", value]].rename(columns={value: "value"})
     table = table[(table["value"] != 0) & (table["pre"] != table["post"])]
+    table = table[~table["pre"].isin(list(targets)) & ~table["post"].isin(list(sources))]  # paths begin and end there
     table = table.sort_values("value", key=np.abs, ascending=False, kind="stable").head(LARGEST)
     few, many = 0, len(table)
     while few < many:  # how many of the largest have to be taken
         middle = (few + many) // 2
-        enough = len(_between(table.head(middle), sources, targets)) >= connections
+        enough = len(_forward(table.head(middle), sources, targets)) >= connections
         few, many = (few, middle) if enough else (middle + 1, many)
-    found = _between(table.head(few), sources, targets)
-    # The one that closes a path may bring many: the smallest go, while what stays is still on paths.
-    while len(found) > 2 * connections:
-        fewer = _between(found.head(len(found) - 1), sources, targets)
-        if len(fewer) < connections:
+    found = _forward(table.head(few), sources, targets)
+    while len(found) > connections:  # the one that closed a path may have brought many; the smallest of them go
+        fewer = _forward(found.head(len(found) - 1), sources, targets)
+        if not len(fewer):
             break
         found = fewer
     return found.reset_index(drop=True)
 
 
-def _between(table: pd.DataFrame, sources: Iterable[object], targets: Iterable[object]) -> pd.DataFrame:
-    """The rows on a path from a source to a target."""
+def _forward(table: pd.DataFrame, sources: Sequence[object], targets: Sequence[object]) -> pd.DataFrame:
+    """The rows on a path from a source to a target, each of which leads further from the sources, or to a target."""
     after = _steps(zip(table["pre"], table["post"], strict=True), sources)
+    ahead = table["pre"].map(after) < table["post"].map(after)  # false where one is not reached
+    table = table[ahead | (table["pre"].isin(list(after)) & table["post"].isin(list(targets)))]
     before = _steps(zip(table["post"], table["pre"], strict=True), targets)
-    return table[table["pre"].isin(list(after)) & table["post"].isin(list(before))]
+    return table[table["post"].isin(list(before))]
 
 
 def _steps(edges: Iterable[tuple[object, object]], start: Iterable[object]) -> dict[object, int]:
@@ -74,35 +77,35 @@ def wiring(figure: Figure, edges: pd.DataFrame, sources: Sequence[object], targe
     sources as the shortest of these paths takes.
     """
     axes = figure.subplots()
-    place = _layers(edges, list(sources), list(targets))
+    place = _layers(edges, sources, targets)
     most = float(edges["value"].abs().max()) if len(edges) else 1.0
-    crowd = max(np.bincount([int(x) for x, _ in place.values()]), default=1)
-    figure.set_figheight(float(np.clip(1.4 + 0.42 * crowd, 2.4, 7)))
+    crowd = max(Counter(x for x, _ in place.values()).values(), default=1)
+    across = max((x for x, _ in place.values()), default=1) or 1
+    figure.set_figheight(float(np.clip(1.5 + 0.42 * crowd, 2.2, 7)))
+    boxes = {}
+    for name, (x, y) in place.items():
+        colour = GREEN if name in set(sources) else PURPLE if name in set(targets) else FAINT
+        axes.text(x, y, short(name), ha="center", va="center", fontsize=8, color=INK, zorder=4)
+        box = axes.text(x, y, short(name), ha="center", va="center", fontsize=8, alpha=0, zorder=2)  # below its name
+        box.set_bbox({"boxstyle": "round,pad=0.35", "color": colour, "alpha": 0.28})
+        boxes[name] = box.get_bbox_patch()
     for pre, post, value in edges.sort_values("value", key=np.abs)[["pre", "post", "value"]].itertuples(index=False):
         (x0, y0), (x1, y1) = place[pre], place[post]
-        bend = 0.0 if x1 == x0 + 1 else 0.28 if x1 > x0 else -0.45
-        axes.annotate(
-            "",
-            xy=(x1, y1),
-            xytext=(x0, y0),
-            arrowprops={
-                "arrowstyle": "-|>" if value >= 0 else "|-|,widthA=0,widthB=0.22",
-                "color": RED if value >= 0 else BLUE,
-                "linewidth": 0.6 + 3.4 * abs(value) / most,
-                "alpha": 0.35 + 0.5 * abs(value) / most,
-                "shrinkA": 15,
-                "shrinkB": 15,
-                "mutation_scale": 10,
-                "connectionstyle": f"arc3,rad={bend}",
-            },
-        )
-    for name, (x, y) in place.items():
-        end = GREEN if name in set(sources) else PURPLE if name in set(targets) else FAINT
-        box = {"boxstyle": "round,pad=0.35", "facecolor": end, "edgecolor": end, "alpha": 0.28, "linewidth": 1}
-        axes.text(x, y, short(name), ha="center", va="center", fontsize=8, color="none", bbox=box)
-        axes.text(x, y, short(name), ha="center", va="center", fontsize=8, color=INK)
-    across = max((x for x, _ in place.values()), default=1) or 1
-    axes.set(xlim=(-0.45, across + 0.45), ylim=(-0.62 * max(1.0, (crowd - 1) / 1), 0.62 * max(1.0, (crowd - 1) / 1)))
+        bend = 0.0 if x1 == x0 + 1 else 0.22 if x1 > x0 else 0.35
+        arrow = {
+            "arrowstyle": "-|>" if value >= 0 else "|-|,widthA=0,widthB=0.25",
+            "color": RED if value >= 0 else BLUE,
+            "linewidth": 0.6 + 2.6 * abs(value) / most,
+            "alpha": 0.35 + 0.5 * abs(value) / most,
+            "mutation_scale": 9,
+            "shrinkA": 1,
+            "shrinkB": 1,
+            "patchA": boxes[pre],
+            "patchB": boxes[post],
+            "connectionstyle": f"arc3,rad={-bend if y0 + y1 >= 0 else bend}",
+        }
+        axes.annotate("", xy=(x1, y1), xytext=(x0, y0), arrowprops=arrow)
+    axes.set(xlim=(-0.4, across + 0.4), ylim=(-crowd / 2 - 0.15, crowd / 2 + 0.15))
     axes.axis("off")
     handles = [
         Patch(color=GREEN, alpha=0.4, label="source"),
