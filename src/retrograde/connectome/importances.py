@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
+from retrograde.connectome.drives import vector
 from retrograde.connectome.linear import Preset, scaled, solvers_for
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
@@ -143,7 +144,7 @@ def importance(
         raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
-    b = _vector(c, source, "source")
+    b = vector(c, source, "source")
     state = steady_state(net.W, b, net.f, solver=solver)
     x = state.x.detach()
     R, g = _rewarded(c, target, reward, x)
@@ -227,7 +228,7 @@ def _anew(
 def _rewarded(c: Connectome, target: Any, reward: Reward | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """R and dR/dx."""
     if reward is None:
-        weights = _vector(c, target, "target")
+        weights = vector(c, target, "target")
         return weights @ x, weights
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
@@ -236,14 +237,3 @@ def _rewarded(c: Connectome, target: Any, reward: Reward | None, x: Tensor) -> t
             raise ValueError(f"reward: expected a function that gives one number, got {type(R).__name__}")
         (g,) = torch.autograd.grad(R.squeeze(), leaf, materialize_grads=True)
     return R.detach().squeeze(), g
-
-
-def _vector(c: Connectome, given: Any, what: str) -> Tensor:
-    """(n,): 1 at the ids, or the numbers that a mapping has for them."""
-    (weight,) = c.W.weights
-    vector = torch.zeros(len(c), dtype=weight.dtype)
-    places = torch.from_numpy(c.index(list(given) if isinstance(given, Mapping) else given, what))
-    if not len(places):
-        raise ValueError(f"{what}: expected at least one id, got none")
-    vector[places] = torch.tensor(list(given.values()), dtype=weight.dtype) if isinstance(given, Mapping) else 1.0
-    return vector
