@@ -3,6 +3,8 @@
 from retrograde.connectome.columns import SIGNS
 from retrograde.connectome.importances import Importance, importance
 from retrograde.connectome.influences import influence
+from retrograde.connectome.simulation import simulate
+from retrograde.connectome.stimulation import stimulate
 from retrograde.connectome.wiring import Connectome, read
 
-__all__ = ["SIGNS", "Connectome", "Importance", "importance", "influence", "read"]
+__all__ = ["SIGNS", "Connectome", "Importance", "importance", "influence", "read", "simulate", "stimulate"]
