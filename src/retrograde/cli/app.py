@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import retrograde as rg
+from retrograde.cli.answering import Question
 from retrograde.cli.check import check
 from retrograde.cli.evaluate import evaluate
 from retrograde.cli.importance import importance
@@ -23,8 +24,8 @@ app = typer.Typer(
 app.add_typer(train, name="train")
 app.command()(evaluate)
 app.command()(check)
-app.command()(influence)
-app.command()(importance)
+for question in (influence, importance):
+    app.command(cls=Question)(question)
 
 
 def _version(asked: bool) -> None:

@@ -3,8 +3,20 @@
 from retrograde.connectome.columns import SIGNS
 from retrograde.connectome.importances import Importance, importance
 from retrograde.connectome.influences import influence
+from retrograde.connectome.packaged import SOURCES, example
 from retrograde.connectome.simulation import simulate
 from retrograde.connectome.stimulation import stimulate
 from retrograde.connectome.wiring import Connectome, read
 
-__all__ = ["SIGNS", "Connectome", "Importance", "importance", "influence", "read", "simulate", "stimulate"]
+__all__ = [
+    "SIGNS",
+    "SOURCES",
+    "Connectome",
+    "Importance",
+    "example",
+    "importance",
+    "influence",
+    "read",
+    "simulate",
+    "stimulate",
+]
