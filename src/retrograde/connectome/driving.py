@@ -88,7 +88,9 @@ class Steady:
 
     def settles(self, most: float) -> bool:
         """Whether the network comes to this x by itself, from rest, by its leaky dynamics, to within `most`."""
-        found = steady_state(self.net.W, self.b, self.net.f, solver=FixedPoint(damping=0.5, max_steps=2000), throw=False)
+        found = steady_state(
+            self.net.W, self.b, self.net.f, solver=FixedPoint(damping=0.5, max_steps=2000), throw=False
+        )
         return bool(found.converged) and float((found.x.detach() - self._x).abs().max()) <= most
 
     @property

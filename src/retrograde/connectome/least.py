@@ -55,7 +55,9 @@ def nearest(rows: Rows, box: Box) -> tuple[np.ndarray, np.ndarray]:
     size = _sizes(rows)
     A = np.hstack([rows.A / size[:, None], np.eye(k), -np.eye(k)])
     cost = np.concatenate([np.zeros(m), size, size])
-    bounds = np.column_stack([np.concatenate([box.lower, np.zeros(2 * k)]), np.concatenate([box.upper, np.full(2 * k, np.inf)])])
+    bounds = np.column_stack(
+        [np.concatenate([box.lower, np.zeros(2 * k)]), np.concatenate([box.upper, np.full(2 * k, np.inf)])]
+    )
     z, p = _linear_program(cost, A, rows.low / size, rows.high / size, bounds)
     return box.clip(z[:m]), np.clip(p / size, -1, 1)
 
@@ -73,10 +75,14 @@ def least(rows: Rows, box: Box, norm: str) -> Found:
     if found is None:
         b, _ = nearest(rows, box)
         off = rows.off(b)
-        relaxed = Rows(rows.A, np.where(off < 0, rows.low + off, rows.low), np.where(off > 0, rows.high + off, rows.high))
+        relaxed = Rows(
+            rows.A, np.where(off < 0, rows.low + off, rows.low), np.where(off > 0, rows.high + off, rows.high)
+        )
         slack = 1e-9 * (1 + np.abs(rows.A) @ np.abs(b))
         relaxed = Rows(rows.A, relaxed.low - slack, relaxed.high + slack)
-        again = _least_l1(relaxed, box) if norm == "l1" else separable(relaxed, box, np.zeros(rows.A.shape[1]), 1.0, 0.0)
+        again = (
+            _least_l1(relaxed, box) if norm == "l1" else separable(relaxed, box, np.zeros(rows.A.shape[1]), 1.0, 0.0)
+        )
         found = (b, np.zeros(len(off))) if again is None else again
     return Found(found[0], found[1], off)
 

@@ -17,6 +17,9 @@ from retrograde.result import ConvergenceError
 
 Told = Callable[[int], None] | None
 
+# A target that is missed by more than rounding is given up where so many turns bring no more than so small a part.
+_ROUNDING, _PATIENCE, _WORTH = 1e-6, 5, 0.01
+
 
 class Answer(NamedTuple):
     """b; whether the search came to rest; and what it proves, of the network linearised at b."""
@@ -44,6 +47,7 @@ def bring(
     net.at(b)
     A, value = net.rows(), net.values()
     curvature, heavy, settled = 0.0, 0.0, False
+    nearest_so_far, since = np.inf, 0
     p = np.zeros(len(low))
     for turn in range(1, most + 1):
         rows = _around(A, value, b, low, high)
@@ -55,17 +59,21 @@ def bring(
         towards, p = _step(rows, box, norm, b, curvature)
         step = towards - b
         length = float(np.abs(step).max(initial=0.0))
-        off = np.abs(_off(value, low, high)).sum()
+        off = float(np.abs(_off(value, low, high)).sum())
+        # Out of reach, an f that saturates is approached for ever, by ever larger inputs.
+        nearest_so_far, since = (off, 0) if off < (1 - _WORTH) * nearest_so_far else (nearest_so_far, since + 1)
+        if off > _ROUNDING and since >= _PATIENCE:
+            break
         if length <= 1e-9 * (1 + np.abs(b).max(initial=0.0)):
             settled = True
             break
         # As an exact penalty, each unit of distance weighs more than any multiplier.
         heavy = max(heavy, 2 * float(np.abs(p).max(initial=0.0)), 1e-3)
-        now, gain = size_of(b, norm) + heavy * off, 0.0
+        now = size_of(b, norm) + heavy * off
         gain = now - size_of(towards, norm) - heavy * np.abs(rows.off(towards)).sum()
         share, moved = _back_track(net, low, high, b, step, now, gain, norm, heavy)
         if not moved:
-            settled = gain <= 1e-9 * (1 + abs(now))
+            settled = bool(gain <= 1e-9 * (1 + abs(now)))
             net.at(b)
             if settled or curvature > 1e6:
                 break
@@ -89,9 +97,7 @@ def _around(A: np.ndarray, value: np.ndarray, b: np.ndarray, low: np.ndarray, hi
     return Rows(A, low + shift, high + shift)
 
 
-def _step(
-    rows: Rows, box: Box, norm: str, b: np.ndarray, curvature: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _step(rows: Rows, box: Box, norm: str, b: np.ndarray, curvature: float) -> tuple[np.ndarray, np.ndarray]:
     """The answer of the linear problem, with its curvature, and the multipliers."""
     if curvature == 0:
         found = least(rows, box, norm)
@@ -123,7 +129,7 @@ def _back_track(
 ) -> tuple[float, bool]:
     """How much of the step lowers size + heavy · distance by a part of what the linear problem promises."""
     share = 1.0
-    while share > 1e-8:
+    while share > 1e-5:
         tried = b + share * step
         try:
             net.at(tried)
@@ -154,24 +160,32 @@ class Most(NamedTuple):
     turns: int
 
 
-def maximise(net: Driven, weights: np.ndarray, box: Box, budget: float, most: int, told: Told = None) -> Most:
+def maximise(
+    net: Driven,
+    weights: np.ndarray,
+    box: Box,
+    budget: float,
+    most: int,
+    told: Told = None,
+    start: np.ndarray | None = None,
+) -> Most:
     """The b within the box, of Σ |b| <= budget, for which weights · x of the targets is largest.
 
     By Frank and Wolfe: to the best corner for the gradient, as far as it climbs. The gap bounds what is left where the
     reward is concave in b, as it is where f = identity.
     """
     net.by_drive = False
-    b = box.clip(np.zeros(net.m))
+    b = box.clip(np.zeros(net.m) if start is None else start)
     net.at(b)
     reward, gap = float(weights @ net.values()), np.inf
     for turn in range(1, most + 1):
         gradient = weights @ net.rows()
         step = corner(gradient, box, budget) - b
         gap = float(gradient @ step)
-        if gap <= 1e-8 * (1 + abs(reward)):
+        if gap <= 1e-6 * (1 + abs(reward)):
             break
         share, moved = 1.0, False
-        while share > 1e-8 and not moved:
+        while share > 1e-5 and not moved:
             try:
                 net.at(b + share * step)
                 then = float(weights @ net.values())

@@ -155,7 +155,9 @@ def leak_of(c: Connectome, tau: Any, dt: float, like: Tensor) -> float | Tensor 
         return None
     found = per_neuron(c, tau, "tau", dt)
     if found.min() < dt * (1 - 1e-12):
-        raise ValueError(f"tau: expected at least dt = {dt:g}, for a step has to be shorter than τ; got {found.min():g}")
+        raise ValueError(
+            f"tau: expected at least dt = {dt:g}, for a step has to be shorter than τ; got {found.min():g}"
+        )
     a = np.minimum(dt / found, 1.0)
     return float(a[0]) if np.ptp(a) == 0 else torch.from_numpy(a).to(like)
 

@@ -26,6 +26,7 @@ from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, as_nonlinearit
 from retrograde.recurrence import Recurrence
 
 _ENTRIES = 5 * 10**7  # of the Jacobian of the targets
+_ON = 0.1  # the first input to a network of ReLUs
 _ROUNDING = 1e-6  # by which an activity may miss its target and still be said to meet it
 
 
@@ -124,7 +125,8 @@ def stimulate(
     ticking = None if told is None else lambda turn: told(turn, turns)
 
     if maximum:
-        most = maximise(driven, targets.activity, box, float(budget), turns, ticking)
+        start = np.full(m, _ON if np.isinf(budget) else min(_ON, budget / m)) if net.f.kinked else None
+        most = maximise(driven, targets.activity, box, float(budget), turns, ticking, start)
         b, attrs = most.b, {"reward": most.reward, "gap": most.gap, "proved": linear, "turns": most.turns}
     else:
         whole = None
@@ -141,7 +143,9 @@ def stimulate(
             )
         if not driven.by_drive:
             low = high = targets.activity
-        found = bring(driven, low, high, box, least, linear, turns, ticking)
+        # A ReLU that is off has no slope to tell the way: all are a little on, at first.
+        start = np.full(m, _ON) if net.f.kinked else None
+        found = bring(driven, low, high, box, least, linear, turns, ticking, start)
         if not linear and driven.by_drive and not _met(driven, targets):
             # Out of reach: from here on it is x that has to come near, not u, which f may stretch without end.
             driven.by_drive = False
@@ -186,7 +190,9 @@ def _steady_network(c: Connectome, scale: float | None, cut: np.ndarray, f: Nonl
     """Of a linear network it is made sure that it is stable."""
     if isinstance(f, Identity):
         if scale is not None and not 0 < scale < 1:
-            raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
+            raise ValueError(
+                f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}"
+            )
         return scaled(c, scale, cut, Preset(), f)[0]
     return network(c, scale, cut, f)
 
@@ -289,7 +295,13 @@ def _by_preset(
     some = tuple(torch.from_numpy(each) for each in (targets.time, targets.place, targets.activity))
     ticking = None if told is None else lambda turn: told(turn, turns)
     u, x, losses = activation_maximisation(
-        cell, torch.from_numpy(places), (some[0], some[1], some[2].to(W.like)), steps, seed=seed, turns=turns, told=ticking
+        cell,
+        torch.from_numpy(places),
+        (some[0], some[1], some[2].to(W.like)),
+        steps,
+        seed=seed,
+        turns=turns,
+        told=ticking,
     )
     input, states = np.zeros((steps + 1, len(c))), np.zeros((steps + 1, len(c)))
     input[:-1, places], states[1:] = u.double().numpy(), x.double().numpy()
