@@ -5,7 +5,9 @@ from retrograde.connectome.fitted import Fit, fit
 from retrograde.connectome.importances import Importance, importance
 from retrograde.connectome.influences import influence
 from retrograde.connectome.packaged import SOURCES, example
+from retrograde.connectome.simulation import simulate
 from retrograde.connectome.stabilities import ConnectomeStability, stability
+from retrograde.connectome.stimulation import stimulate
 from retrograde.connectome.wiring import Connectome, read
 
 __all__ = [
@@ -20,5 +22,7 @@ __all__ = [
     "importance",
     "influence",
     "read",
+    "simulate",
     "stability",
+    "stimulate",
 ]
