@@ -9,7 +9,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import check_name, question, written
-from retrograde.cli.reading import Asked, numbers_of
+from retrograde.cli.reading import Asked, numbers_of, pairs_of
 from retrograde.report import Answer, Figure, drawings, paths
 
 
@@ -23,7 +23,9 @@ def importance(
     ] = "identity",
     scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, after scaling.")] = 0.99,
     exact: Annotated[int, typer.Option(min=0, help="Silence so many neurons for true, too.")] = 0,
-    by: Annotated[str | None, typer.Option(help="Sum over a column of the neurons, such as cell_type.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Sum over a column of the neurons, such as cell_type; or over each neuropil.")
+    ] = None,
     synapses: Annotated[Path | None, typer.Option(help="Write every connection's importance, as Parquet.")] = None,
 ) -> Answer:
     """Rank neurons and synapses by what a reward, the activity of some neurons, depends on.
@@ -37,8 +39,22 @@ def importance(
     c = asked.connectome()
     sources, targets = numbers_of(source, "--source"), numbers_of(target, "--target")
     asked.step("solving")
-    found = connectome.importance(c, sources, targets, f=f, scale=scale, silence=asked.silence or (), exact=exact)
-    table = found.neurons if by is None else found.by(by)
+    found = connectome.importance(
+        c,
+        sources,
+        targets,
+        f=f,
+        scale=scale,
+        silence=asked.silence or (),
+        exact=exact,
+        progress=lambda done, of: asked.step("silencing and turning neurons", done, of),
+    )
+    neuropils = by == "neuropil" and by not in found.neurons and asked.edges is not None
+    if neuropils:
+        asked.step("looking where the synapses are")
+        table = found.by_neuropil(asked.edges, pairs_of(asked.column, "--column"))
+    else:
+        table = found.neurons if by is None else found.by(by)
     if synapses is not None:
         asked.step(f"writing {synapses}")
         with written(synapses) as path:
@@ -54,6 +70,12 @@ def importance(
     beside = table.get("silencing_exact")
     figures = [
         Figure(
+            "What the synapses of each neuropil carry",
+            drawings.bars(names, table["importance"], "importance"),
+            "Of the reward, to first order.",
+        )
+        if neuropils
+        else Figure(
             "If its output were silenced",
             drawings.bars(names, table["silencing"], "change of the reward", beside, "exactly"),
             "Red: the reward rises without it; blue: it falls. To first order.",

@@ -10,7 +10,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
-from retrograde.cli.reading import Asked, Several
+from retrograde.cli.reading import Asked, Several, numbers_of
 from retrograde.connectome import Connectome
 from retrograde.report import Answer, Figure, drawings, paths
 from retrograde.training import InputError
@@ -42,10 +42,20 @@ def influence(
     by: Annotated[
         str | None, typer.Option(help="Groups on groups, by a column of the neurons such as cell_type.")
     ] = None,
-    scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, after scaling.")] = 0.99,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="The largest real part of an eigenvalue, after scaling; several for a sweep. [default: 0.99]",
+            show_default=False,
+        ),
+    ] = None,
+    f: Annotated[
+        str, typer.Option("--f", help="The nonlinearity, around whose steady state: identity, tanh, relu, ...")
+    ] = "identity",
+    drive: Annotated[Several, typer.Option(help="What drives that state, ID or ID=INPUT.")] = None,
     preset: Annotated[Preset | None, typer.Option(help="Read and scale as another tool does.")] = None,
 ) -> Answer:
-    """Rank neurons by their influence, in the linear network x = αWx + b.
+    """Rank neurons by their influence, in the linear network x = αWx + b, or around a steady state x = f(αWx + b).
 
     With --source, the influence of these neurons on every neuron. With --target, the influence of every neuron on
     these, by one solve of the adjoint. With --by, of groups of neurons on groups.
@@ -58,7 +68,14 @@ def influence(
     """
     usual, least = READING[preset and preset.value]
     c = asked.connectome(usual, least)
-    how: dict[str, Any] = {"scale": scale, "silence": asked.silence or (), "preset": preset and preset.value}
+    scales = scale or [0.99]
+    state: dict[str, Any] = {"f": f, "drive": numbers_of(drive, "--drive") or None}
+    how: dict[str, Any] = {
+        "scale": scales if len(scales) > 1 else scales[0],
+        **state,
+        "silence": asked.silence or (),
+        "preset": preset and preset.value,
+    }
     if by is not None:
         return _of_groups(asked, c, by, source, target, how)
     asked.step("solving")
@@ -67,9 +84,10 @@ def influence(
         title = f"influence, every neuron's on {', '.join(target)}"
     else:
         title = f"influence, {', '.join(source or ())} on every neuron"
-    notes = [_note(found)]
-    if not (found["influence"] != 0).any():
-        notes.append("No path leads there: every influence is exactly 0.")
+    notes = [_note(found), *_nowhere(found)]
+    if len(scales) > 1:
+        title += " at several scales"
+        return Answer(title, {title: found}, _sweep(found, scales), _receipt(found), notes, c.summary, asked.source)
     figures = _figures(found)
     if asked.report is not None:
         asked.step("looking for the strongest paths")
@@ -82,6 +100,20 @@ def _note(found: pd.DataFrame) -> str:
         f"the largest real part of an eigenvalue of W is {found.attrs['eigenvalue']:.9g}; "
         f"residual {found.attrs['residual']:.1e}"
     )
+
+
+def _nowhere(found: pd.DataFrame) -> list[str]:
+    note = found.attrs.get("note", "")
+    return [note[:1].upper() + note[1:] + "."] if note else []
+
+
+def _sweep(found: pd.DataFrame, scales: list[float]) -> list[Figure]:
+    """Where neurons rank at each scale."""
+    some = found[~found["is_target" if "is_target" in found else "is_source"]].head(drawings.BARS)
+    columns = [f"{each:g}" for each in scales]
+    table = some.set_index("id")[columns]
+    figure = drawings.groups(table, "influence", cluster=False, rows="neuron", columns="scale")
+    return [Figure("At each scale", figure, "Those of the best ranks, without the sources or targets.")]
 
 
 def _receipt(found: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -155,5 +187,11 @@ def _of_groups(asked: Asked, c: Connectome, by: str, source: Several, target: Se
     table.attrs = attrs
     receipt = _receipt(found)
     return Answer(
-        title, {title: table}, [Figure(title, figure, note)], receipt, [_note(found)], c.summary, asked.source
+        title,
+        {title: table},
+        [Figure(title, figure, note)],
+        receipt,
+        [_note(found), *_nowhere(found)],
+        c.summary,
+        asked.source,
     )
