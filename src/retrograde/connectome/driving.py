@@ -28,7 +28,9 @@ class Driven(Protocol):
     by_drive: bool
     """Whether targets are looked at by their drive u = Wx + b, of which x = f(u), or by x."""
 
-    def at(self, b: np.ndarray) -> None: ...
+    def at(self, b: np.ndarray) -> None:
+        """Move to the input b, (m,)."""
+        ...
 
     def activity(self) -> np.ndarray:
         """(k,), x of the targets."""
@@ -66,18 +68,22 @@ class Steady:
         return self.bias.index_add(0, self.allowed, torch.from_numpy(b).to(self.bias))
 
     def at(self, b: np.ndarray) -> None:
+        """Move to the input b, (m,)."""
         self.b = self.total(b)
         solver = solvers_for(self.net)[0]
         self.x = steady_state(self.net.W, self.b, self.net.f, x0=self.x, solver=solver).x.detach()
 
     def activity(self) -> np.ndarray:
+        """(k,), x of the targets."""
         return self._x[self.place].double().numpy()
 
     def values(self) -> np.ndarray:
+        """(k,), u or x of the targets."""
         with torch.no_grad():
             return (self.net.W @ self._x + self.b)[self.place].double().numpy() if self.by_drive else self.activity()
 
     def rows(self) -> np.ndarray:
+        """(k, m), d values / db."""
         with torch.no_grad():
             ones = self._x.new_zeros(len(self.place), len(self._x))
             ones[torch.arange(len(self.place)), self.place] = 1
@@ -123,6 +129,7 @@ class AlongTime:
 
     @property
     def by_drive(self) -> bool:
+        """Whether targets are looked at by their drive."""
         return self._by_drive
 
     @by_drive.setter
@@ -131,6 +138,7 @@ class AlongTime:
         self._by_drive = wanted and self.may_drive
 
     def at(self, b: np.ndarray) -> None:
+        """Move to the input b, (m,)."""
         b_t = torch.from_numpy(b.reshape(self.T, -1)).to(self.bias)
         self.b = self.bias.expand(self.T, -1).index_add(1, self.allowed, b_t)
         with torch.no_grad():
@@ -143,9 +151,11 @@ class AlongTime:
         return self.path.double().numpy()
 
     def activity(self) -> np.ndarray:
+        """(k,), x of the targets."""
         return self.path[self.time, self.place].double().numpy()
 
     def values(self) -> np.ndarray:
+        """(k,), u or x of the targets."""
         if not self.by_drive:
             return self.activity()
         with torch.no_grad():
@@ -153,6 +163,7 @@ class AlongTime:
         return u[torch.arange(len(u)), self.place].double().numpy()
 
     def rows(self) -> np.ndarray:
+        """(k, m), d values / db."""
         k, n = len(self.place), len(self.bias)
         every = torch.arange(k)
         ones = self.path.new_zeros(k, n)

@@ -122,7 +122,7 @@ def per_neuron(c: Connectome, given: Any, what: str, otherwise: float = 0.0) -> 
         ValueError: no such column, ids or types that are not there, numbers that are missing or not finite.
     """
     if isinstance(given, str):
-        found = pd.to_numeric(column(c, given, what), errors="coerce").to_numpy(np.float64)
+        found = np.array(pd.to_numeric(column(c, given, what), errors="coerce"), dtype=np.float64)
     elif isinstance(given, Mapping):
         found = np.full(len(c), otherwise)
         types = set(c.neurons["cell_type"].astype(str)) if "cell_type" in c.neurons else set()

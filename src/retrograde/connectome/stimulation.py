@@ -80,13 +80,15 @@ def stimulate(
 
     Returns:
         A row for each neuron (and time) with an input, or a target; for the steady state, for every neuron; the largest
-        input first, or time by time: ``id``, ``input``, ``activity``, ``wanted`` (NaN where it is no target). ``.attrs`` tells:
+        input first, or time by time: ``id``, ``input``, ``activity``, ``wanted`` (NaN where it is no target); and what
+        the neuron table says. ``.attrs`` tells:
 
         - ``met``: whether every target is met to 1e-6; ``distance``: Σ |x - wanted| over the targets.
         - ``size``: Σ |b|, or Σ b² / 2. ``size_bound``: no input that meets the targets is less; and
           ``distance_bound``: none comes nearer than this, in terms of u = f⁻¹(x), or of x along a trajectory with a
-          leak. Both are proved from multipliers, and hold for certain where ``proved`` is true, f = identity;
-          otherwise for the network linearised at the answer, with a ``distance_bound`` of NaN where the targets are met.
+          leak. Both follow from multipliers. They hold for certain where ``proved`` is true, as it is for f =
+          identity; else for the network linearised at the answer. The one that says nothing, as the targets are met or
+          are not, is NaN.
         - ``settled``: whether the search came to an end; ``from_rest``: whether the network comes to this steady state
           by itself, by its leaky dynamics from x = 0.
         - for a maximum, ``reward``, and ``gap``, by how much it may be surpassed: of the linearised network.
@@ -99,8 +101,12 @@ def stimulate(
     >>> import pandas as pd
     >>> from retrograde.connectome import read
     >>> c = read(pd.DataFrame({"pre": ["a", "b", "c"], "post": ["c", "c", "a"], "count": [2, 1, 1]}))
-    >>> found = stimulate(c, {"c": 0.5}, allowed=["a", "b"], f="tanh", scale=None)
+    >>> found = stimulate(c, {"c": 0.5}, allowed=["a", "b"], scale=0.5)
     >>> found[["id", "input", "activity", "wanted"]].round(3)
+      id  input  activity  wanted
+    0  a  0.716     0.713     NaN
+    1  b  0.129     0.128     NaN
+    2  c  0.000     0.500     0.5
     """
     targets = targets_of(c, target, steps)
     wanted = None if maximum else targets.activity
@@ -146,6 +152,9 @@ def stimulate(
         # A ReLU that is off has no slope to tell the way: all are a little on, at first.
         start = np.full(m, _ON) if net.f.kinked else None
         found = bring(driven, low, high, box, least, linear, turns, ticking, start)
+        if not linear and start is None and not _met(driven, targets):
+            # Where rest is no stable state, nothing near it leads on.
+            found = bring(driven, low, high, box, least, linear, turns, ticking, np.full(m, _ON))
         if not linear and driven.by_drive and not _met(driven, targets):
             # Out of reach: from here on it is x that has to come near, not u, which f may stretch without end.
             driven.by_drive = False
@@ -171,7 +180,7 @@ def _check(
         raise ValueError("allowed: expected at least one id, got none")
     if least not in ("l1", "l2"):
         raise ValueError(f"least: expected l1 or l2, got {least!r}")
-    if not lower <= upper or np.isinf(lower) and lower > 0 or np.isinf(upper) and upper < 0:
+    if not lower <= upper or lower == np.inf or upper == -np.inf:
         raise ValueError(f"lower: expected lower <= upper, got {lower} and {upper}")
     for name, number in (("steps", steps), ("turns", turns)):
         if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
