@@ -143,8 +143,8 @@ def test_groups_on_groups(tmp_path, worm):
     groups = {name: list(ids) for name, ids in worm.neurons.groupby("super_class")["id"]}
     want = rg.connectome.influence(worm, source=groups, target=groups, scale=0.5)
     assert list(found) == list(want) and np.allclose(found, want)
-    rows = json.loads(call(*args, "--source", "AVAL", "--json").stdout)
-    assert [row["source"] for row in rows] == ["interneuron"]
+    rows = json.loads(call(*args, "--source", "sensory", "motor", "--target", "motor", "--json").stdout)
+    assert [row["source"] for row in rows] == ["sensory", "motor"] and set(rows[0]) == {"source", "motor"}
 
 
 # --- files
@@ -378,3 +378,36 @@ def test_the_strongest_path_is_found_and_loops_are_left_out():
     found = paths.strongest_paths(pd.concat([loop, chain]), "value", ["s"], ["t"], connections=3)
     assert sorted(zip(found["pre"], found["post"], strict=True)) == [("a", "b"), ("b", "t"), ("s", "a")]
     assert not len(paths.strongest_paths(loop, "value", ["s"], ["t"]))
+
+
+def test_a_sweep_over_scales_and_influence_around_a_state(tmp_path, worm):
+    args = ("influence", *WORM, "--signs", "worm-gaba", *BOTH)
+    rows = json.loads(call(*args, "--scale", 0.1, 0.9, "--json", "--figure", tmp_path / "sweep.png").stdout)
+    want = rg.connectome.influence(worm, target=["AVAL", "AVAR"], scale=[0.1, 0.9])
+    assert [row["id"] for row in rows] == list(want["id"].head(20)) and {"0.1", "0.9", "best", "worst"} <= set(rows[0])
+    around = ("--f", "tanh", "--drive", "ASHL", "ASHR=2", "--scale", 0.9)
+    rows = json.loads(call(*args, *around, "--json", "--report", tmp_path / "it.html").stdout)
+    want = rg.connectome.influence(worm, target=["AVAL", "AVAR"], scale=0.9, f="tanh", drive={"ASHL": 1, "ASHR": 2})
+    assert [row["id"] for row in rows] == list(want["id"].head(20))
+    assert "margin" in (tmp_path / "it.html").read_text()
+    rows = json.loads(call("influence", *WORM, "--by", "class", "--source", "amphid", "touch", "--json").stdout)
+    assert {"amphid", "touch"} <= set(rows[0])
+
+
+def test_importance_by_neuropil(tmp_path):
+    table = pd.DataFrame(
+        {"pre": list("aabc"), "post": list("bbca"), "syn_count": [1, 3, 2, 1], "neuropil": ["X", "Y", "Y", "X"]}
+    )
+    table.to_csv(tmp_path / "edges.csv", index=False)
+    args = ("importance", tmp_path / "edges.csv", "--source", "a", "--target", "c", "--by", "neuropil")
+    rows = json.loads(call(*args, "--json", "--figure", tmp_path / "it.svg").stdout)
+    found = rg.connectome.importance(rg.connectome.read(table), "a", "c").by_neuropil(table)
+    assert [row["neuropil"] for row in rows] == list(found["neuropil"]) and (tmp_path / "it.svg").is_file()
+
+
+def test_paths_of_ids_that_are_numbers(tmp_path):
+    table = pd.DataFrame({"pre": [11, 12, 13], "post": [12, 13, 11], "count": 1})
+    table.to_csv(tmp_path / "edges.csv", index=False)
+    for command, ends in (("importance", ("--source", 11, "--target", 13)), ("influence", ("--source", 11))):
+        call(command, tmp_path / "edges.csv", *ends, "--report", tmp_path / "it.html")
+        assert "The strongest paths" in (tmp_path / "it.html").read_text()

@@ -61,7 +61,7 @@ def of_a_command(table, tmp_path, *args):
         (lambda e: e, ("--source", "a", "--report", "who.pdf"), "--report: expected a name that ends in .html"),
         (lambda e: e, ("--source", "a", "--out", "no/such/who.csv"), "in a folder that is there"),
         (lambda e: e, ("--source", "a", "--example", "worm"), "EDGES, or --example, one of the two; got both"),
-        (lambda e: e, ("--by", "colour"), "--by: expected one of id, transmitter, got 'colour'"),
+        (lambda e: e, ("--by", "colour"), "by: expected a column of the neurons, id, transmitter; got"),
     ],
 )
 def test_bad_input_is_one_line(edges, tmp_path, change, args, message):
