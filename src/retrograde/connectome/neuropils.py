@@ -34,7 +34,7 @@ def by_connection(
     rows = source.read(needed, ids=needed[:2])
     known = pd.Index(c.ids.astype(str))
     pre, post = (
-        known.get_indexer(identities(rows[roles[role]], f"{source.what}, {role}").astype(str))
+        known.get_indexer(identities(rows[roles[role]], f"{source.what}, {role}").values.astype(str))
         for role in ("pre", "post")
     )
     count = numbers(rows[roles["count"]], f"{source.what}, count")
