@@ -48,6 +48,8 @@ def importance(
     tables = {title: table, "synapses": ranked.head(1000)} if by is None else {title: table}
     receipts = {"the state, x = f(αWx + b), and its adjoint": {"reward": found.reward, **found.attrs}}
     notes = [f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"]
+    if not found.neurons[["silencing"]].to_numpy().any() and found.reward == 0:
+        notes.append("No path leads from the sources to the targets: nothing here changes the reward.")
     names = table["id" if by is None else by]
     beside = table.get("silencing_exact")
     figures = [

@@ -118,7 +118,8 @@ def _paths(c: Connectome, found: pd.DataFrame, how: dict[str, Any]) -> list[Figu
     here, there = list(found["id"][at_end]), list(found["id"][~at_end & (found["influence"] != 0)].head(ENDS))
     if not there:
         return []
-    other = connectome.influence(c, **{"source" if backwards else "target": there}, **how)
+    other_end: dict[str, Any] = {"source" if backwards else "target": there}
+    other = connectome.influence(c, **other_end, **how)
     s, x = (each.set_index("id")["influence"] for each in ((found, other) if backwards else (other, found)))
     edges = c.edges
     value = s.loc[edges["post"]].to_numpy() * edges["weight"].to_numpy() * x.loc[edges["pre"]].to_numpy()

@@ -79,8 +79,8 @@ class Asked:
     def connectome(self, weights: str = "count", threshold: float = 0) -> connectome.Connectome:
         """The connectome, read with these weights and this threshold where the options do not say others."""
         if (self.edges is None) == (self.example is None):
-            got = "neither; EDGES comes before the options" if self.edges is None else "both"
-            raise InputError(f"edges: expected a table of connections or --example, got {got}")
+            got = "neither (EDGES comes before the options)" if self.edges is None else "both"
+            raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
         edges, neurons = (self.edges, self.neurons) if self.example is None else files(self.example)
         self.step("reading")
         return connectome.read(

@@ -61,7 +61,7 @@ def connections(
     if weights != "weight" and roles.get("weight") == roles.get("count"):
         needed -= {"weight"}
     told = needed | ({"transmitter"} & roles.keys() if ask else set())
-    table = source.read([roles[role] for role in ("pre", "post", *sorted(told))])
+    table = source.read([roles[role] for role in ("pre", "post", *sorted(told))], ids=(roles["pre"], roles["post"]))
     pre, post = (identities(table[roles[role]], f"{source.what}, {roles[role]}") for role in ("pre", "post"))
     pre, post = of_one_kind(pre, post, what=source.what)
     values = {role: numbers(table[roles[role]], f"{source.what}, {roles[role]}") for role in sorted(needed)}
@@ -116,7 +116,7 @@ def _matrix(edges: Any) -> scipy.sparse.coo_array | None:
         try:
             with open(edges, "rb") as file:
                 return scipy.sparse.load_npz(file).tocoo()
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"edges {edges}: expected a sparse matrix as SciPy saves it: {error}") from None

@@ -47,7 +47,7 @@ def scaled(
     active = torch.where(torch.from_numpy(np.isin(pre.numpy(), silenced)), 0, weight)
     anew = how.rescale_after_silencing or not len(silenced)
     eigenvalue = largest_real_eigenvalue(c.W.bind(active if anew else weight))
-    alpha = 1.0 if scale is None else _alpha(eigenvalue, scale, how)
+    alpha = 1.0 if scale is None else rescaled(eigenvalue, scale, how)
     if isinstance(f or Identity(), Identity) and (scale is None or (len(silenced) and bool((weight < 0).any()))):
         # Without the neurons that inhibit, the others may excite one another beyond all bounds.
         here = alpha * (eigenvalue if anew else largest_real_eigenvalue(c.W.bind(active)))
@@ -97,7 +97,8 @@ def _by_arnoldi(A: scipy.sparse.csr_array) -> float:
     return float(values.real.max())
 
 
-def _alpha(eigenvalue: float, scale: float, how: Preset) -> float:
+def rescaled(eigenvalue: float, scale: float, how: Preset) -> float:
+    """α, by which the eigenvalue becomes the scale."""
     if how.only_if_larger and eigenvalue <= scale:
         return 1.0
     if not eigenvalue > 1e-12:

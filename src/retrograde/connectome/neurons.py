@@ -32,10 +32,12 @@ def neuron_table(
                 f"{source.what}: no column of ids found among {', '.join(source.names)}; "
                 "name it by columns={'id': ...}"
             )
-        rows = source.read(source.names)
+        rows = source.read(source.names, ids=(roles["id"],))
         ids = identities(rows[roles["id"]], f"{source.what}, {roles['id']}")
         if known.dtype.kind == "i":
             (ids,) = of_one_kind(ids, what=source.what)
+        elif source.untyped:
+            ids = ids.astype(str)
         if ids.dtype.kind != known.dtype.kind:
             raise ValueError(
                 f"{source.what}: its ids are {_kind(ids)}, those of the edges are {_kind(known)}: they cannot match"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_NUMBER = re.compile(r"-?(?P<padding>0*(?=\d))\d+(?P<rest>(\.\d*)?(e[+-]?\d+)?)", re.IGNORECASE)
+_PIECE = 2**24  # bytes of a file that are looked at at once
 _SQLITE = (".sqlite", ".sqlite3", ".db")
 FORMATS = ".csv, .tsv, .parquet, .feather, .sqlite, a pandas or an Arrow table"
 
@@ -52,9 +55,9 @@ class Source:
         if twice:
             raise ValueError(f"{self.what}: columns that are there twice: {', '.join(sorted(twice))}")
 
-    def read(self, columns: Sequence[str]) -> pa.Table:
-        """These columns."""
-        return self._told(lambda: self._read(list(dict.fromkeys(columns))))
+    def read(self, columns: Sequence[str], ids: Sequence[str] = ()) -> pa.Table:
+        """These columns. Those that are ids stay as they are written where a file has no types: 007 is not 7."""
+        return self._told(lambda: self._read(list(dict.fromkeys(columns)), ids))
 
     @property
     def _suffix(self) -> str:
@@ -82,12 +85,21 @@ class Source:
                 return [row[1] for row in data.execute(f'pragma table_info("{self._inside}")')]
         raise ValueError(f"{self.what}: expected {FORMATS}")
 
-    def _read(self, columns: list[str]) -> pa.Table:
+    @property
+    def untyped(self) -> bool:
+        """Whether this is a text file, in which a number and its digits are the same."""
+        return self._table is None and self._suffix in _DELIMITERS
+
+    def _read(self, columns: list[str], ids: Sequence[str]) -> pa.Table:
         if self._table is not None:
             return self._table.select(columns)
         if self._suffix in _DELIMITERS:
-            convert = pa.csv.ConvertOptions(include_columns=columns)
-            return pa.csv.read_csv(self.path, parse_options=self._delimited(), convert_options=convert)
+            try:
+                return self._read_delimited(columns, ids if self._padded() else ())
+            except pa.ArrowInvalid as error:
+                if not ids or "conversion error" not in str(error):
+                    raise
+                return self._read_delimited(columns, ids)  # names, after a first megabyte of numbers
         if self._suffix == ".parquet":
             return pa.parquet.read_table(self.path, columns=columns)
         if self._suffix == ".feather":
@@ -95,6 +107,27 @@ class Source:
         with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
             quoted = ", ".join(f'"{column}"' for column in columns)
             return pa.Table.from_pandas(pd.read_sql_query(f'select {quoted} from "{self._inside}"', data))
+
+    def _read_delimited(self, columns: list[str], ids: Sequence[str]) -> pa.Table:
+        """A CSV, whose ids stay text; else Arrow takes them for numbers where they look like that, which is faster."""
+        types = dict.fromkeys(ids, pa.dictionary(pa.int32(), pa.string()))  # each id is kept once
+        convert = pa.csv.ConvertOptions(include_columns=columns, column_types=types)
+        return pa.csv.read_csv(self.path, parse_options=self._delimited(), convert_options=convert)
+
+    def _padded(self) -> bool:
+        """Whether any field begins with 0 and another digit."""
+        before = np.zeros(256, bool)
+        before[[ord(each) for each in ("\n", "\r", '"', _DELIMITERS[self._suffix])]] = True
+        with open(self.path, "rb") as file:
+            last = b"\n"
+            while piece := file.read(_PIECE):
+                part = np.frombuffer(last + piece, np.uint8)
+                zero = np.flatnonzero(part[1:-1] == ord("0"))
+                zero = zero[before[part[zero]]]
+                if ((part[zero + 2] >= ord("0")) & (part[zero + 2] <= ord("9"))).any():
+                    return True
+                last = (last + piece)[-2:]
+        return False
 
     def _delimited(self) -> pa.csv.ParseOptions:
         return pa.csv.ParseOptions(delimiter=_DELIMITERS[self._suffix])
@@ -117,8 +150,8 @@ def identities(column: pa.ChunkedArray, what: str) -> np.ndarray:
     Raises:
         ValueError: ids in floats, which hold no more than 15 digits safely, beyond int64, missing or empty.
     """
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    if pa.types.is_dictionary(column.type) and not column.null_count and len(column):
+        return _of_dictionary(column.unify_dictionaries(), what)
     if column.null_count:
         raise ValueError(f"{what}: {column.null_count} of {len(column)} ids are missing")
     if pa.types.is_floating(column.type):
@@ -141,6 +174,25 @@ def identities(column: pa.ChunkedArray, what: str) -> np.ndarray:
     return text
 
 
+def _of_dictionary(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    """The same where each id is there once, and a number for each row; ids that are all whole numbers as int64."""
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks if len(chunk)])
+    known = column.chunk(0).dictionary
+    used = np.flatnonzero(np.bincount(codes, minlength=len(known)))
+    each = identities(pa.chunked_array([known.take(pa.array(used))]), what)
+    if each.dtype.kind != "i":
+        kinds = [_NUMBER.fullmatch(name) for name in each]
+        if all(kinds) and any(kind["rest"] for kind in kinds if kind):
+            raise ValueError(
+                f"{what}: ids in floating-point numbers, which cannot hold 18 digits; save them as integers or as text"
+            )
+        if all(kind and not kind["padding"] for kind in kinds):
+            each = _as_integers(each, what)
+    of_code = np.zeros(len(known), each.dtype)
+    of_code[used] = each
+    return of_code[codes]
+
+
 def of_one_kind(*several: np.ndarray, what: str) -> list[np.ndarray]:
     """Ids that meet: all as numbers if text is of digits alone and without leading zeros, else all as text.
 
@@ -149,8 +201,12 @@ def of_one_kind(*several: np.ndarray, what: str) -> list[np.ndarray]:
     """
     if not all(ids.dtype.kind == "i" or (len(ids) and _digits(ids).all()) for ids in several):
         return [ids.astype(str) for ids in several]
+    return [_as_integers(ids, what) for ids in several]
+
+
+def _as_integers(ids: np.ndarray, what: str) -> np.ndarray:
     try:
-        return [ids.astype(np.int64) for ids in several]
+        return ids.astype(np.int64)
     except OverflowError:
         raise ValueError(f"{what}: ids that no 64-bit integer holds") from None
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import IO, Any, Concatenate, ParamSpec
 
 import matplotlib
 import matplotlib.colors
@@ -92,7 +92,13 @@ class Sketch:
             figure, label = self._drawn()
             return _inline(figure, label)
 
-    def save(self, path: str | Path, format: str | None = None) -> None:
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        file = io.BytesIO()
+        self.save(file, format="png")
+        return file.getvalue()
+
+    def save(self, path: str | Path | IO[bytes], format: str | None = None) -> None:
         """The figure in a file, PNG, SVG or PDF by its suffix, on white."""
         with self._styled(_ON_WHITE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="constrained_layout not applied")

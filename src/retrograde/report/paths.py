@@ -23,7 +23,8 @@ def strongest_paths(
     """The connections of the largest ``value`` that lie on paths from a source to a target: pre, post, value.
 
     The largest are taken in, one after another, until so many are on such paths. A connection that leads no further
-    from the sources, back or round in a loop, is left out. Empty where no path is found among the `LARGEST`.
+    from the sources, back or round in a loop, is left out. There are no more than ``connections``, but for a path
+    that is longer. Empty where no path is found among the `LARGEST`.
     """
     table = synapses[["pre", "post", value]].rename(columns={value: "value"})
     table = table[(table["value"] != 0) & (table["pre"] != table["post"])]
@@ -35,12 +36,23 @@ def strongest_paths(
         enough = len(_forward(table.head(middle), sources, targets)) >= connections
         few, many = (few, middle) if enough else (middle + 1, many)
     found = _forward(table.head(few), sources, targets)
-    while len(found) > connections:  # the one that closed a path may have brought many; the smallest of them go
-        fewer = _forward(found.head(len(found) - 1), sources, targets)
-        if not len(fewer):
-            break
-        found = fewer
+    if len(found) > connections:  # the one that closed the paths has brought many: one path stays whole
+        path = _shortest(found, sources, targets)
+        others = found.drop(path).head(max(connections - len(path), 0))
+        found = _forward(found.loc[found.index.isin([*path, *others.index])], sources, targets)
     return found.reset_index(drop=True)
+
+
+def _shortest(table: pd.DataFrame, sources: Sequence[object], targets: Sequence[object]) -> list[int]:
+    """The rows of a path of the fewest steps from a source to a target, each the largest of those that lead on."""
+    steps = _steps(zip(table["pre"], table["post"], strict=True), sources)
+    name = min((each for each in targets if each in steps), key=lambda each: steps[each])
+    rows: list[int] = []
+    while steps[name]:
+        before = table[(table["post"] == name) & (table["pre"].map(steps) == steps[name] - 1)]
+        rows.append(before.index[0])
+        name = before["pre"].iloc[0]
+    return rows
 
 
 def _forward(table: pd.DataFrame, sources: Sequence[object], targets: Sequence[object]) -> pd.DataFrame:
