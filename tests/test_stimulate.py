@@ -8,8 +8,10 @@ import pytest
 import scipy.optimize
 import torch
 from helpers import assert_close
+from typer.testing import CliRunner
 
 import retrograde as rg
+from retrograde.cli.app import app
 from retrograde.connectome import read, simulate, stimulate
 from retrograde.connectome.driving import AlongTime, Steady
 from retrograde.connectome.given import Targets
@@ -392,3 +394,47 @@ def test_the_worm_is_stimulated_through_its_sensory_neurons():
         c, {"AVAL": 0.1, "AVAR": 0.1}, allowed=["ASHL", "ASHR", "PHBL", "PHBR", "ADLL", "AWBL"], scale=0.9
     )
     assert found.attrs["met"] and found.attrs["from_rest"] and (found["input"] > 0).sum() <= 6
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["stimulate", "--example", "worm", "--weights", "fraction", *map(str, words)])
+
+
+def test_the_command_gives_what_the_function_gives(tmp_path):
+    out, figure, page = tmp_path / "out.csv", tmp_path / "out.svg", tmp_path / "out.html"
+    words = ["--target", "AVAL@3=0.05", "AVAR=0.1", "--steps", 4, "--allow-class", "super_class=sensory", "--tau", 1.5]
+    told = run(*words, "--out", out, "--figure", figure, "--report", page)
+    assert told.exit_code == 0, told.output
+    assert "every target is met" in told.output and "is less than" in told.output
+    c = rg.connectome.example("worm", weights="fraction")
+    sensory = c.neurons.loc[c.neurons["super_class"] == "sensory", "id"].tolist()
+    want = stimulate(c, {("AVAL", 3): 0.05, ("AVAR", 4): 0.1}, steps=4, allowed=sensory, tau=1.5)
+    got = pd.read_csv(out)
+    names = ["time", "id", "input", "activity"]
+    pd.testing.assert_frame_equal(got[names], want[names], check_dtype=False, rtol=1e-6)
+    assert "<svg" in figure.read_text("utf-8") and "<svg" in page.read_text("utf-8")
+
+
+def test_the_command_says_what_cannot_be_met():
+    told = run("--target", "AVAL=0.5", "--allowed", "AVAR", "--upper", 0.01, "--f", "identity", "--scale", 0.5)
+    assert told.exit_code == 0 and "are not met" in told.output and "none comes nearer than" in told.output
+    assert "(proved)" in told.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    (
+        ([], "expected ID=ACTIVITY or --targets, got neither"),
+        (["--target", "AVAX=0.5"], "did you mean"),
+        (["--target", "AVAL=high"], "expected a number behind"),
+        (["--target", "AVAL=2"], "outside the range of tanh"),
+        (["--target", "AVAL@x=0.1", "--steps", 3], "expected a step behind the @"),
+        (["--target", "AVAL@9=0.1", "--steps", 3], "whole steps from 1 to 3"),
+        (["--target", "AVAL=0.1", "--allow-class", "mood=good"], "a column of id"),
+        (["--target", "AVAL=0.1", "--allow-class", "super_class=good"], "no neuron has the super_class 'good'"),
+        (["--target", "AVAL=0.1", "--lower", 2, "--upper", 1], "lower <= upper"),
+    ),
+)
+def test_bad_words_are_told_in_a_line(words, message):
+    told = run(*words)
+    assert told.exit_code == 2 and message in told.output and "Traceback" not in told.output

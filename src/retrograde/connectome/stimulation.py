@@ -136,14 +136,13 @@ def stimulate(
         most = maximise(driven, targets.activity, box, float(budget), turns, ticking, start)
         b, attrs = most.b, {"reward": most.reward, "gap": most.gap, "proved": linear, "turns": most.turns}
     else:
-        whole = None
         if isinstance(driven, Steady) and len(targets.place) == len(c):
             whole = _closed_form(driven, box, low, high)
-        if whole is not None:
-            driven.x = driven.x_of_targets()  # of several steady states that may be, this one
-            driven.at(whole)
-            attrs = {"settled": True, "proved": True, "turns": 0, "size_bound": size_of(whole, least)}
-            return _table(c, driven, whole, places, targets, attrs, least, maximum)
+            if whole is not None:
+                driven.x = driven.x_of_targets()  # of several steady states that may be, this one
+                driven.at(whole)
+                attrs = {"settled": True, "proved": True, "turns": 0, "size_bound": size_of(whole, least)}
+                return _table(c, driven, whole, places, targets, attrs, least, maximum)
         if len(targets.place) * m > _ENTRIES:
             raise ValueError(
                 f"target: {len(targets.place):,} targets of {m:,} inputs are more than a Jacobian can be held of; "
