@@ -273,3 +273,48 @@ def files(c, pulses, tmp_path):
     c.neurons[["id", "cell_type", "rest"]].to_csv(tmp_path / "neurons.csv", index=False)
     pulses.to_csv(tmp_path / "pulses.csv", index=False)
     return [str(tmp_path / "edges.csv"), "--neurons", str(tmp_path / "neurons.csv"), "--weights", "weight"]
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["simulate", *map(str, words)])
+
+
+def test_the_command_gives_what_the_function_gives(c, pulses, files, tmp_path):
+    out, figure, page = tmp_path / "out.csv", tmp_path / "out.png", tmp_path / "out.html"
+    words = ["--stimulus", tmp_path / "pulses.csv", "--tau", "2", "--bias", "rest", "--duration", "6"]
+    told = run(*files, *words, "--out", out, "--figure", figure, "--report", page)
+    assert told.exit_code == 0, told.output
+    want = simulate(c, pulses, tau=2.0, bias="rest", duration=6)
+    pd.testing.assert_frame_equal(pd.read_csv(out), want, check_dtype=False)
+    assert figure.read_bytes().startswith(b"\x89PNG") and "<svg" in page.read_text("utf-8")
+    wide = tmp_path / "wide.parquet"
+    told = run(*files, *words, "--wide", "--by", "cell_type", "--form", "voltage", "--out", wide)
+    assert told.exit_code == 0, told.output
+    got = simulate(c, pulses, tau=2.0, bias="rest", duration=6, form="voltage", by="cell_type", wide=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(wide), got)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    (
+        ([], "expected a table or --source, got neither"),
+        (["--source", "aa", "--duration", "3"], "did you mean a"),
+        (["--source", "a"], "duration: expected how long"),
+        (["--source", "a=x", "--duration", "3"], "expected a number behind"),
+        (["--stimulus", "nowhere.csv"], "no such file"),
+        (["--source", "a", "--duration", "3", "--tau", "slow"], "no column 'slow'"),
+        (["--source", "a", "--duration", "3", "--tau", "0.5"], "tau: expected at least dt"),
+    ),
+)
+def test_bad_words_are_told_in_a_line(files, words, message):
+    told = run(*files, *words)
+    assert told.exit_code == 2 and message in told.output and "Traceback" not in told.output
+
+
+def test_a_stimulus_that_stops_before_it_starts_is_told_by_the_command(files, tmp_path):
+    (tmp_path / "bad.csv").write_text("neuron,start,stop,strength\na,5,2,1\n")
+    told = run(*files, "--stimulus", tmp_path / "bad.csv")
+    assert told.exit_code == 2 and "stop after start" in told.output and "row 1" in told.output
+    (tmp_path / "bad.csv").write_text("neuron,start,stop,strength\na,0,2,nan\n")
+    told = run(*files, "--stimulus", tmp_path / "bad.csv")
+    assert told.exit_code == 2 and "strength" in told.output

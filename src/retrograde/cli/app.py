@@ -12,6 +12,8 @@ from retrograde.cli.check import check
 from retrograde.cli.evaluate import evaluate
 from retrograde.cli.importance import importance
 from retrograde.cli.influence import influence
+from retrograde.cli.simulate import simulate
+from retrograde.cli.stimulate import stimulate
 from retrograde.cli.train import train
 
 app = typer.Typer(
@@ -24,7 +26,7 @@ app = typer.Typer(
 app.add_typer(train, name="train")
 app.command()(evaluate)
 app.command()(check)
-for question in (influence, importance):
+for question in (influence, importance, stimulate, simulate):
     app.command(cls=Question)(question)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from retrograde.adjoint import steady_gradients
 from retrograde.connectome.given import Targets
 from retrograde.connectome.linear import solvers_for
+from retrograde.nonlinearity import Identity
 from retrograde.recurrence import Recurrence
 from retrograde.result import Inputs, Wants
 from retrograde.solvers import FixedPoint
@@ -93,11 +94,17 @@ class Steady:
             return ((s + ones) if self.by_drive else s)[:, self.allowed].double().numpy()
 
     def settles(self, most: float) -> bool:
-        """Whether the network comes to this x by itself, from rest, by its leaky dynamics, to within `most`."""
+        """Whether the network comes to this x by itself, from rest, by its leaky dynamics, to within `most`.
+
+        A linear network that is stable, as is made sure of, has no other.
+        """
+        if isinstance(self.net.f, Identity):
+            return True
         found = steady_state(
-            self.net.W, self.b, self.net.f, solver=FixedPoint(damping=0.5, max_steps=2000), throw=False
+            self.net.W, self.b, self.net.f, solver=FixedPoint(damping=0.2, max_steps=5000), throw=False
         )
-        return bool(found.converged) and float((found.x.detach() - self._x).abs().max()) <= most
+        near = float((found.x.detach() - self._x).abs().max()) <= most
+        return near and bool(found.residual <= most)
 
     @property
     def states(self) -> np.ndarray:

@@ -68,7 +68,7 @@ def nearest(rows: Rows, box: Box) -> tuple[np.ndarray, np.ndarray]:
 def distance_bound(rows: Rows, box: Box, p: np.ndarray) -> float:
     """No b within the bounds has a smaller Σ |off| than this, whatever |p| <= 1 is; -inf where p proves nothing."""
     p = p / max(1.0, np.abs(p).max(initial=0.0))
-    return _wanted(rows, p) - _most(box, rows.A.T @ p)
+    return _wanted(rows, p) - _most(box, rows.A.T @ p, np.abs(rows.A).T @ np.abs(p))
 
 
 def least(rows: Rows, box: Box, norm: str) -> Found:
@@ -222,11 +222,11 @@ def _wanted(rows: Rows, p: np.ndarray) -> float:
     return float((p[p != 0] * edge[p != 0]).sum())
 
 
-def _most(box: Box, slope: np.ndarray) -> float:
-    """The largest slope·b within the bounds. Slopes that are no more than rounding gain nothing without bounds."""
+def _most(box: Box, slope: np.ndarray, rounded: np.ndarray) -> float:
+    """The largest slope·b within the bounds. A slope that is no more than what was rounded gains nothing."""
     end = np.where(slope > 0, box.upper, box.lower)
-    tiny = np.abs(slope) <= 1e-12 * np.abs(slope).max(initial=0.0)
-    return float((slope * end)[~(tiny & ~np.isfinite(end)) & (slope != 0)].sum())
+    some = (slope != 0) & ~((np.abs(slope) <= 1e-9 * rounded) & np.isinf(end))
+    return float(slope[some] @ end[some])
 
 
 def _sizes(rows: Rows) -> np.ndarray:

@@ -108,10 +108,11 @@ def stimulate(
     1  b  0.129     0.128     NaN
     2  c  0.000     0.500     0.5
     """
+    _check_steps(steps, turns)
     targets = targets_of(c, target, steps)
     wanted = None if maximum else targets.activity
     places = np.arange(len(c)) if allowed is None else np.unique(c.index(allowed, "allowed"))
-    _check(places, lower, upper, least, maximum, budget, steps, turns)
+    _check(places, lower, upper, least, maximum, budget)
     if preset is not None:
         return _by_preset(c, targets, places, steps, preset, bias, tau, scale, silence, turns, seed, told)
     nonlinearity = as_nonlinearity(f)
@@ -135,13 +136,13 @@ def stimulate(
         most = maximise(driven, targets.activity, box, float(budget), turns, ticking, start)
         b, attrs = most.b, {"reward": most.reward, "gap": most.gap, "proved": linear, "turns": most.turns}
     else:
-        whole = None
         if isinstance(driven, Steady) and len(targets.place) == len(c):
             whole = _closed_form(driven, box, low, high)
-        if whole is not None:
-            driven.at(whole)
-            attrs = {"settled": True, "proved": True, "turns": 0, "size_bound": size_of(whole, least)}
-            return _table(c, driven, whole, places, targets, attrs, least, maximum)
+            if whole is not None:
+                driven.x = driven.x_of_targets()  # of several steady states that may be, this one
+                driven.at(whole)
+                attrs = {"settled": True, "proved": True, "turns": 0, "size_bound": size_of(whole, least)}
+                return _table(c, driven, whole, places, targets, attrs, least, maximum)
         if len(targets.place) * m > _ENTRIES:
             raise ValueError(
                 f"target: {len(targets.place):,} targets of {m:,} inputs are more than a Jacobian can be held of; "
@@ -166,25 +167,19 @@ def stimulate(
     return _table(c, driven, b, places, targets, attrs, least, maximum)
 
 
-def _check(
-    places: np.ndarray,
-    lower: float,
-    upper: float,
-    least: str,
-    maximum: bool,
-    budget: float,
-    steps: int | None,
-    turns: int,
-) -> None:
+def _check_steps(steps: int | None, turns: int) -> None:
+    for name, number in (("steps", steps), ("turns", turns)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {number!r}")
+
+
+def _check(places: np.ndarray, lower: float, upper: float, least: str, maximum: bool, budget: float) -> None:
     if not len(places):
         raise ValueError("allowed: expected at least one id, got none")
     if least not in ("l1", "l2"):
         raise ValueError(f"least: expected l1 or l2, got {least!r}")
     if not lower <= upper or lower == np.inf or upper == -np.inf:
         raise ValueError(f"lower: expected lower <= upper, got {lower} and {upper}")
-    for name, number in (("steps", steps), ("turns", turns)):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {number!r}")
     if not maximum:
         return
     if not budget > 0:
@@ -251,7 +246,7 @@ def _table(
     if not maximum:
         met = _met(net, targets)
         attrs |= {"met": met, "distance": float(np.abs(net.activity() - targets.activity).sum())}
-        attrs["distance_bound"] = float("nan") if met else attrs["distance_bound"]
+        attrs["distance_bound"] = float("nan") if met else attrs.get("distance_bound", float("nan"))
         attrs["size_bound"] = attrs["size_bound"] if met else float("nan")
     if isinstance(net, Steady):
         attrs["from_rest"] = net.settles(1e-5)
