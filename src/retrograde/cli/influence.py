@@ -97,7 +97,7 @@ def influence(
         notes.append(note[:1].upper() + note[1:] + ".")
     receipts = {"the solve": dict(found.attrs)}
     table = found if "id" in found else found.reset_index()
-    return Answer(title, {title: table}, figures, receipts, notes, c.summary, asked.source)
+    return Answer(title, {title: table}, figures, receipts, notes, c.summary)
 
 
 def _compared(found: pd.DataFrame, scales: list[float]) -> Figure:
