@@ -269,7 +269,7 @@ class _Telling:
 
     def table(self, dt: float, wide: bool) -> pd.DataFrame:
         x = np.concatenate(self.kept[0])
-        time = np.arange(len(x)) * dt
+        time = np.arange(len(x)) * float(dt)
         if wide:
             return pd.concat(
                 [pd.Series(time, name="time"), pd.DataFrame(x, columns=[str(name) for name in self.names])], axis=1
