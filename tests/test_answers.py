@@ -143,8 +143,8 @@ def test_groups_on_groups(tmp_path, worm):
     groups = {name: list(ids) for name, ids in worm.neurons.groupby("super_class")["id"]}
     want = rg.connectome.influence(worm, source=groups, target=groups, scale=0.5)
     assert list(found) == list(want) and np.allclose(found, want)
-    rows = json.loads(call(*args, "--source", "AVAL", "--json").stdout)
-    assert [row["source"] for row in rows] == ["interneuron"]
+    rows = json.loads(call(*args, "--source", "sensory", "motor", "--target", "motor", "--json").stdout)
+    assert [row["source"] for row in rows] == ["sensory", "motor"] and set(rows[0]) == {"source", "motor"}
 
 
 # --- files
@@ -378,3 +378,82 @@ def test_the_strongest_path_is_found_and_loops_are_left_out():
     found = paths.strongest_paths(pd.concat([loop, chain]), "value", ["s"], ["t"], connections=3)
     assert sorted(zip(found["pre"], found["post"], strict=True)) == [("a", "b"), ("b", "t"), ("s", "a")]
     assert not len(paths.strongest_paths(loop, "value", ["s"], ["t"]))
+
+
+def test_a_sweep_over_scales_and_influence_around_a_state(tmp_path, worm):
+    args = ("influence", *WORM, "--signs", "worm-gaba", *BOTH)
+    rows = json.loads(call(*args, "--scale", 0.1, 0.9, "--json", "--figure", tmp_path / "sweep.png").stdout)
+    want = rg.connectome.influence(worm, target=["AVAL", "AVAR"], scale=[0.1, 0.9])
+    assert [row["id"] for row in rows] == list(want["id"].head(20)) and {"0.1", "0.9", "best", "worst"} <= set(rows[0])
+    around = ("--f", "tanh", "--drive", "ASHL", "ASHR=2", "--scale", 0.9)
+    rows = json.loads(call(*args, *around, "--json", "--report", tmp_path / "it.html").stdout)
+    want = rg.connectome.influence(worm, target=["AVAL", "AVAR"], scale=0.9, f="tanh", drive={"ASHL": 1, "ASHR": 2})
+    assert [row["id"] for row in rows] == list(want["id"].head(20))
+    assert "margin" in (tmp_path / "it.html").read_text()
+    rows = json.loads(call("influence", *WORM, "--by", "class", "--source", "amphid", "touch", "--json").stdout)
+    assert {"amphid", "touch"} <= set(rows[0])
+
+
+def test_importance_by_neuropil(tmp_path):
+    table = pd.DataFrame(
+        {"pre": list("aabc"), "post": list("bbca"), "syn_count": [1, 3, 2, 1], "neuropil": ["X", "Y", "Y", "X"]}
+    )
+    table.to_csv(tmp_path / "edges.csv", index=False)
+    args = ("importance", tmp_path / "edges.csv", "--source", "a", "--target", "c", "--by", "neuropil")
+    rows = json.loads(call(*args, "--json", "--figure", tmp_path / "it.svg").stdout)
+    found = rg.connectome.importance(rg.connectome.read(table), "a", "c").by_neuropil(table)
+    assert [row["neuropil"] for row in rows] == list(found["neuropil"]) and (tmp_path / "it.svg").is_file()
+
+
+def test_paths_of_ids_that_are_numbers(tmp_path):
+    table = pd.DataFrame({"pre": [11, 12, 13], "post": [12, 13, 11], "count": 1})
+    table.to_csv(tmp_path / "edges.csv", index=False)
+    for command, ends in (("importance", ("--source", 11, "--target", 13)), ("influence", ("--source", 11))):
+        call(command, tmp_path / "edges.csv", *ends, "--report", tmp_path / "it.html")
+        assert "The strongest paths" in (tmp_path / "it.html").read_text()
+
+
+ASKED = {
+    "influence": BOTH,
+    "importance": ("--source", "ASHL", *BOTH),
+    "stimulate": ("--target", "AVAL=0.1", "--allow-class", "super_class=sensory", "--scale", 0.8),
+    "simulate": ("--source", "ASHL", "ASHR", "--duration", 20, "--tau", 5, "--scale", 0.8),
+    "fit": ("--tie", "super_class", "--parameters", "gain", "--scale", 0.5, "--hold-out", 0),
+    "stability": (
+        "--scale",
+        0.8,
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ASKED)
+def test_all_six_questions_share_what_is_around_them(command, tmp_path, worm):
+    here = tmp_path / "here"
+    here.mkdir()
+    args = [command, *WORM, "--signs", "worm-gaba", *ASKED[command]]
+    if command == "fit":
+        x = rg.connectome.simulate(worm, {"ASHL": 1.0}, f="tanh", scale=0.5, duration=200, wide=True).iloc[-1, 1:]
+        recorded = pd.DataFrame({"neuron": x.index, "activity": x.to_numpy(float)})
+        recorded.to_csv(tmp_path / "recorded.csv", index=False)
+        pd.DataFrame({"neuron": ["ASHL"], "strength": [1.0]}).to_csv(tmp_path / "drive.csv", index=False)
+        args += ["--recorded", tmp_path / "recorded.csv", "--drive", tmp_path / "drive.csv"]
+    files = {"--out": here / "it.parquet", "--figure": here / "it.svg", "--report": here / "it.html"}
+    named = [each for pair in files.items() for each in pair]
+    done = call(*args, *named, "--seed", 1, "--threads", torch.get_num_threads(), "--top", 3)
+    assert "Cook et al." in done.stderr and {path.name for path in here.iterdir()} == {
+        path.name for path in files.values()
+    }
+    rows = json.loads(call(*args, "--json", "--top", 3).stdout)
+    whole = pd.read_parquet(here / "it.parquet")
+    assert len(rows) == min(3, len(whole)) and list(rows[0]) == list(whole)
+    page = (here / "it.html").read_text(encoding="utf-8")
+    assert not Page(page).open and f"retrograde {command} " in page and "<svg" in page and "Cook et al." in page
+    assert not re.search(r"https?://", page)
+
+
+def test_json_of_what_json_has_no_numbers_for():
+    table = pd.DataFrame({"id": [np.int64(3), 4], "x": [np.inf, np.nan], "y": [-np.inf, 1.5], "on": [True, False]})
+    assert json.loads(answering.as_json(table)) == [
+        {"id": 3, "x": "inf", "y": "-inf", "on": True},
+        {"id": 4, "x": None, "y": 1.5, "on": False},
+    ]

@@ -10,7 +10,7 @@ import scipy.sparse
 from typer.testing import CliRunner
 
 from retrograde.cli.app import app
-from retrograde.connectome import read
+from retrograde.connectome import padding, read, tables
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def of_a_command(table, tmp_path, *args):
         (lambda e: e, ("--source", "a", "--report", "who.pdf"), "--report: expected a name that ends in .html"),
         (lambda e: e, ("--source", "a", "--out", "no/such/who.csv"), "in a folder that is there"),
         (lambda e: e, ("--source", "a", "--example", "worm"), "EDGES, or --example, one of the two; got both"),
-        (lambda e: e, ("--by", "colour"), "--by: expected one of id, transmitter, got 'colour'"),
+        (lambda e: e, ("--by", "colour"), "by: expected a column of the neurons, id, transmitter; got"),
     ],
 )
 def test_bad_input_is_one_line(edges, tmp_path, change, args, message):
@@ -153,19 +153,18 @@ def test_ids_of_digits_are_integers_and_zeros_elsewhere_do_no_harm(tmp_path):
 
 
 def test_leading_zeros_are_seen_where_pieces_of_the_file_meet(tmp_path, monkeypatch):
-    from retrograde.connectome import tables
-
-    monkeypatch.setattr(tables, "_PIECE", 3)
+    monkeypatch.setattr(padding, "_PIECE", 3)
     for width in range(1, 8):  # wherever it comes to lie
         (tmp_path / "edges.csv").write_text(f"pre,post,count\n{'1' * width},2,3\n2,05,4\n")
         assert "05" in read(tmp_path / "edges.csv").ids
 
 
-def test_names_after_a_megabyte_of_numbers(tmp_path):
-    rows = "".join(f"{i},{i + 1},1\n" for i in range(100_000))
+def test_names_after_a_block_of_numbers(tmp_path, monkeypatch):
+    rows = "".join(f"{i},{i + 1},1\n" for i in range(5_000))
+    monkeypatch.setattr(tables, "_BLOCK", 10_000)
     (tmp_path / "edges.csv").write_text(f"pre,post,count\n{rows}AVAL,1,1\n")
     c = read(tmp_path / "edges.csv")
-    assert "AVAL" in c.ids and "99999" in c.ids
+    assert "AVAL" in c.ids and "4999" in c.ids
 
 
 def test_floats_among_names_that_have_leading_zeros(tmp_path):

@@ -9,7 +9,7 @@ import random
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -47,7 +47,7 @@ def question(ask: Callable[..., Answer]) -> Callable[..., None]:
             asked = Asked(**{each.name: given.pop(each.name) for each in shared})
             _check(asked)
             with asked.steps:
-                answer = ask(asked, **given)
+                answer = replace(ask(asked, **given), source=asked.source)
                 _write(asked, answer, as_typed(context))
             _print(asked, answer)
 
@@ -195,8 +195,9 @@ def _print(asked: Asked, answer: Answer) -> None:
 
 
 def as_json(rows: pd.DataFrame) -> str:
-    """The rows as JSON, in which what is missing is null."""
-    records = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    """The rows as JSON, in which what is missing is null, and what is infinite the text "inf" or "-inf"."""
+    cells = rows.astype(object).where(rows.notna(), None).replace({np.inf: "inf", -np.inf: "-inf"})
+    records = cells.to_dict("records")
     return json.dumps(records, default=_plain, allow_nan=False)
 
 

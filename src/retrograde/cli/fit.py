@@ -106,4 +106,4 @@ def fit(
             )
         )
     notes = [found.message, *found.notes]
-    return Answer(title, tables, figures, {"the fit": found.attrs}, notes, c.summary, asked.source)
+    return Answer(title, tables, figures, {"the fit": found.attrs}, notes, c.summary)

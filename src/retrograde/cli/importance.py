@@ -9,7 +9,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import check_name, question, written
-from retrograde.cli.reading import Asked, numbers_of, pairs_of
+from retrograde.cli.reading import Asked, numbers_of
 from retrograde.report import Answer, Figure, drawings, paths
 
 
@@ -24,7 +24,7 @@ def importance(
     scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, after scaling.")] = 0.99,
     exact: Annotated[int, typer.Option(min=0, help="Silence so many neurons for true, too.")] = 0,
     by: Annotated[
-        str | None, typer.Option(help="Sum over a column of the neurons, such as cell_type; or over each neuropil.")
+        str | None, typer.Option(help="Sum over a column of the neurons, such as cell_type, or by neuropil.")
     ] = None,
     synapses: Annotated[Path | None, typer.Option(help="Write every connection's importance, as Parquet.")] = None,
 ) -> Answer:
@@ -47,12 +47,10 @@ def importance(
         scale=scale,
         silence=asked.silence or (),
         exact=exact,
-        progress=lambda done, of: asked.step("silencing and turning neurons", done, of),
+        progress=lambda done, total: asked.step("silencing for true", done, total),
     )
-    neuropils = by == "neuropil" and by not in found.neurons and asked.edges is not None
-    if neuropils:
-        asked.step("looking where the synapses are")
-        table = found.by_neuropil(asked.edges, pairs_of(asked.column, "--column"))
+    if by == "neuropil" and by not in found.neurons:
+        table = found.by_neuropil(asked.files[0], asked.columns)
     else:
         table = found.neurons if by is None else found.by(by)
     if synapses is not None:
@@ -66,29 +64,18 @@ def importance(
     notes = [f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"]
     if not found.neurons[["silencing"]].to_numpy().any() and found.reward == 0:
         notes.append("No path leads from the sources to the targets: nothing here changes the reward.")
-    names = table["id" if by is None else by]
-    beside = table.get("silencing_exact")
-    figures = [
-        Figure(
-            "What the synapses of each neuropil carry",
-            drawings.bars(names, table["importance"], "importance"),
-            "Of the reward, to first order.",
-        )
-        if neuropils
-        else Figure(
-            "If its output were silenced",
-            drawings.bars(names, table["silencing"], "change of the reward", beside, "exactly"),
-            "Red: the reward rises without it; blue: it falls. To first order.",
-        )
-    ]
-    strongest = paths.strongest_paths(ranked, "importance", list(sources), list(targets))
+    if "silencing" in table:
+        names, beside = table["id" if by is None else by], table.get("silencing_exact")
+        bars = drawings.bars(names, table["silencing"], "change of the reward", beside, "exactly")
+        told = "Red: the reward rises without it; blue: it falls. To first order."
+        figures = [Figure("If its output were silenced", bars, told)]
+    else:
+        bars = drawings.bars(table["neuropil"], table["importance"], "importance")
+        figures = [Figure("Where the synapses lie", bars, "Sums of what the synapses there carry of the reward.")]
+    driven, wanted = (list(c.ids[c.index(list(given))]) for given in (sources, targets))
+    strongest = paths.strongest_paths(ranked, "importance", driven, wanted)
     if len(strongest):
-        figures.append(
-            Figure(
-                "The strongest paths",
-                paths.wiring(strongest, list(sources), list(targets)),
-                "A connection is as broad as its importance: what the reward loses, to first order, without it.",
-            )
-        )
+        told = "A connection is as broad as its importance: what the reward loses, to first order, without it."
+        figures.append(Figure("The strongest paths", paths.wiring(strongest, driven, wanted), told))
     figures.append(Figure("Activity", drawings.density(found.neurons["activity"], "activity at the steady state"), ""))
-    return Answer(title, tables, figures, receipts, notes, c.summary, asked.source)
+    return Answer(title, tables, figures, receipts, notes, c.summary)

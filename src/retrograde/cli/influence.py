@@ -13,7 +13,6 @@ from retrograde.cli.answering import question
 from retrograde.cli.reading import Asked, Several, numbers_of
 from retrograde.connectome import Connectome
 from retrograde.report import Answer, Figure, drawings, paths
-from retrograde.training import InputError
 
 
 class Preset(StrEnum):
@@ -37,25 +36,26 @@ ENDS = 4  # neurons at the other end of the wiring diagram
 @question
 def influence(
     asked: Asked,
-    source: Annotated[Several, typer.Option(help="Neurons that are driven.")] = None,
-    target: Annotated[Several, typer.Option(help="Neurons that are looked at.")] = None,
+    source: Annotated[Several, typer.Option(help="Neurons that are driven; with --by, groups.")] = None,
+    target: Annotated[Several, typer.Option(help="Neurons that are looked at; with --by, groups.")] = None,
     by: Annotated[
-        str | None, typer.Option(help="Groups on groups, by a column of the neurons such as cell_type.")
+        str | None, typer.Option(help="A column of the neurons, such as cell_type; else all groups on all.")
     ] = None,
     scale: Annotated[
         list[float] | None,
         typer.Option(
-            help="The largest real part of an eigenvalue, after scaling; several for a sweep. [default: 0.99]",
-            show_default=False,
+            help="The largest real part of an eigenvalue, after scaling; several are compared. [default: 0.99]"
         ),
     ] = None,
-    f: Annotated[
-        str, typer.Option("--f", help="The nonlinearity, around whose steady state: identity, tanh, relu, ...")
-    ] = "identity",
-    drive: Annotated[Several, typer.Option(help="What drives that state, ID or ID=INPUT.")] = None,
     preset: Annotated[Preset | None, typer.Option(help="Read and scale as another tool does.")] = None,
+    f: Annotated[
+        str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
+    ] = "identity",
+    drive: Annotated[
+        Several, typer.Option(help="Around which state: neurons that are driven, ID or ID=INPUT. Not for identity.")
+    ] = None,
 ) -> Answer:
-    """Rank neurons by their influence, in the linear network x = αWx + b, or around a steady state x = f(αWx + b).
+    """Rank neurons by their influence, in the linear network x = αWx + b, or around a steady state of another f.
 
     With --source, the influence of these neurons on every neuron. With --target, the influence of every neuron on
     these, by one solve of the adjoint. With --by, of groups of neurons on groups.
@@ -68,56 +68,51 @@ def influence(
     """
     usual, least = READING[preset and preset.value]
     c = asked.connectome(usual, least)
-    scales = scale or [0.99]
-    state: dict[str, Any] = {"f": f, "drive": numbers_of(drive, "--drive") or None}
     how: dict[str, Any] = {
-        "scale": scales if len(scales) > 1 else scales[0],
-        **state,
+        "scale": 0.99 if not scale else scale[0] if len(scale) == 1 else scale,
         "silence": asked.silence or (),
         "preset": preset and preset.value,
+        "f": f,
+        "drive": numbers_of(drive, "--drive") or None,
     }
-    if by is not None:
-        return _of_groups(asked, c, by, source, target, how)
     asked.step("solving")
-    found = connectome.influence(c, source or None, target or None, **how)
-    if target:
-        title = f"influence, every neuron's on {', '.join(target)}"
+    found = connectome.influence(c, source or None, target or None, by=by, **how)
+    of = "every neuron's" if not source else ", ".join(source)
+    title = f"influence, {of} on {', '.join(target) if target else 'every neuron'}"
+    if by is not None and not source and not target:
+        title = f"influence of groups on groups, by {by}"
+    if "influence" in found and "id" in found:
+        figures = _figures(found)
+        if asked.report is not None:
+            asked.step("looking for the strongest paths")
+            figures += _paths(c, found, how)
     else:
-        title = f"influence, {', '.join(source or ())} on every neuron"
-    notes = [_note(found), *_nowhere(found)]
-    if len(scales) > 1:
-        title += " at several scales"
-        return Answer(title, {title: found}, _sweep(found, scales), _receipt(found), notes, c.summary, asked.source)
-    figures = _figures(found)
-    if asked.report is not None:
-        asked.step("looking for the strongest paths")
-        figures += _paths(c, found, how)
-    return Answer(title, {title: found}, figures, _receipt(found), notes, c.summary, asked.source)
-
-
-def _note(found: pd.DataFrame) -> str:
-    return (
+        figures = [_compared(found, scale or [])]
+    notes = [
         f"the largest real part of an eigenvalue of W is {found.attrs['eigenvalue']:.9g}; "
         f"residual {found.attrs['residual']:.1e}"
-    )
+    ]
+    if "note" in found.attrs:
+        note = found.attrs["note"]
+        notes.append(note[:1].upper() + note[1:] + ".")
+    receipts = {"the solve": dict(found.attrs)}
+    table = found if "id" in found else found.reset_index()
+    return Answer(title, {title: table}, figures, receipts, notes, c.summary)
 
 
-def _nowhere(found: pd.DataFrame) -> list[str]:
-    note = found.attrs.get("note", "")
-    return [note[:1].upper() + note[1:] + "."] if note else []
-
-
-def _sweep(found: pd.DataFrame, scales: list[float]) -> list[Figure]:
-    """Where neurons rank at each scale."""
-    some = found[~found["is_target" if "is_target" in found else "is_source"]].head(drawings.BARS)
-    columns = [f"{each:g}" for each in scales]
-    table = some.set_index("id")[columns]
-    figure = drawings.groups(table, "influence", cluster=False, rows="neuron", columns="scale")
-    return [Figure("At each scale", figure, "Those of the best ranks, without the sources or targets.")]
-
-
-def _receipt(found: pd.DataFrame) -> dict[str, dict[str, float]]:
-    return {"the solve of (I − αW)": dict(found.attrs)}
+def _compared(found: pd.DataFrame, scales: list[float]) -> Figure:
+    """Several columns of numbers side by side: groups, or scales."""
+    if len(scales) > 1:
+        others = found[~found["is_target" if "is_target" in found else "is_source"]]
+        rows = others.head(drawings.BARS).set_index("id")[[f"{each:g}" for each in scales]]
+        figure = drawings.groups(rows / rows.abs().max(), "influence / its largest", cluster=False, columns="scale")
+        return Figure("What depends on the scale", figure, "Each column by its largest; rows by their best rank.")
+    if "id" in found:
+        first = next(i for i, name in enumerate(found) if str(name).startswith("is_"))
+        figure = drawings.groups(found.head(drawings.NAMED).set_index("id").iloc[:, : first - 1], "influence")
+        return Figure("The largest", figure, "Rows and columns that are alike are neighbours.")
+    figure = drawings.groups(found, "influence", rows="from", columns="on")
+    return Figure("Groups on groups", figure, "Rows and columns that are alike are neighbours.")
 
 
 def _figures(found: pd.DataFrame) -> list[Figure]:
@@ -166,32 +161,3 @@ def _paths(c: Connectome, found: pd.DataFrame, how: dict[str, Any]) -> list[Figu
     )
     note += " A connection is as broad as what it carries from end to end."
     return [Figure("The strongest paths", paths.wiring(strongest, *ends), note)]
-
-
-def _of_groups(asked: Asked, c: Connectome, by: str, source: Several, target: Several, how: dict[str, Any]) -> Answer:
-    """Groups on groups: those that the sources and the targets are in, or all."""
-    if by not in c.neurons:
-        raise InputError(f"--by: expected one of {', '.join(c.neurons.columns)}, got {by!r}")
-    group = c.neurons[by].fillna("").astype(str)
-    ends = []
-    for given, option in (source, "source"), (target, "target"):
-        chosen = group.iloc[c.index(given, option)].unique() if given else sorted(set(group) - {""})
-        ends.append({name: c.ids[(group == name).to_numpy()] for name in chosen})
-    asked.step("solving")
-    found = connectome.influence(c, *ends, **how)
-    title = f"influence of groups on groups, by {by}"
-    figure = drawings.groups(found, "influence", rows="from", columns="on")
-    note = "Rows and columns that are alike are neighbours."
-    attrs = dict(found.attrs)
-    table = found.reset_index()
-    table.attrs = attrs
-    receipt = _receipt(found)
-    return Answer(
-        title,
-        {title: table},
-        [Figure(title, figure, note)],
-        receipt,
-        [_note(found), *_nowhere(found)],
-        c.summary,
-        asked.source,
-    )

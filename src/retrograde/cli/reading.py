@@ -76,22 +76,36 @@ class Asked:
         """Where the data are from, if they came along."""
         return SOURCES[self.example] if self.example is not None else ""
 
-    def connectome(self, weights: str = "count", threshold: float = 0) -> connectome.Connectome:
-        """The connectome, read with these weights and this threshold where the options do not say others."""
+    @property
+    def files(self) -> tuple[Path, Path | None]:
+        """The tables of the connections and of the neurons."""
         if (self.edges is None) == (self.example is None):
             got = "neither (EDGES comes before the options)" if self.edges is None else "both"
             raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
-        edges, neurons = (self.edges, self.neurons) if self.example is None else files(self.example)
+        if self.edges is not None:
+            return self.edges, self.neurons
+        assert self.example is not None
+        edges, neurons = files(self.example)
+        return edges, self.neurons or neurons
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Role -> column, where they are given."""
+        return pairs_of(self.column, "--column")
+
+    def connectome(self, weights: str = "count", threshold: float = 0) -> connectome.Connectome:
+        """The connectome, read with these weights and this threshold where the options do not say others."""
+        edges, neurons = self.files
         self.step("reading")
         return connectome.read(
             edges,
-            self.neurons or neurons,
+            neurons,
             weights=self.weights or weights,
             signs=signs_of(self.signs),
             threshold=threshold if self.threshold is None else self.threshold,
             exclude=self.exclude or (),
             exclude_transmitters=self.exclude_transmitter or (),
-            columns=pairs_of(self.column, "--column"),
+            columns=self.columns,
             orientation=self.orientation,  # type: ignore[arg-type]  # looked at there
             ids=None if self.ids is None else _ids(self.ids),
         )

@@ -85,4 +85,4 @@ def stability(
         Figure("Where the leading mode is", drawings.bars(parts[where], parts["part"], "part of the mode"), "Σ|v|².")
     )
     receipts = {"the state, x = f(αWx + b), and its spectrum": found.attrs}
-    return Answer(title, tables, figures, receipts, notes, c.summary, asked.source)
+    return Answer(title, tables, figures, receipts, notes, c.summary)

@@ -11,6 +11,7 @@ from torch import Tensor
 from retrograde.adjoint import steady_gradients
 from retrograde.connectome.given import Targets
 from retrograde.connectome.linear import solvers_for
+from retrograde.nonlinearity import Identity
 from retrograde.recurrence import Recurrence
 from retrograde.result import Inputs, Wants
 from retrograde.solvers import FixedPoint
@@ -28,7 +29,9 @@ class Driven(Protocol):
     by_drive: bool
     """Whether targets are looked at by their drive u = Wx + b, of which x = f(u), or by x."""
 
-    def at(self, b: np.ndarray) -> None: ...
+    def at(self, b: np.ndarray) -> None:
+        """Move to the input b, (m,)."""
+        ...
 
     def activity(self) -> np.ndarray:
         """(k,), x of the targets."""
@@ -66,18 +69,22 @@ class Steady:
         return self.bias.index_add(0, self.allowed, torch.from_numpy(b).to(self.bias))
 
     def at(self, b: np.ndarray) -> None:
+        """Move to the input b, (m,)."""
         self.b = self.total(b)
         solver = solvers_for(self.net)[0]
         self.x = steady_state(self.net.W, self.b, self.net.f, x0=self.x, solver=solver).x.detach()
 
     def activity(self) -> np.ndarray:
+        """(k,), x of the targets."""
         return self._x[self.place].double().numpy()
 
     def values(self) -> np.ndarray:
+        """(k,), u or x of the targets."""
         with torch.no_grad():
             return (self.net.W @ self._x + self.b)[self.place].double().numpy() if self.by_drive else self.activity()
 
     def rows(self) -> np.ndarray:
+        """(k, m), d values / db."""
         with torch.no_grad():
             ones = self._x.new_zeros(len(self.place), len(self._x))
             ones[torch.arange(len(self.place)), self.place] = 1
@@ -87,11 +94,17 @@ class Steady:
             return ((s + ones) if self.by_drive else s)[:, self.allowed].double().numpy()
 
     def settles(self, most: float) -> bool:
-        """Whether the network comes to this x by itself, from rest, by its leaky dynamics, to within `most`."""
+        """Whether the network comes to this x by itself, from rest, by its leaky dynamics, to within `most`.
+
+        A linear network that is stable, as is made sure of, has no other.
+        """
+        if isinstance(self.net.f, Identity):
+            return True
         found = steady_state(
-            self.net.W, self.b, self.net.f, solver=FixedPoint(damping=0.5, max_steps=2000), throw=False
+            self.net.W, self.b, self.net.f, solver=FixedPoint(damping=0.2, max_steps=5000), throw=False
         )
-        return bool(found.converged) and float((found.x.detach() - self._x).abs().max()) <= most
+        near = float((found.x.detach() - self._x).abs().max()) <= most
+        return near and bool(found.residual <= most)
 
     @property
     def states(self) -> np.ndarray:
@@ -123,6 +136,7 @@ class AlongTime:
 
     @property
     def by_drive(self) -> bool:
+        """Whether targets are looked at by their drive."""
         return self._by_drive
 
     @by_drive.setter
@@ -131,6 +145,7 @@ class AlongTime:
         self._by_drive = wanted and self.may_drive
 
     def at(self, b: np.ndarray) -> None:
+        """Move to the input b, (m,)."""
         b_t = torch.from_numpy(b.reshape(self.T, -1)).to(self.bias)
         self.b = self.bias.expand(self.T, -1).index_add(1, self.allowed, b_t)
         with torch.no_grad():
@@ -143,9 +158,11 @@ class AlongTime:
         return self.path.double().numpy()
 
     def activity(self) -> np.ndarray:
+        """(k,), x of the targets."""
         return self.path[self.time, self.place].double().numpy()
 
     def values(self) -> np.ndarray:
+        """(k,), u or x of the targets."""
         if not self.by_drive:
             return self.activity()
         with torch.no_grad():
@@ -153,6 +170,7 @@ class AlongTime:
         return u[torch.arange(len(u)), self.place].double().numpy()
 
     def rows(self) -> np.ndarray:
+        """(k, m), d values / db."""
         k, n = len(self.place), len(self.bias)
         every = torch.arange(k)
         ones = self.path.new_zeros(k, n)

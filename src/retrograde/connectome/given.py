@@ -80,7 +80,7 @@ def stimulus_of(c: Connectome, given: Any, duration: float | None) -> Stimulus:
     )
     if not len(start):
         raise ValueError(f"{source.what}: expected at least one row, got none")
-    names = identities(rows[roles[who]], f"{source.what}, {who}")
+    names = identities(rows[roles[who]], f"{source.what}, {who}").values
     for told, bad in (("stop after start", stop <= start), ("start of at least 0", start < 0)):
         if bad.any():
             row = int(np.argmax(bad))
@@ -122,7 +122,7 @@ def per_neuron(c: Connectome, given: Any, what: str, otherwise: float = 0.0) -> 
         ValueError: no such column, ids or types that are not there, numbers that are missing or not finite.
     """
     if isinstance(given, str):
-        found = pd.to_numeric(column(c, given, what), errors="coerce").to_numpy(np.float64)
+        found = np.array(pd.to_numeric(column(c, given, what), errors="coerce"), dtype=np.float64)
     elif isinstance(given, Mapping):
         found = np.full(len(c), otherwise)
         types = set(c.neurons["cell_type"].astype(str)) if "cell_type" in c.neurons else set()
@@ -171,8 +171,8 @@ def targets_of(c: Connectome, given: Any, steps: int | None) -> Targets:
                 f"{source.what}: expected the columns neuron and activity, and time along a trajectory; "
                 f"{', '.join(missing)} not found among {', '.join(source.names)}"
             )
-        rows = source.read(list(roles.values()))
-        ids = identities(rows[roles["neuron"]], f"{source.what}, neuron").tolist()
+        rows = source.read(list(roles.values()), ids=(roles["neuron"],))
+        ids = identities(rows[roles["neuron"]], f"{source.what}, neuron").values.tolist()
         activity = numbers(rows[roles["activity"]], f"{source.what}, activity")
         times = numbers(rows[roles["time"]], f"{source.what}, time") if "time" in roles else np.full(len(ids), last)
     else:

@@ -25,6 +25,7 @@ class Box(NamedTuple):
     upper: np.ndarray
 
     def clip(self, b: np.ndarray) -> np.ndarray:
+        """The nearest to b within it."""
         return np.clip(b, self.lower, self.upper)
 
 
@@ -58,14 +59,16 @@ def nearest(rows: Rows, box: Box) -> tuple[np.ndarray, np.ndarray]:
     bounds = np.column_stack(
         [np.concatenate([box.lower, np.zeros(2 * k)]), np.concatenate([box.upper, np.full(2 * k, np.inf)])]
     )
-    z, p = _linear_program(cost, A, rows.low / size, rows.high / size, bounds)
+    found = _linear_program(cost, A, rows.low / size, rows.high / size, bounds)
+    assert found is not None  # b = 0, clipped, and what is missing then, is a solution
+    z, p = found
     return box.clip(z[:m]), np.clip(p / size, -1, 1)
 
 
 def distance_bound(rows: Rows, box: Box, p: np.ndarray) -> float:
     """No b within the bounds has a smaller Σ |off| than this, whatever |p| <= 1 is; -inf where p proves nothing."""
     p = p / max(1.0, np.abs(p).max(initial=0.0))
-    return _wanted(rows, p) - _most(box, rows.A.T @ p)
+    return _wanted(rows, p) - _most(box, rows.A.T @ p, np.abs(rows.A).T @ np.abs(p))
 
 
 def least(rows: Rows, box: Box, norm: str) -> Found:
@@ -178,7 +181,6 @@ def _least_l1(rows: Rows, box: Box) -> tuple[np.ndarray, np.ndarray] | None:
         low,
         high,
         np.vstack([positive, negative[both]]),
-        may_fail=True,
     )
     if found is None:
         return None
@@ -189,9 +191,9 @@ def _least_l1(rows: Rows, box: Box) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _linear_program(
-    cost: np.ndarray, A: np.ndarray, low: np.ndarray, high: np.ndarray, bounds: np.ndarray, may_fail: bool = False
+    cost: np.ndarray, A: np.ndarray, low: np.ndarray, high: np.ndarray, bounds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The z of least cost with low <= Az <= high, and the dual of these rows."""
+    """The z of least cost with low <= Az <= high, and the dual of these rows; None where there is no such z."""
     equal = low == high
     above, below = ~equal & np.isfinite(low), ~equal & np.isfinite(high)
     found = scipy.optimize.linprog(
@@ -205,9 +207,7 @@ def _linear_program(
         options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
     )
     if found.status != 0:
-        if may_fail:
-            return None
-        raise ArithmeticError(f"linear program: {found.message}")
+        return None
     p = np.zeros(len(low))
     p[equal] = found.eqlin.marginals if equal.any() else 0.0
     if above.any() or below.any():
@@ -222,11 +222,11 @@ def _wanted(rows: Rows, p: np.ndarray) -> float:
     return float((p[p != 0] * edge[p != 0]).sum())
 
 
-def _most(box: Box, slope: np.ndarray) -> float:
-    """The largest slope·b within the bounds. Slopes that are no more than rounding gain nothing without bounds."""
+def _most(box: Box, slope: np.ndarray, rounded: np.ndarray) -> float:
+    """The largest slope·b within the bounds. A slope that is no more than what was rounded gains nothing."""
     end = np.where(slope > 0, box.upper, box.lower)
-    tiny = np.abs(slope) <= 1e-12 * np.abs(slope).max(initial=0.0)
-    return float((slope * end)[~(tiny & ~np.isfinite(end)) & (slope != 0)].sum())
+    some = (slope != 0) & ~((np.abs(slope) <= 1e-9 * rounded) & np.isinf(end))
+    return float(slope[some] @ end[some])
 
 
 def _sizes(rows: Rows) -> np.ndarray:

@@ -30,10 +30,11 @@ def by_connection(
             f"{source.what}: expected the columns pre, post, count and neuropil; {', '.join(missing)} not found among "
             f"{', '.join(source.names)}"
         )
-    rows = source.read([roles[role] for role in ("pre", "post", "count", "neuropil")])
+    needed = [roles[role] for role in ("pre", "post", "count", "neuropil")]
+    rows = source.read(needed, ids=needed[:2])
     known = pd.Index(c.ids.astype(str))
     pre, post = (
-        known.get_indexer(identities(rows[roles[role]], f"{source.what}, {role}").astype(str))
+        known.get_indexer(identities(rows[roles[role]], f"{source.what}, {role}").values.astype(str))
         for role in ("pre", "post")
     )
     count = numbers(rows[roles["count"]], f"{source.what}, count")

@@ -106,7 +106,7 @@ def _read(table: Any, what: str, roles: Mapping[str, tuple[str, ...]], needed: t
     columns: dict[str, Any] = {"condition": np.full(len(rows), "")}
     for role, name in found.items():
         if role == "neuron":
-            columns[role] = identities(rows[name], f"{source.what}, {name}")
+            columns[role] = identities(rows[name], f"{source.what}, {name}").values
         elif role == "condition":
             columns[role] = _names(rows[name], f"{source.what}, {name}")
         else:

@@ -47,15 +47,15 @@ def simulate(
     """The activity of every neuron over time, driven by a table of stimuli.
 
     ``form="rate"``: x(t) = (1 - a) x(t - dt) + a f(αW x(t - dt) + b(t)), a = dt/τ, which is `retrograde.trajectory`.
-    ``form="voltage"``: τ dv/dt = -v + αW f(v) + b by Euler's method, v(t) = v(t - dt) + a (αW f(v(t - dt)) + b(t) - v(t - dt)),
-    the dynamics of flyvis; the activity is f(v).
+    ``form="voltage"``: τ dv/dt = -v + αW f(v) + b, the dynamics of flyvis, by Euler's method:
+    v(t) = v(t - dt) + a (αW f(v(t - dt)) + b(t) - v(t - dt)). The activity is f(v).
 
     Args:
         c: the connectome.
         stimulus: a table, or a file of one, with the columns ``neuron`` (or ``cell_type``), ``start``, ``stop`` and
-            ``strength``: what is added to the neuron's input from start to stop. Or a mapping from id to strength, for what is
-            on all the time. Times, ``dt`` and ``tau`` have one unit, say milliseconds; the strength has that of Wx.
-            What overlaps is added, and what is on for a part of a step counts for that part.
+            ``strength``: what is added to the neuron's input from start to stop. Or a mapping from id to strength, for
+            what is on all the time. Times, ``dt`` and ``tau`` have one unit, say milliseconds; the strength has that of
+            Wx. What overlaps is added, and what is on for a part of a step counts for that part.
         f: the nonlinearity; flyvis has "relu".
         dt: how long a step is.
         tau: τ, at least dt: a number, a column of the neurons, or a mapping from ids or cell types to numbers (others:
@@ -72,12 +72,12 @@ def simulate(
             activities.
         preset: "ci-2.9" or "ci-2.10" for the equations of connectome_interpreter's MultilayeredNetwork in these
             releases, with its threshold, steepness, clamp and, from 2.10 on, τ = 10: see
-            `retrograde.connectome.layered`. ``form``, ``f``, ``start`` and ``dt`` are its own then.
+            `retrograde.connectome.layered`. its f is its own, and its time is counted in steps.
         told: called with the steps done and the steps in all, now and then.
 
     Returns:
-        Long: ``time``, from 0 to the duration, ``id`` (or the types, and how many ``neurons`` they have), ``activity``, and in
-        the voltage form ``voltage``; and what the neuron table says of the cell type. Wide: ``time``, and a column for each.
+        Long: ``time``, from 0 to the duration, ``id`` (or the types, and how many ``neurons`` they have), the cell type
+        where it is known, ``activity``, and in the voltage form ``voltage``. Wide: ``time``, and a column for each.
 
     Raises:
         ValueError: columns that are missing, ids that are not there, strengths that are no numbers, a stop before its
@@ -102,9 +102,10 @@ def simulate(
         if given not in among:
             raise ValueError(f"{name}: expected one of {', '.join(among)}, got {given!r}")
     if preset is not None:
-        dt, form, start = 1.0, "rate", "rest"
         if preset not in RELEASES:
             raise ValueError(f"preset: expected one of {', '.join(RELEASES)}, got {preset!r}")
+        if (form, dt, start) != ("rate", 1.0, "rest"):
+            raise ValueError("preset: its steps are 1 and start from rest; expected no other form, dt or start")
     if not 0 < dt < np.inf:
         raise ValueError(f"dt: expected a finite time above 0, got {dt}")
     drive = stimulus_of(c, stimulus, duration)
@@ -268,7 +269,7 @@ class _Telling:
 
     def table(self, dt: float, wide: bool) -> pd.DataFrame:
         x = np.concatenate(self.kept[0])
-        time = np.arange(len(x)) * dt
+        time = np.arange(len(x)) * float(dt)
         if wide:
             return pd.concat(
                 [pd.Series(time, name="time"), pd.DataFrame(x, columns=[str(name) for name in self.names])], axis=1

@@ -80,13 +80,15 @@ def stimulate(
 
     Returns:
         A row for each neuron (and time) with an input, or a target; for the steady state, for every neuron; the largest
-        input first, or time by time: ``id``, ``input``, ``activity``, ``wanted`` (NaN where it is no target). ``.attrs`` tells:
+        input first, or time by time: ``id``, ``input``, ``activity``, ``wanted`` (NaN where it is no target); and what
+        the neuron table says. ``.attrs`` tells:
 
         - ``met``: whether every target is met to 1e-6; ``distance``: Σ |x - wanted| over the targets.
         - ``size``: Σ |b|, or Σ b² / 2. ``size_bound``: no input that meets the targets is less; and
           ``distance_bound``: none comes nearer than this, in terms of u = f⁻¹(x), or of x along a trajectory with a
-          leak. Both are proved from multipliers, and hold for certain where ``proved`` is true, f = identity;
-          otherwise for the network linearised at the answer, with a ``distance_bound`` of NaN where the targets are met.
+          leak. Both follow from multipliers. They hold for certain where ``proved`` is true, as it is for f =
+          identity; else for the network linearised at the answer. The one that says nothing, as the targets are met or
+          are not, is NaN.
         - ``settled``: whether the search came to an end; ``from_rest``: whether the network comes to this steady state
           by itself, by its leaky dynamics from x = 0.
         - for a maximum, ``reward``, and ``gap``, by how much it may be surpassed: of the linearised network.
@@ -99,13 +101,18 @@ def stimulate(
     >>> import pandas as pd
     >>> from retrograde.connectome import read
     >>> c = read(pd.DataFrame({"pre": ["a", "b", "c"], "post": ["c", "c", "a"], "count": [2, 1, 1]}))
-    >>> found = stimulate(c, {"c": 0.5}, allowed=["a", "b"], f="tanh", scale=None)
+    >>> found = stimulate(c, {"c": 0.5}, allowed=["a", "b"], scale=0.5)
     >>> found[["id", "input", "activity", "wanted"]].round(3)
+      id  input  activity  wanted
+    0  a  0.716     0.713     NaN
+    1  b  0.129     0.128     NaN
+    2  c  0.000     0.500     0.5
     """
+    _check_steps(steps, turns)
     targets = targets_of(c, target, steps)
     wanted = None if maximum else targets.activity
     places = np.arange(len(c)) if allowed is None else np.unique(c.index(allowed, "allowed"))
-    _check(places, lower, upper, least, maximum, budget, steps, turns)
+    _check(places, lower, upper, least, maximum, budget)
     if preset is not None:
         return _by_preset(c, targets, places, steps, preset, bias, tau, scale, silence, turns, seed, told)
     nonlinearity = as_nonlinearity(f)
@@ -129,13 +136,13 @@ def stimulate(
         most = maximise(driven, targets.activity, box, float(budget), turns, ticking, start)
         b, attrs = most.b, {"reward": most.reward, "gap": most.gap, "proved": linear, "turns": most.turns}
     else:
-        whole = None
         if isinstance(driven, Steady) and len(targets.place) == len(c):
             whole = _closed_form(driven, box, low, high)
-        if whole is not None:
-            driven.at(whole)
-            attrs = {"settled": True, "proved": True, "turns": 0, "size_bound": size_of(whole, least)}
-            return _table(c, driven, whole, places, targets, attrs, least, maximum)
+            if whole is not None:
+                driven.x = driven.x_of_targets()  # of several steady states that may be, this one
+                driven.at(whole)
+                attrs = {"settled": True, "proved": True, "turns": 0, "size_bound": size_of(whole, least)}
+                return _table(c, driven, whole, places, targets, attrs, least, maximum)
         if len(targets.place) * m > _ENTRIES:
             raise ValueError(
                 f"target: {len(targets.place):,} targets of {m:,} inputs are more than a Jacobian can be held of; "
@@ -146,6 +153,9 @@ def stimulate(
         # A ReLU that is off has no slope to tell the way: all are a little on, at first.
         start = np.full(m, _ON) if net.f.kinked else None
         found = bring(driven, low, high, box, least, linear, turns, ticking, start)
+        if not linear and start is None and not _met(driven, targets):
+            # Where rest is no stable state, nothing near it leads on.
+            found = bring(driven, low, high, box, least, linear, turns, ticking, np.full(m, _ON))
         if not linear and driven.by_drive and not _met(driven, targets):
             # Out of reach: from here on it is x that has to come near, not u, which f may stretch without end.
             driven.by_drive = False
@@ -157,25 +167,19 @@ def stimulate(
     return _table(c, driven, b, places, targets, attrs, least, maximum)
 
 
-def _check(
-    places: np.ndarray,
-    lower: float,
-    upper: float,
-    least: str,
-    maximum: bool,
-    budget: float,
-    steps: int | None,
-    turns: int,
-) -> None:
+def _check_steps(steps: int | None, turns: int) -> None:
+    for name, number in (("steps", steps), ("turns", turns)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {number!r}")
+
+
+def _check(places: np.ndarray, lower: float, upper: float, least: str, maximum: bool, budget: float) -> None:
     if not len(places):
         raise ValueError("allowed: expected at least one id, got none")
     if least not in ("l1", "l2"):
         raise ValueError(f"least: expected l1 or l2, got {least!r}")
-    if not lower <= upper or np.isinf(lower) and lower > 0 or np.isinf(upper) and upper < 0:
+    if not lower <= upper or lower == np.inf or upper == -np.inf:
         raise ValueError(f"lower: expected lower <= upper, got {lower} and {upper}")
-    for name, number in (("steps", steps), ("turns", turns)):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {number!r}")
     if not maximum:
         return
     if not budget > 0:
@@ -242,7 +246,7 @@ def _table(
     if not maximum:
         met = _met(net, targets)
         attrs |= {"met": met, "distance": float(np.abs(net.activity() - targets.activity).sum())}
-        attrs["distance_bound"] = float("nan") if met else attrs["distance_bound"]
+        attrs["distance_bound"] = float("nan") if met else attrs.get("distance_bound", float("nan"))
         attrs["size_bound"] = attrs["size_bound"] if met else float("nan")
     if isinstance(net, Steady):
         attrs["from_rest"] = net.settles(1e-5)
