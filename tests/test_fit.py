@@ -1,5 +1,7 @@
 """Fits to activities that a plain network of known parameters made, and what a fit says of its own certainty."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -412,6 +414,16 @@ def test_the_command_fits_and_writes_its_answer(files):
     assert np.abs(found["value"] - [*GAIN.values(), *BIAS.values()]).max() < 1e-6 and found["determined"].all()
     page = report.read_text(encoding="utf-8")
     assert all(title in page for title in ("Recorded and predicted", "The parameters", "what the data pin down worst"))
+
+
+def test_the_command_tells_in_json_what_is_not_pinned_down(files):
+    folder, said = files
+    drive = pd.DataFrame({"neuron": ["n00"], "strength": [1.0]})
+    drive.to_csv(folder / "drive.csv", index=False)
+    run = CliRunner().invoke(app, [*said, "--parameters", "gain", "strength", "--json", "--top", "30"])
+    assert run.exit_code == 0, run.output
+    open_ones = [row for row in json.loads(run.stdout) if row["standard_error"] == "inf"]
+    assert open_ones and not any(row["determined"] for row in open_ones)
 
 
 def test_the_command_says_what_is_wrong(files):

@@ -44,7 +44,7 @@ class Fit:
         activities: the recorded table with ``predicted`` and ``held_out``.
         converged: whether the fit is at a minimum.
         message: how it ended.
-        rank: how many combinations of the parameters the data pin down.
+        rank: how many combinations of the parameters the data pin down; None without ``uncertainty``.
         notes: what else there is to know.
         attrs: ``cost`` (half the sum of squares, in units of the noise where that was given), ``noise``,
             ``evaluations``, ``states_not_found``, ``margin`` (the least 1 - max Re λ of DW over the conditions, up to
@@ -60,7 +60,7 @@ class Fit:
     activities: pd.DataFrame
     converged: bool
     message: str
-    rank: int
+    rank: int | None
     notes: list[str]
     attrs: dict[str, float]
     network: Recurrence
@@ -175,7 +175,7 @@ def fit(
         activities=of.table.assign(predicted=predicted.numpy(), held_out=out),
         converged=converged,
         message=message,
-        rank=-1 if known is None else known.rank,
+        rank=None if known is None else known.rank,
         notes=notes,
         attrs={
             "cost": 0.5 * float(problem.residual(theta) @ problem.residual(theta)),
