@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 import retrograde as rg
@@ -196,7 +197,6 @@ def test_a_progress_bar_is_seen_after_a_second(monkeypatch):
     steps.step("solving", 2, 7)
     assert not list(steps._bar.get_renderables())
     monkeypatch.setattr(progress, "_SECONDS", 0.0)
-    from rich.console import Console
 
     console = Console(width=100)
     with console.capture() as shown:
@@ -457,3 +457,16 @@ def test_json_of_what_json_has_no_numbers_for():
         {"id": 3, "x": "inf", "y": "-inf", "on": True},
         {"id": 4, "x": None, "y": 1.5, "on": False},
     ]
+
+
+def test_a_narrow_terminal_shows_fewer_columns():
+    rows = pd.DataFrame({"id": [720575940612453042], "influence": [0.25], "cell_type": ["x" * 30], "none": [""]})
+    console = Console(width=50)
+    for width, seen in (50, ["id", "influence"]), (80, ["id", "influence", "cell_type"]), (5, ["id", "influence"]):
+        table = answering.shown(rows, "t", width)
+        assert [column.header for column in table.columns] == seen
+        assert (table.caption == "not shown: cell_type") == (len(seen) == 2)
+    with console.capture() as text:
+        console.print(answering.shown(rows, "t", 50))
+    assert "720575940612453042" in text.get()
+    assert not answering.shown(rows.iloc[:0], "t", 50).columns
