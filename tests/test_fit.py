@@ -298,6 +298,15 @@ def test_what_is_not_fitted_stays_at_its_start():
     assert np.abs(found.parameters["value"] - known(found, gain=GAIN)).max() < 1e-6
 
 
+def test_silenced_neurons_have_no_outputs_and_leave_the_scale():
+    c = network()
+    h, drive = drives(c)
+    truth = Truth(c, 0.6, gain=GAIN)
+    truth.M[:, [3, 4]] = 0
+    found = fit(c, table(c, truth.steady(h)), drive, parameters="gain", scale=0.6, silence=["n03", "n04"])
+    assert np.abs(found.parameters["value"] - known(found, gain=GAIN)).max() < 1e-6
+
+
 def test_fits_that_fail_say_so():
     c = network()
     h, drive = drives(c)
@@ -377,6 +386,7 @@ BAD = [
     (lambda r, d: (r, d), {"hold_out": 1.0}, "hold_out: expected a part"),
     (lambda r, d: (r, d), {"hold_out_by": "side"}, "hold_out_by: expected 'condition' or 'neuron'"),
     (lambda r, d: (r[r["condition"] == "k0"], d), {}, "give hold_out_by='neuron' or hold_out=0"),
+    (lambda r, d: (r, d), {"silence": ["nobody"]}, "silence: 1 of 1 ids"),
     (lambda r, d: (r, d), {"method": "newton"}, "method: expected"),
     (lambda r, d: (r, d), {"max_steps": 0}, "max_steps: expected a number"),
     (lambda r, d: (r, d), {"scale": 0.0}, "scale: expected a finite scale"),

@@ -77,6 +77,7 @@ def fit(
     tie: str = "cell_type",
     f: str | Nonlinearity = "tanh",
     scale: float | None = 0.99,
+    silence: Iterable[Any] = (),
     dt: float | None = None,
     start: Mapping[str, Any] | None = None,
     hold_out: float = 0.2,
@@ -102,6 +103,7 @@ def fit(
             group to another. "id" ties nothing. What is of no group stays at its start.
         f: the nonlinearity.
         scale: the largest real part of an eigenvalue of αW, before the fit; None takes W as it is.
+        silence: neurons whose outgoing connections are cut. α stays what it is for the whole network.
         dt: the length of a step; the activities are then those of the trajectory from x(0) = 0, x(k dt) after k steps.
             None: they are steady states.
         start: kind -> where it starts, a number or one for each group; what is not fitted stays there. By default 1, of
@@ -147,7 +149,7 @@ def fit(
     fitted = [parameters] if isinstance(parameters, str) else list(parameters)
     kinds, notes = kinds_of(c, fitted, tie, start or {}, dt)
     out = held_out(of, hold_out, hold_out_by, seed)
-    net, eigenvalue, alpha = scaled(c, scale, np.empty(0, np.int64), Preset(), Tanh())
+    net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), Tanh())
     model = Adjustable(c, replace(net, f=nonlinearity), kinds, [k for k in kinds if k in fitted], of, dt)
     problem = Misfit(model, ~out, progress)
     few = method == "gauss-newton" or (method is None and len(model.theta) <= FEW)
