@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import importance, influence, read
+from retrograde.connectome import importance, influence, read, tables
 from retrograde.connectome.linear import largest_real_eigenvalue
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -671,3 +671,59 @@ def test_rank_one_silencing_of_every_neuron_of_the_worm():
     table = found.neurons.set_index("id").loc[list(c.ids), "silencing_exact"].to_numpy()
     brutes = [np.linalg.solve(np.eye(300) - silenced(A, k), b)[place] - found.reward for k in range(300)]
     assert np.abs(table - brutes).max() < 1e-10
+
+
+@pytest.mark.parametrize("name", ("e.csv", "e.parquet", "e.sqlite", "frame", "categories"))
+def test_text_ids_in_many_pieces(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_BLOCK", 200)  # bytes: each piece of the file has a dictionary of its own
+    random = np.random.default_rng(0)
+    pre, post = (np.array([f"cell {k}" for k in random.integers(0, 40, 500)]) for _ in range(2))
+    spoken = np.where(random.random(500) < 0.3, None, "ACH")
+    edges = pd.DataFrame({"pre": pre, "post": post, "count": random.integers(1, 9, 500), "nt_type": spoken})
+    where = edges if name == "frame" else tmp_path / name
+    if name == "e.csv":
+        edges.to_csv(where, index=False)
+    elif name == "e.parquet":
+        edges.to_parquet(where, row_group_size=50)
+    elif name == "e.sqlite":
+        with sqlite3.connect(where) as data:
+            edges.to_sql("edges", data, index=False)
+    elif name == "categories":
+        where = edges.astype({"pre": pd.CategoricalDtype(["of nobody", *sorted(set(pre))]), "post": "category"})
+    c = read(where, signs={"acetylcholine": -1})
+    assert c.ids.tolist() == sorted(set(pre) | set(post))
+    expected = edges.groupby(["post", "pre"], as_index=False)["count"].sum()
+    assert c.edges["pre"].tolist() == expected["pre"].tolist() and c.edges["post"].tolist() == expected["post"].tolist()
+    assert (-c.edges["weight"]).tolist() == expected["count"].tolist()
+    assert c.edges["pre"].dtype == "str"
+    W = np.zeros((len(c), len(c)))
+    W[np.searchsorted(c.ids, expected["post"]), np.searchsorted(c.ids, expected["pre"])] = -expected["count"]
+    assert (dense(c) == W).all() and (c.W.T.dense().detach().numpy() == W.T).all()
+    c.W.weight.detach().zero_()
+    assert (c.edges["weight"] < 0).all()  # the table is no view of W
+
+
+@pytest.mark.parametrize("name", ("e.csv", "e.tsv", "e.parquet", "e.feather", "e.sqlite", "frame"))
+def test_a_table_too_large_for_memory_is_refused_with_the_size_it_takes(edges, name, tmp_path, monkeypatch):
+    many = pd.concat([edges] * 1000, ignore_index=True)
+    where = many if name == "frame" else tmp_path / name
+    if name.endswith("sv"):
+        many.to_csv(where, sep="\t" if name == "e.tsv" else ",", index=False)
+    elif name == "e.parquet":
+        many.to_parquet(where)
+    elif name == "e.feather":
+        many.to_feather(where)
+    elif name == "e.sqlite":
+        with sqlite3.connect(where) as data:
+            many.to_sql("edges", data, index=False)
+    assert len(read(where).edges) == 7
+    monkeypatch.setattr(tables, "available", lambda: 1e6)
+    with pytest.raises(ValueError, match=r"about 8,0\d\d rows, to read which takes 0.0012 GB of memory; 0.001 GB are"):
+        read(where)
+    if name == "e.csv":
+        result = CliRunner().invoke(app, ["influence", str(where), "--source", "a"])
+        assert result.exit_code == 2 and "0.0012 GB" in result.output.replace("\n", " ")
+
+
+def test_how_much_memory_is_free_is_known():
+    assert 1e6 < tables.available() < 1e15

@@ -346,3 +346,70 @@ assert "fused" in rg.kernels.explain(net)
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def one_slow_mode(n, f, dtype):
+    """Sparse and not symmetric; one eigenvalue, of neurons far down the list, leads all the others by far."""
+    generator = torch.Generator().manual_seed(n)
+    W = torch.randn(n, n, generator=generator, dtype=torch.float64) * (torch.rand(n, n, generator=generator) < 0.3)
+    W[0], W[:, n - 1] = 0, 0
+    mode = torch.rand(2, n, generator=generator, dtype=torch.float64)
+    W = 0.2 / (0.3 * n) ** 0.5 * W + 0.9 / (0.3 * mode.prod(0).sum()) * (mode[0, :, None] * mode[1]) * (W != 0)
+    return rg.Network(W.to(dtype).to_sparse(), f=f, b=0.1 * torch.rand(n, generator=generator).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("f", NAMES)
+@pytest.mark.parametrize("memory", (2, 5))
+def test_anderson_of_a_large_sparse_w(f, dtype, memory, plain, monkeypatch):
+    monkeypatch.setattr(kernels, "_LONE", 1)
+    n, solver = 1100, rg.Anderson(memory=memory)
+    net = one_slow_mode(n, f, dtype)
+    exact = 3 * torch.finfo(dtype).eps ** 0.9 * 100  # what the slow mode makes of the tolerance
+    for samples in (1, 3, 21):
+        input = 0.02 * torch.randn(samples, n, dtype=dtype, generator=torch.Generator().manual_seed(samples))
+
+        def solve(input=input):
+            state = net.steady_state(input, solver=solver, adjoint=solver)
+            gradients = torch.autograd.grad((state.x * torch.arange(n)).sum(), list(net.parameters()))
+            return state, gradients
+
+        state, gradients = solve()
+        expected, others = plain(solve)
+        assert (state.steps <= 3 + 1.4 * expected.steps).all()
+        assert (state.receipt.steps <= 3 + 1.4 * expected.receipt.steps).all()
+        for a, b in zip((state.x.detach(), *gradients), (expected.x.detach(), *others), strict=True):
+            assert float((a - b).norm() / b.norm()) < exact
+        again, same = solve()
+        assert torch.equal(again.x, state.x) and all(map(torch.equal, same, gradients))
+
+
+def test_anderson_is_what_a_large_sparse_w_gets_first(monkeypatch):
+    monkeypatch.setattr(kernels, "_LONE", 1)
+    net = one_slow_mode(300, "tanh", torch.float64)
+    state = net.steady_state()
+    settled = net.steady_state(solver=rg.FixedPoint())
+    state.x.sum().backward()
+    assert int(state.attempt) == 0 and int(state.receipt.attempt) == 0
+    assert 3 * int(state.steps) < int(settled.steps)
+    close([state.x.detach()], [settled.x.detach()], steps=20)
+
+
+def test_anderson_in_a_kernel_tells_what_failed(monkeypatch):
+    monkeypatch.setattr(kernels, "_LONE", 1)
+    net = one_slow_mode(300, "identity", torch.float64)
+    few = net.steady_state(solver=rg.Anderson(max_steps=3), throw=False)
+    assert few.status.item() == rg.Status.MAX_STEPS and int(few.steps) == 3
+    W = net.W.dense().detach()
+    x = few.x.detach()
+    assert float(few.residual) == pytest.approx(float((W @ x + net.b - x).norm() / x.norm()), rel=1e-6)
+    huge = rg.Network((1e200 * W).to_sparse(), f="identity", b=net.b.detach())
+    lost = huge.steady_state(solver=rg.Anderson(), throw=False)
+    assert not lost.converged
+    # A sample that fails, or that is finished early, leaves those beside it in the vector alone.
+    input = torch.zeros(9, 300, dtype=torch.float64)
+    input[3], input[5] = 1e308, -net.b.detach()
+    state = net.steady_state(input, solver=rg.Anderson(), throw=False)
+    assert state.converged.tolist() == [k != 3 for k in range(9)]
+    assert int(state.steps[5]) == 0
+    assert torch.equal(state.x[0], state.x[8])

@@ -32,6 +32,7 @@ LAYERS = [
     {"connectome", "training", "testing"},
     {"report"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -21,7 +21,7 @@ from retrograde.feedback import adjoint_problem, tangent_problem
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
 from retrograde.result import EVERYTHING, Gradients, Status, Wants, convergence_error
-from retrograde.solvers import Blockwise, Cascade, Direct, FixedPoint, Krylov, Solver, relative_residual
+from retrograde.solvers import Anderson, Blockwise, Cascade, Direct, FixedPoint, Krylov, Solver, relative_residual
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, active_part, factor_size, is_low_rank
 from retrograde.targeting import FIRST, refine, with_rtol
@@ -37,14 +37,17 @@ def default_adjoint(W: Operator) -> Solver:
     """The network's own dynamics first; where they do not converge, a factorisation for a small full W.
 
     For any other W, GMRES, and then the dynamics again: what passes along a chain of neurons arrives after as many
-    steps, which a restarted GMRES may not see. Of a low rank, the factorisation is the cheapest, and comes first.
+    steps, which a restarted GMRES may not see. Of a low rank, the factorisation is the cheapest, and comes first; of a
+    sparse W of very many connections, acceleration, as for the state.
     """
     if is_low_rank(W) and factor_size(W) <= _LOW and W.like.dtype in (torch.float32, torch.float64):
         return _FACTOR_OR_SETTLE
     blocks = blocks_of(W)
     if blocks is not None:
         return _BY_LEVELS if len(blocks.levels) <= FEW_LEVELS else _SETTLE_OR_BY_LEVELS
-    return _SETTLE_OR_FACTOR if is_small(W) else _SETTLE_OR_SEARCH
+    if is_small(W):
+        return _SETTLE_OR_FACTOR
+    return _ACCELERATE_OR_SEARCH if kernels.is_large(W) else _SETTLE_OR_SEARCH
 
 
 # Up to this rank a factorisation was never slower, for 200 to 10,000 neurons, 1 and 64 samples.
@@ -56,6 +59,7 @@ FEW_LEVELS = 32
 _FACTOR_OR_SETTLE = Cascade(Direct(), FixedPoint(), Krylov())
 _SETTLE_OR_FACTOR = Cascade(FixedPoint(max_steps=100), Direct())
 _SETTLE_OR_SEARCH = Cascade(FixedPoint(max_steps=100), Krylov(), FixedPoint())
+_ACCELERATE_OR_SEARCH = Cascade(Anderson(max_steps=100), *_SETTLE_OR_SEARCH.solvers)
 _BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
 _SETTLE_OR_BY_LEVELS = Cascade(FixedPoint(max_steps=100), _BY_LEVELS)
 

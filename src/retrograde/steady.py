@@ -22,6 +22,7 @@ from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Status, SteadyState, Wants, convergence_error
 from retrograde.solvers import (
+    Anderson,
     Blockwise,
     Cascade,
     FixedPoint,
@@ -43,12 +44,13 @@ def default_solver(W: Operator) -> Solver:
     """The network's own dynamics; where they do not settle, Newton's method, then what does not need luck.
 
     Newton's method by factors for a small full W or one of low rank, without a matrix for any other. Of a network too
-    large to be factored no path is followed: nobody knows how long it is. A W in levels is solved by these.
+    large to be factored no path is followed: nobody knows how long it is. A W in levels is solved by these. Of a sparse
+    W of very many connections, one mode is often far slower than all others, and acceleration comes first.
     """
     settle = _BY_FACTORS if is_small(W) else _BY_PRODUCTS if _is_factorable(W) else _OF_MANY
     blocks = blocks_of(W)
     if blocks is None:
-        return settle
+        return Cascade(Anderson(max_steps=100), *settle.solvers) if kernels.is_large(W) else settle
     by_levels = Blockwise(settle)
     return by_levels if len(blocks.levels) <= FEW_LEVELS else Cascade(FixedPoint(max_steps=100), by_levels)
 
@@ -89,7 +91,8 @@ def steady_state(
         f: the name of a nonlinearity, or a Nonlinearity.
         x0: (..., n), where to start; None is 0. No gradient reaches it: the steady state does not depend on it, only
             which of several is found.
-        solver: None for the default: FixedPoint, then where it is needed Newton (for a full W of up to 1024 neurons,
+        solver: None for the default: FixedPoint (for a sparse W of hundreds of thousands of connections Anderson before
+            it), then where it is needed Newton (for a full W of up to 1024 neurons,
             or a W of up to that rank) or NewtonKrylov, then PseudoTransient, then for a network small enough to be
             factored Homotopy. A sparse W in which most connections lead one way is solved level by level.
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
@@ -284,6 +287,7 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor | None, 
         ),
         factorise=factorise,
         iterate=kernels.fixed_point(W, net.f, b) if gain is None else None,
+        accelerate=kernels.anderson(W, net.f, b) if gain is None else None,
         tangent=tangent,
         at_gain=lambda t: _problem(net, b, factors, rows, t),
         factorable=_is_factorable(W),

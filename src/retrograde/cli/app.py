@@ -7,10 +7,15 @@ from typing import Annotated
 import typer
 
 import retrograde as rg
+from retrograde.cli.answering import Question
 from retrograde.cli.check import check
 from retrograde.cli.evaluate import evaluate
+from retrograde.cli.fit import fit
 from retrograde.cli.importance import importance
 from retrograde.cli.influence import influence
+from retrograde.cli.margins import stability
+from retrograde.cli.simulate import simulate
+from retrograde.cli.stimulate import stimulate
 from retrograde.cli.train import train
 
 app = typer.Typer(
@@ -23,8 +28,8 @@ app = typer.Typer(
 app.add_typer(train, name="train")
 app.command()(evaluate)
 app.command()(check)
-app.command()(influence)
-app.command()(importance)
+for question in (influence, importance, stimulate, simulate, fit, stability):
+    app.command(cls=Question)(question)
 
 
 def _version(asked: bool) -> None:

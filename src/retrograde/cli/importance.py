@@ -8,86 +8,74 @@ from typing import Annotated
 import typer
 
 from retrograde import connectome
-from retrograde.cli import reading
-from retrograde.cli.telling import err, out, telling
-from retrograde.training import InputError
+from retrograde.cli.answering import check_name, question, written
+from retrograde.cli.reading import Asked, numbers_of
+from retrograde.report import Answer, Figure, drawings, paths
 
 
+@question
 def importance(
-    context: typer.Context,
-    edges: reading.Edges,
-    source: Annotated[list[str], typer.Option(help="A neuron that is driven, ID or ID=INPUT; repeat it for more.")],
-    target: Annotated[
-        list[str], typer.Option(help="A neuron whose activity is the reward, ID or ID=WEIGHT; repeat it for more.")
-    ],
-    neurons: reading.Neurons = None,
+    asked: Asked,
+    source: Annotated[list[str], typer.Option(help="Neurons that are driven, ID or ID=INPUT.")],
+    target: Annotated[list[str], typer.Option(help="Neurons whose activity is the reward, ID or ID=WEIGHT.")],
     f: Annotated[
         str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
     ] = "identity",
     scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, after scaling.")] = 0.99,
     exact: Annotated[int, typer.Option(min=0, help="Silence so many neurons for true, too.")] = 0,
-    weights: reading.Weights = None,
-    signs: reading.Signs = None,
-    threshold: reading.Threshold = None,
-    silence: reading.Silence = None,
-    exclude: reading.Exclude = None,
-    column: reading.Columns = None,
-    orientation: reading.Orientation = None,
-    by: Annotated[str | None, typer.Option(help="Sum over a column of the neurons, such as cell_type.")] = None,
-    top: reading.Top = 20,
-    save: reading.Out = None,
+    by: Annotated[
+        str | None, typer.Option(help="Sum over a column of the neurons, such as cell_type, or by neuropil.")
+    ] = None,
     synapses: Annotated[Path | None, typer.Option(help="Write every connection's importance, as Parquet.")] = None,
-    as_json: reading.Json = False,
-) -> None:
+) -> Answer:
     """Rank neurons and synapses by what a reward, the activity of some neurons, depends on.
 
     One steady state x = f(αWx + b) and one adjoint tell all of it: how the reward changes with each neuron's input,
     and, to first order, if its output is silenced or its transmitter's sign turned; and what each synapse carries.
 
-    Example: [bold]retrograde importance edges.csv --source ADAL --target AVAL=1 --target AVAR=-1 --exact 10[/]
+    Example: [bold]retrograde importance --example worm --source ADAL --target AVAL=1 AVAR=-1 --exact 10[/]
     """
-    with telling(context):
-        reading.check_out(save)
-        if synapses is not None and synapses.suffix.lower() != ".parquet":
-            raise InputError(f"--synapses: expected a name that ends in .parquet, got {synapses}")
-        c = connectome.read(
-            edges,
-            neurons,
-            weights=weights or "count",
-            signs=reading.signs_of(signs),
-            threshold=threshold or 0,
-            exclude=exclude or (),
-            columns=reading.pairs_of(column, "--column"),
-            orientation=orientation,  # type: ignore[arg-type]  # looked at there
-        )
-        found = connectome.importance(
-            c,
-            _numbered(source, "--source"),
-            _numbered(target, "--target"),
-            f=f,
-            scale=scale,
-            silence=silence or (),
-            exact=exact,
-        )
+    check_name(synapses, "synapses", (".parquet",))
+    c = asked.connectome()
+    sources, targets = numbers_of(source, "--source"), numbers_of(target, "--target")
+    asked.step("solving")
+    found = connectome.importance(
+        c,
+        sources,
+        targets,
+        f=f,
+        scale=scale,
+        silence=asked.silence or (),
+        exact=exact,
+        progress=lambda done, total: asked.step("silencing for true", done, total),
+    )
+    if by == "neuropil" and by not in found.neurons:
+        table = found.by_neuropil(asked.files[0], asked.columns)
+    else:
         table = found.neurons if by is None else found.by(by)
-        reading.write(table, save)
-        if synapses is not None:
-            found.write_synapses(synapses)
-        if as_json:
-            typer.echo(reading.as_json(table.head(top)))
-            return
-        for what, number in c.summary.itertuples(index=False):
-            err.print(f"{number:>12,}  {what}", markup=False)
-        out.print(reading.shown(table.head(top), f"what the reward, {found.reward:.6g}, depends on"))
-        if by is None:
-            out.print(reading.shown(found.synapses(top), "synapses"))
-        out.print(f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}")
-
-
-def _numbered(given: list[str], option: str) -> dict[str, float]:
-    """ID or ID=NUMBER, which is else 1."""
-    pairs = reading.pairs_of([each if "=" in each else f"{each}=1" for each in given], option)
-    try:
-        return {name: float(number) for name, number in pairs.items()}
-    except ValueError:
-        raise InputError(f"{option}: expected a number behind each =, got {', '.join(given)}") from None
+    if synapses is not None:
+        asked.step(f"writing {synapses}")
+        with written(synapses) as path:
+            found.write_synapses(path)
+    title = f"what the reward, {found.reward:.6g}, depends on"
+    ranked = found.synapses(max(paths.LARGEST, asked.top))
+    tables = {title: table, "synapses": ranked.head(1000)} if by is None else {title: table}
+    receipts = {"the state, x = f(αWx + b), and its adjoint": {"reward": found.reward, **found.attrs}}
+    notes = [f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"]
+    if not found.neurons[["silencing"]].to_numpy().any() and found.reward == 0:
+        notes.append("No path leads from the sources to the targets: nothing here changes the reward.")
+    if "silencing" in table:
+        names, beside = table["id" if by is None else by], table.get("silencing_exact")
+        bars = drawings.bars(names, table["silencing"], "change of the reward", beside, "exactly")
+        told = "Red: the reward rises without it; blue: it falls. To first order."
+        figures = [Figure("If its output were silenced", bars, told)]
+    else:
+        bars = drawings.bars(table["neuropil"], table["importance"], "importance")
+        figures = [Figure("Where the synapses lie", bars, "Sums of what the synapses there carry of the reward.")]
+    driven, wanted = (list(c.ids[c.index(list(given))]) for given in (sources, targets))
+    strongest = paths.strongest_paths(ranked, "importance", driven, wanted)
+    if len(strongest):
+        told = "A connection is as broad as its importance: what the reward loses, to first order, without it."
+        figures.append(Figure("The strongest paths", paths.wiring(strongest, driven, wanted), told))
+    figures.append(Figure("Activity", drawings.density(found.neurons["activity"], "activity at the steady state"), ""))
+    return Answer(title, tables, figures, receipts, notes, c.summary)

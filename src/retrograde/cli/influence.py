@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 from retrograde import connectome
-from retrograde.cli import reading
-from retrograde.cli.telling import err, out, telling
+from retrograde.cli.answering import question
+from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.connectome import Connectome
+from retrograde.report import Answer, Figure, drawings, paths
 
 
 class Preset(StrEnum):
@@ -27,63 +30,134 @@ READING: dict[str | None, tuple[str, float]] = {
     "banc-paper": ("norm", 5),
     "influencer-R": ("norm", 3),
 }
+ENDS = 4  # neurons at the other end of the wiring diagram
 
 
+@question
 def influence(
-    context: typer.Context,
-    edges: reading.Edges,
-    neurons: reading.Neurons = None,
-    source: Annotated[reading.Several, typer.Option(help="A neuron that is driven; repeat it for more.")] = None,
-    target: Annotated[reading.Several, typer.Option(help="A neuron that is looked at; repeat it for more.")] = None,
-    scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, after scaling.")] = 0.99,
-    weights: reading.Weights = None,
-    signs: reading.Signs = None,
-    threshold: reading.Threshold = None,
-    silence: reading.Silence = None,
-    exclude: reading.Exclude = None,
-    column: reading.Columns = None,
-    orientation: reading.Orientation = None,
+    asked: Asked,
+    source: Annotated[Several, typer.Option(help="Neurons that are driven; with --by, groups.")] = None,
+    target: Annotated[Several, typer.Option(help="Neurons that are looked at; with --by, groups.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="A column of the neurons, such as cell_type; else all groups on all.")
+    ] = None,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="The largest real part of an eigenvalue, after scaling; several are compared. [default: 0.99]"
+        ),
+    ] = None,
     preset: Annotated[Preset | None, typer.Option(help="Read and scale as another tool does.")] = None,
-    top: reading.Top = 20,
-    save: reading.Out = None,
-    as_json: reading.Json = False,
-) -> None:
-    """Rank neurons by their influence, in the linear network x = αWx + b.
+    f: Annotated[
+        str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
+    ] = "identity",
+    drive: Annotated[
+        Several, typer.Option(help="Around which state: neurons that are driven, ID or ID=INPUT. Not for identity.")
+    ] = None,
+) -> Answer:
+    """Rank neurons by their influence, in the linear network x = αWx + b, or around a steady state of another f.
 
     With --source, the influence of these neurons on every neuron. With --target, the influence of every neuron on
-    these, by one solve of the adjoint.
+    these, by one solve of the adjoint. With --by, of groups of neurons on groups.
 
-    Examples: [bold]retrograde influence edges.csv --source ADAL --source ADAR --scale 0.5[/]
-    [bold]retrograde influence edges.parquet --neurons neurons.parquet --target AVAL --signs worm-gaba --out who.csv[/]
+    Examples:
+
+    [bold]retrograde influence --example worm --target AVAL AVAR[/]
+
+    [bold]retrograde influence edges.csv --source ADAL ADAR --scale 0.5 --out who.csv --report page.html[/]
     """
-    with telling(context):
-        reading.check_out(save)
-        usual, least = READING[preset and preset.value]
-        c = connectome.read(
-            edges,
-            neurons,
-            weights=weights or usual,
-            signs=reading.signs_of(signs),
-            threshold=least if threshold is None else threshold,
-            exclude=exclude or (),
-            columns=reading.pairs_of(column, "--column"),
-            orientation=orientation,  # type: ignore[arg-type]  # looked at there
-        )
-        found = connectome.influence(
-            c, source or None, target or None, scale=scale, silence=silence or (), preset=preset and preset.value
-        )
-        reading.write(found, save)
-        if as_json:
-            typer.echo(reading.as_json(found.head(top)))
-            return
-        for what, number in c.summary.itertuples(index=False):
-            err.print(f"{number:>12,}  {what}", markup=False)
-        told = "every neuron's on " + ", ".join(target) if target else ", ".join(source or ()) + " on every neuron"
-        out.print(reading.shown(found.head(top), f"influence, {told}"))
-        out.print(
-            f"the largest real part of an eigenvalue of W is {found.attrs['eigenvalue']:.9g}; "
-            f"residual {found.attrs['residual']:.1e}" + (f"; all {len(found):,} rows are in {save}" if save else ""),
-            markup=False,
-        )
-        if not (found["influence"] != 0).any():
-            out.print("No path leads there: every influence is exactly 0.")
+    usual, least = READING[preset and preset.value]
+    c = asked.connectome(usual, least)
+    how: dict[str, Any] = {
+        "scale": 0.99 if not scale else scale[0] if len(scale) == 1 else scale,
+        "silence": asked.silence or (),
+        "preset": preset and preset.value,
+        "f": f,
+        "drive": numbers_of(drive, "--drive") or None,
+    }
+    asked.step("solving")
+    found = connectome.influence(c, source or None, target or None, by=by, **how)
+    of = "every neuron's" if not source else ", ".join(source)
+    title = f"influence, {of} on {', '.join(target) if target else 'every neuron'}"
+    if by is not None and not source and not target:
+        title = f"influence of groups on groups, by {by}"
+    if "influence" in found and "id" in found:
+        figures = _figures(found)
+        if asked.report is not None:
+            asked.step("looking for the strongest paths")
+            figures += _paths(c, found, how)
+    else:
+        figures = [_compared(found, scale or [])]
+    notes = [
+        f"the largest real part of an eigenvalue of W is {found.attrs['eigenvalue']:.9g}; "
+        f"residual {found.attrs['residual']:.1e}"
+    ]
+    if "note" in found.attrs:
+        note = found.attrs["note"]
+        notes.append(note[:1].upper() + note[1:] + ".")
+    receipts = {"the solve": dict(found.attrs)}
+    table = found if "id" in found else found.reset_index()
+    return Answer(title, {title: table}, figures, receipts, notes, c.summary)
+
+
+def _compared(found: pd.DataFrame, scales: list[float]) -> Figure:
+    """Several columns of numbers side by side: groups, or scales."""
+    if len(scales) > 1:
+        others = found[~found["is_target" if "is_target" in found else "is_source"]]
+        rows = others.head(drawings.BARS).set_index("id")[[f"{each:g}" for each in scales]]
+        figure = drawings.groups(rows / rows.abs().max(), "influence / its largest", cluster=False, columns="scale")
+        return Figure("What depends on the scale", figure, "Each column by its largest; rows by their best rank.")
+    if "id" in found:
+        first = next(i for i, name in enumerate(found) if str(name).startswith("is_"))
+        figure = drawings.groups(found.head(drawings.NAMED).set_index("id").iloc[:, : first - 1], "influence")
+        return Figure("The largest", figure, "Rows and columns that are alike are neighbours.")
+    figure = drawings.groups(found, "influence", rows="from", columns="on")
+    return Figure("Groups on groups", figure, "Rows and columns that are alike are neighbours.")
+
+
+def _figures(found: pd.DataFrame) -> list[Figure]:
+    backwards = "is_target" in found
+    others = found[~found["is_target" if backwards else "is_source"]]
+    zeros = f"the {int((others['influence'] == 0).sum()):,} neurons"
+    return [
+        Figure(
+            "The largest",
+            drawings.bars(others["id"], others["influence"], "influence"),
+            "Red raises and blue lowers; without " + ("the targets" if backwards else "the sources") + " themselves.",
+        ),
+        Figure(
+            "How it is distributed",
+            drawings.density(others["influence"], "|influence|", logarithmic=True),
+            f"Without {zeros} from which no path leads there."
+            if backwards
+            else f"Without {zeros} to which no path leads.",
+        ),
+    ]
+
+
+def _paths(c: Connectome, found: pd.DataFrame, how: dict[str, Any]) -> list[Figure]:
+    """The strongest paths to the targets from the neurons of the largest influence on them, or the other way round.
+
+    One more solve, from these neurons, tells with the first what each synapse carries from end to end: s_i W_ij x_j.
+    """
+    backwards = "is_target" in found
+    at_end = found["is_target" if backwards else "is_source"]
+    here, there = list(found["id"][at_end]), list(found["id"][~at_end & (found["influence"] != 0)].head(ENDS))
+    if not there:
+        return []
+    other_end: dict[str, Any] = {"source" if backwards else "target": there}
+    other = connectome.influence(c, **other_end, **how)
+    s, x = (each.set_index("id")["influence"] for each in ((found, other) if backwards else (other, found)))
+    edges = c.edges
+    value = s.loc[edges["post"]].to_numpy() * edges["weight"].to_numpy() * x.loc[edges["pre"]].to_numpy()
+    ends = (there, here) if backwards else (here, there)
+    strongest = paths.strongest_paths(edges.assign(value=found.attrs["alpha"] * value), "value", *ends)
+    if not len(strongest):
+        return []
+    note = (
+        "From the neurons of the largest influence to the targets."
+        if backwards
+        else "From the sources to the neurons they influence most."
+    )
+    note += " A connection is as broad as what it carries from end to end."
+    return [Figure("The strongest paths", paths.wiring(strongest, *ends), note)]

@@ -1,33 +1,114 @@
-"""What the commands on connectomes share: options that say how the tables are read, and tables that are shown."""
+"""What the commands on connectomes share: the options, and the connectome that they say how to read."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import pandas as pd
 import typer
-from rich.markup import escape
-from rich.table import Table
 
+from retrograde import connectome
+from retrograde.cli.progress import Steps
+from retrograde.connectome.packaged import SOURCES, files
+from retrograde.connectome.tables import Source
 from retrograde.training import InputError
 
 Several = list[str] | None
-Edges = Annotated[Path, typer.Argument(help="The connections: CSV, TSV, Parquet, Feather, SQLite or .npz.")]
-Neurons = Annotated[Path | None, typer.Option(help="A table of the neurons: transmitter, type, side.")]
-Weights = Annotated[str | None, typer.Option(help="count, norm, weight or fraction. [default: count]")]
-Signs = Annotated[
-    str | None, typer.Option(help="A preset, 'column', or gaba=-1,glutamate=-1; what is not named is +1.")
-]
-Threshold = Annotated[float | None, typer.Option(help="Drop connections of a smaller count. [default: 0]")]
-Exclude = Annotated[Several, typer.Option(help="A neuron to leave out; repeat it for more.")]
-Silence = Annotated[Several, typer.Option(help="A neuron whose output is cut; repeat it for more.")]
-Columns = Annotated[Several, typer.Option("--column", help="ROLE=COLUMN where one is not recognised: pre=from_id.")]
-Orientation = Annotated[str | None, typer.Option(help="Of a matrix: post_pre or pre_post.")]
-Top = Annotated[int, typer.Option(min=1, help="How many rows to print.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Write all rows, as CSV or Parquet by its suffix.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the rows as JSON, and nothing else.")]
+_READING, _ANSWER = "Reading the connectome", "The answer"
+
+
+class Example(StrEnum):
+    """The connectomes that come along."""
+
+    worm = "worm"
+
+
+def _reading(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_READING, show_default=False)
+
+
+def _answer(help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_ANSWER, **more)
+
+
+@dataclass
+class Asked:
+    """The options that all questions on a connectome share; a command gets them as its first argument.
+
+    `connectome` reads what they say. `step` tells a progress bar what is being done.
+    """
+
+    edges: Annotated[
+        Path | None, typer.Argument(help="The connections: CSV, TSV, Parquet, Feather, SQLite or .npz.")
+    ] = None
+    example: Annotated[Example | None, _reading("A connectome that comes along, in place of EDGES.")] = None
+    neurons: Annotated[Path | None, _reading("A table of the neurons: transmitter, type, side.")] = None
+    weights: Annotated[str | None, _reading("count, norm, weight or fraction. [default: count]")] = None
+    signs: Annotated[str | None, _reading("A preset, 'column', or gaba=-1,glutamate=-1; what is not named is +1.")] = (
+        None
+    )
+    threshold: Annotated[float | None, _reading("Drop connections of a smaller count. [default: 0]")] = None
+    silence: Annotated[Several, _reading("Neurons whose output is cut.")] = None
+    exclude: Annotated[Several, _reading("Neurons to leave out.")] = None
+    exclude_transmitter: Annotated[Several, _reading("Transmitters whose neurons' output is left out.")] = None
+    column: Annotated[Several, _reading("ROLE=COLUMN where one is not recognised: pre=from_id, id=cell.")] = None
+    orientation: Annotated[str | None, _reading("Of a matrix: post_pre or pre_post.")] = None
+    ids: Annotated[Path | None, _reading("Of a matrix: the ids of its rows, in a table or a .txt with one a line.")] = (
+        None
+    )
+    top: Annotated[int, _answer("How many rows to print.", min=1)] = 20
+    out: Annotated[Path | None, _answer("Write all rows, as CSV or Parquet by its suffix.")] = None
+    json: Annotated[bool, _answer("Print the rows as JSON, and nothing else.", "--json")] = False
+    figure: Annotated[Path | None, _answer("Draw the answer, as PNG, SVG or PDF by its suffix.")] = None
+    report: Annotated[Path | None, _answer("Write one HTML page with tables, figures and receipts.")] = None
+    seed: Annotated[int | None, _answer("Of whatever is random. [default: 0]", min=0, show_default=False)] = None
+    threads: Annotated[int | None, _answer("How many to compute with.", min=1, show_default=False)] = None
+    steps: Steps = field(default_factory=Steps)
+
+    def step(self, what: str, done: int | None = None, total: int | None = None) -> None:
+        """Tell the progress bar what is being done, and how far it is where that is known."""
+        self.steps.step(what, done, total)
+
+    @property
+    def source(self) -> str:
+        """Where the data are from, if they came along."""
+        return SOURCES[self.example] if self.example is not None else ""
+
+    @property
+    def files(self) -> tuple[Path, Path | None]:
+        """The tables of the connections and of the neurons."""
+        if (self.edges is None) == (self.example is None):
+            got = "neither (EDGES comes before the options)" if self.edges is None else "both"
+            raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
+        if self.edges is not None:
+            return self.edges, self.neurons
+        assert self.example is not None
+        edges, neurons = files(self.example)
+        return edges, self.neurons or neurons
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Role -> column, where they are given."""
+        return pairs_of(self.column, "--column")
+
+    def connectome(self, weights: str = "count", threshold: float = 0) -> connectome.Connectome:
+        """The connectome, read with these weights and this threshold where the options do not say others."""
+        edges, neurons = self.files
+        self.step("reading")
+        return connectome.read(
+            edges,
+            neurons,
+            weights=self.weights or weights,
+            signs=signs_of(self.signs),
+            threshold=threshold if self.threshold is None else self.threshold,
+            exclude=self.exclude or (),
+            exclude_transmitters=self.exclude_transmitter or (),
+            columns=self.columns,
+            orientation=self.orientation,  # type: ignore[arg-type]  # looked at there
+            ids=None if self.ids is None else _ids(self.ids),
+        )
 
 
 def signs_of(given: str | None) -> str | dict[str, int] | None:
@@ -52,31 +133,18 @@ def pairs_of(given: Several, option: str) -> dict[str, str]:
     return found
 
 
-def check_out(save: Path | None) -> None:
-    """InputError where the name does not say a format."""
-    if save is not None and save.suffix.lower() not in (".csv", ".parquet"):
-        raise InputError(f"--out: expected a name that ends in .csv or .parquet, got {save}")
+def numbers_of(given: Several, option: str, usual: float = 1) -> dict[str, float]:
+    """ID or ID=NUMBER, which is else the usual one."""
+    pairs = pairs_of([each if "=" in each else f"{each}={usual}" for each in given or ()], option)
+    try:
+        return {name: float(number) for name, number in pairs.items()}
+    except ValueError:
+        raise InputError(f"{option}: expected a number behind each =, got {', '.join(given or ())}") from None
 
 
-def write(table: pd.DataFrame, save: Path | None) -> None:
-    """The table in a file, by its suffix."""
-    if save is not None and save.suffix.lower() == ".csv":
-        table.to_csv(save, index=False)
-    elif save is not None:
-        table.to_parquet(save, index=False)
-
-
-def as_json(rows: pd.DataFrame) -> str:
-    """The rows as JSON, in which what is missing is null."""
-    return json.dumps(rows.astype(object).where(rows.notna(), None).to_dict("records"), default=str, allow_nan=False)
-
-
-def shown(rows: pd.DataFrame, title: str) -> Table:
-    """The rows for a terminal, without columns that say nothing."""
-    table = Table(title=escape(title))
-    names = [name for name in rows.columns if rows[name].notna().any()]
-    for name in names:
-        table.add_column(escape(name), justify="right" if pd.api.types.is_float_dtype(rows[name]) else "left")
-    for row in rows[names].itertuples(index=False):
-        table.add_row(*(f"{each:.6g}" if isinstance(each, float) else escape(str(each)) for each in row))
-    return table
+def _ids(path: Path) -> Any:
+    """The ids of a matrix's rows: the lines of a text, or the first column of a table."""
+    if path.suffix.lower() == ".txt":
+        return path.read_text(encoding="utf-8").split()
+    source = Source(path, "ids")
+    return source.read(source.names[:1])[0].combine_chunks()

@@ -13,13 +13,13 @@ import scipy.sparse
 import torch
 
 from retrograde.connectome.columns import EDGES, recognise, transmitter
-from retrograde.connectome.tables import Source, identities, numbers, of_one_kind
+from retrograde.connectome.tables import Ids, Source, identities, numbers, of_one_kind, texts
 
 
 def connections(
     edges: Any, given: Mapping[str, str], orientation: str | None, ids: Any, weights: str, signs: Any, ask: bool
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], pd.Categorical | None, int]:
-    """pre and post (ids), the columns of numbers by role, the transmitters that an edge list may tell, if these are
+) -> tuple[Ids, Ids, dict[str, np.ndarray], pd.Categorical | None, int]:
+    """pre and post, the columns of numbers by role, the transmitters that an edge list may tell, if these are
     asked for, and how many rows of a matrix neither send nor receive."""
     matrix = _matrix(edges)
     if matrix is not None:
@@ -39,7 +39,7 @@ def connections(
         _check_weights(weights, {"count"}, "the matrix", ["count"])
         _check_counts(counts, weights, ("fraction", "norm"), "edges")
         alone = len(names) - len(np.union1d(pre, post))
-        return names[pre], names[post], {"count": counts}, None, alone
+        return Ids(names, pre), Ids(names, post), {"count": counts}, None, alone
     if orientation is not None:
         raise ValueError("orientation: expected None for an edge list, whose columns say which neuron sends")
     source = Source(edges, "edges", ("edgelist_simple", "edgelist", "edges"))
@@ -61,7 +61,8 @@ def connections(
     if weights != "weight" and roles.get("weight") == roles.get("count"):
         needed -= {"weight"}
     told = needed | ({"transmitter"} & roles.keys() if ask else set())
-    table = source.read([roles[role] for role in ("pre", "post", *sorted(told))])
+    ends = roles["pre"], roles["post"]
+    table = source.read([*ends, *(roles[role] for role in sorted(told))], many=True, ids=ends)
     pre, post = (identities(table[roles[role]], f"{source.what}, {roles[role]}") for role in ("pre", "post"))
     pre, post = of_one_kind(pre, post, what=source.what)
     values = {role: numbers(table[roles[role]], f"{source.what}, {roles[role]}") for role in sorted(needed)}
@@ -93,7 +94,7 @@ def _of_rows(ids: Any) -> np.ndarray:
         column = pa.chunked_array([pa.array(ids)])
     except pa.ArrowException as error:
         raise ValueError(f"ids: expected integers or text: {error}") from None
-    (names,) = of_one_kind(identities(column, "ids"), what="ids")
+    names = of_one_kind(identities(column, "ids"), what="ids")[0].values
     repeated = len(names) - len(np.unique(names))
     if repeated:
         raise ValueError(f"ids: {repeated} of {len(names)} are there more than once")
@@ -102,10 +103,10 @@ def _of_rows(ids: Any) -> np.ndarray:
 
 def _transmitters(column: pa.ChunkedArray) -> pd.Categorical:
     """Each row's transmitter, in one spelling; blank where there is none."""
-    told = pd.Categorical(column.to_pandas())
-    names = pd.Index([transmitter(str(name)) for name in told.categories])
+    labels, codes = texts(column.cast(pa.string()) if pa.types.is_null(column.type) else column)
+    names = pd.Index([transmitter(str(name)) for name in labels], dtype="str")
     known = pd.Index(["", *names.unique().difference([""])])
-    return pd.Categorical.from_codes(np.append(known.get_indexer(names), 0)[told.codes], known)
+    return pd.Categorical.from_codes(known.get_indexer(names)[codes], known)
 
 
 def _matrix(edges: Any) -> scipy.sparse.coo_array | None:
@@ -116,7 +117,7 @@ def _matrix(edges: Any) -> scipy.sparse.coo_array | None:
         try:
             with open(edges, "rb") as file:
                 return scipy.sparse.load_npz(file).tocoo()
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"edges {edges}: expected a sparse matrix as SciPy saves it: {error}") from None
@@ -131,11 +132,10 @@ def _matrix(edges: Any) -> scipy.sparse.coo_array | None:
     return None
 
 
-def numbered(pre: np.ndarray, post: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+def numbered(pre: Ids, post: Ids) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """The ids that occur, sorted, and both ends by number."""
-    known = np.union1d(pd.unique(pre), pd.unique(post))
-    where = pd.Index(known)
-    return known, (where.get_indexer(pre), where.get_indexer(post))
+    known = np.union1d(pre.distinct, post.distinct)
+    return known, (pre.among(known), post.among(known))
 
 
 def merged(

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
+from retrograde.connectome.drives import vector
 from retrograde.connectome.linear import Preset, scaled, solvers_for
+from retrograde.connectome.neuropils import by_connection
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -23,6 +25,7 @@ from retrograde.steady import steady_state
 
 _ROWS = 2**20  # synapses in a piece of the table that is written
 _AT_ONCE = 64  # neurons silenced in one solve
+_SUMMED = ("activity", "sensitivity", "silencing", "flipping", "silencing_exact", "flipping_exact")
 
 Reward = Callable[[Tensor], Tensor]
 
@@ -75,14 +78,39 @@ class Importance:
     def by(self, column: str) -> pd.DataFrame:
         """Sums over the neurons of each cell type, class, ...: ``neurons``, and what is a number in the table.
 
+        An exact effect is NaN for a group of which not every neuron's was asked for. It is the sum of the effects of
+        one neuron at a time, not that of all together.
+
         Raises:
             ValueError: no such column.
         """
         if column not in self.neurons:
             raise ValueError(f"column: expected one of {', '.join(self.neurons.columns)}, got {column!r}")
-        told = [name for name in ("activity", "sensitivity", "silencing") if name in self.neurons]
-        grouped = self.neurons.assign(neurons=1).groupby(column, dropna=False)[["neurons", *told]].sum().reset_index()
+        told = [name for name in _SUMMED if name in self.neurons]
+        rows = self.neurons.groupby(column, dropna=False)
+        grouped = rows[told].agg(lambda part: part.sum(skipna=False))
+        grouped.insert(0, "neurons", rows.size())
+        grouped = grouped.reset_index()
         return grouped.sort_values("silencing", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+
+    def by_neuropil(self, edges: Any, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+        """Sums over the synapses of each neuropil: ``count``, ``importance`` and ``magnitude``, Σ|importance|.
+
+        A connection's importance is divided among its neuropils by their counts; what was dropped in reading is left
+        out.
+
+        Args:
+            edges: the table that the connectome was read from, with a row for each pair and neuropil.
+            columns: role -> column, where they are not recognised.
+
+        Raises:
+            ValueError: no column of neuropils, or of counts.
+        """
+        row, neuropil, count, part = by_connection(self._connectome, edges, columns or {})
+        part = part * self._piece(slice(None))["importance"].to_numpy()[row]
+        table = pd.DataFrame({"neuropil": neuropil, "count": count, "importance": part, "magnitude": np.abs(part)})
+        grouped = table.groupby("neuropil", as_index=False).sum()
+        return grouped.sort_values("magnitude", ascending=False, kind="stable", ignore_index=True)
 
     def _piece(self, rows: slice) -> pd.DataFrame:
         edges = self._connectome.edges.iloc[rows]
@@ -101,6 +129,7 @@ def importance(
     scale: float | None = 0.99,
     silence: Iterable[Any] = (),
     exact: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Importance:
     """Which neurons and synapses a reward depends on: x = f(αWx + b) is solved once, and its adjoint once.
 
@@ -117,6 +146,7 @@ def importance(
             too: in the linear network from one more solve each, by the rank-one identity; else by solving anew without
             them. In a linear network with negative weights they are of the formal steady state, (I - αW)⁻¹ b, and NaN
             where the sign of the determinant tells that there is no stable one.
+        progress: called with how many exact effects are known, and of how many.
 
     Raises:
         ValueError: ids that are not there, both target and reward or neither, a scale out of range.
@@ -143,7 +173,7 @@ def importance(
         raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
-    b = _vector(c, source, "source")
+    b = vector(c, source, "source")
     state = steady_state(net.W, b, net.f, solver=solver)
     x = state.x.detach()
     R, g = _rewarded(c, target, reward, x)
@@ -157,9 +187,14 @@ def importance(
     if exact:
         some = order[: int(exact)]
         how = _rank_one if isinstance(net.f, Identity) and reward is None else _anew
-        for name, part in (("silencing_exact", 1.0), ("flipping_exact", 2.0)):
+        for half, (name, part) in enumerate((("silencing_exact", 1.0), ("flipping_exact", 2.0))):
+
+            def tell(done: int, before: int = half * len(some)) -> None:
+                if progress is not None:
+                    progress(before + done, 2 * len(some))
+
             told[name] = torch.full_like(x, torch.nan)
-            told[name][some] = how(c, net, x, s, g, b, some, part, R, target, reward)
+            told[name][some] = how(c, net, x, s, g, b, some, part, tell, R, target, reward)
     table = pd.DataFrame({"id": c.ids, **{name: value.double().numpy() for name, value in told.items()}})
     table = pd.concat([table, c.neurons.drop(columns=[name for name in c.neurons if name in table])], axis=1)
     attrs = {
@@ -180,7 +215,16 @@ def importance(
 
 
 def _rank_one(
-    c: Connectome, net: Recurrence, x: Tensor, s: Tensor, g: Tensor, b: Tensor, some: Tensor, part: float, *_: Any
+    c: Connectome,
+    net: Recurrence,
+    x: Tensor,
+    s: Tensor,
+    g: Tensor,
+    b: Tensor,
+    some: Tensor,
+    part: float,
+    tell: Callable[[int], None],
+    *_: Any,
 ) -> Tensor:
     """What R changes by when the output of neuron k is taken away (part 1), or turned (part 2), in a linear network.
 
@@ -195,6 +239,7 @@ def _rank_one(
         G = steady_state(net.W, ones, net.f, solver=solver).x.detach()[torch.arange(len(places)), places]
         factor = 1 + part * (G - 1)  # of det(I - αW): the network is unstable where it is not positive
         changes.append(torch.where(factor > 0, -part * (s - g)[places] * x[places] / factor, torch.nan))
+        tell(sum(map(len, changes)))
     return torch.cat(changes)
 
 
@@ -207,6 +252,7 @@ def _anew(
     b: Tensor,
     some: Tensor,
     part: float,
+    tell: Callable[[int], None],
     R: Tensor,
     target: Any,
     reward: Reward | None,
@@ -221,13 +267,14 @@ def _anew(
         changed = W.bind(torch.where(pre == k, (1 - part) * weight, weight))
         found = steady_state(changed, b, net.f, x0=x, solver=solver).x.detach()
         changes.append(_rewarded(c, target, reward, found)[0] - R)
+        tell(len(changes))
     return torch.stack(changes)
 
 
 def _rewarded(c: Connectome, target: Any, reward: Reward | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """R and dR/dx."""
     if reward is None:
-        weights = _vector(c, target, "target")
+        weights = vector(c, target, "target")
         return weights @ x, weights
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
@@ -236,14 +283,3 @@ def _rewarded(c: Connectome, target: Any, reward: Reward | None, x: Tensor) -> t
             raise ValueError(f"reward: expected a function that gives one number, got {type(R).__name__}")
         (g,) = torch.autograd.grad(R.squeeze(), leaf, materialize_grads=True)
     return R.detach().squeeze(), g
-
-
-def _vector(c: Connectome, given: Any, what: str) -> Tensor:
-    """(n,): 1 at the ids, or the numbers that a mapping has for them."""
-    (weight,) = c.W.weights
-    vector = torch.zeros(len(c), dtype=weight.dtype)
-    places = torch.from_numpy(c.index(list(given) if isinstance(given, Mapping) else given, what))
-    if not len(places):
-        raise ValueError(f"{what}: expected at least one id, got none")
-    vector[places] = torch.tensor(list(given.values()), dtype=weight.dtype) if isinstance(given, Mapping) else 1.0
-    return vector

@@ -2,18 +2,38 @@
 
 x = (I - αW)⁻¹ b is a steady state with f = identity; what a target depends on is its adjoint, s = αWᵀs + dR/dx. The
 first takes one solve for a set of sources, the second one solve for a set of targets, however many neurons there are.
+Around the steady state of another f it is the same with DW in the place of W: v = D (Wv + b), and s = D (Wᵀs + dR/dx).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-from retrograde.connectome.linear import PRESETS, Preset, adjoints, groups, indicators, reached, scaled, states
+from retrograde.connectome.drives import vector
+from retrograde.connectome.linear import (
+    PRESETS,
+    Preset,
+    adjoints,
+    groups,
+    indicators,
+    largest_real_eigenvalue,
+    reached,
+    rescaled,
+    scaled,
+    solvers_for,
+    states,
+)
 from retrograde.connectome.wiring import Connectome
+from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
+from retrograde.recurrence import Recurrence
+from retrograde.steady import steady_state
 
 _SHIFT = 24  # of the adjusted scores: ln of what counts as nothing, with its sign turned
 
@@ -23,9 +43,12 @@ def influence(
     source: Any = None,
     target: Any = None,
     *,
-    scale: float = 0.99,
+    scale: float | Sequence[float] | None = 0.99,
     silence: Iterable[Any] = (),
     preset: str | None = None,
+    by: str | None = None,
+    f: str | Nonlinearity = "identity",
+    drive: Any = None,
 ) -> pd.DataFrame:
     """The influence of `source` on every neuron; or of every neuron on `target`, by one adjoint solve.
 
@@ -38,20 +61,28 @@ def influence(
         target: ids of the neurons that are looked at, likewise. With a source as well, each source neuron's influence
             on the target; and with groups of both, a table of source groups by target groups.
         scale: the largest real part of an eigenvalue of αW, 0 < scale < 1. The nearer to 1, the more the network's
-            slowest mode decides.
+            slowest mode decides. Several give a sweep: a column for each, and ``best`` and ``worst``, the neuron's
+            ranks among all. With another `f` it may exceed 1, and None takes W as it is.
         silence: neurons whose outgoing connections are cut, by id; sources are exempt, if they are one group. α stays
             what it is for the whole network, so that what changes is the silencing alone.
         preset: "cic-2026", "banc-paper" or "influencer-R" computes α as these tools do: anew after silencing, and the
             latter two only where the largest eigenvalue exceeds the scale.
+        by: a column of the neurons, such as "cell_type", whose groups `source` and `target` then name, in the place of
+            ids; neither gives all groups by all groups.
+        f: the nonlinearity. With any but "identity", influence is that of a small input, to first order, around the
+            steady state x = f(αWx + b).
+        drive: b of that state: ids, b = 1 there, or a mapping from id to b; None is rest.
 
     Returns:
         A row for each neuron, the largest influence first: ``id``, ``influence``, ``adjusted`` (sign times
         ln max(|influence|, e⁻²⁴) + 24), ``is_source`` or ``is_target``, and what the neuron table says. ``.attrs``
-        holds ``eigenvalue``, that of W with the largest real part, ``alpha``, and ``residual``, the solve's.
+        holds ``eigenvalue``, that of W with the largest real part, ``alpha``, ``residual``, the solve's, ``margin``,
+        1 - the largest real part of an eigenvalue of DW, where `f` is not the identity, and ``note``, where no path
+        leads to any other neuron or none to the target: these influences are exactly 0.
 
     Raises:
-        ValueError: neither source nor target, ids that are not there, a scale out of range, a network without feedback
-            scaled up, one that is unstable without the silenced neurons.
+        ValueError: neither source nor target, ids or groups that are not there, a scale out of range, a network without
+            feedback scaled up, one that is unstable without the silenced neurons, or an unstable steady state.
         ConvergenceError: the solve did not converge.
 
     References:
@@ -71,34 +102,149 @@ def influence(
     1  c      1.000
     2  a      0.667
     """
-    if source is None and target is None:
-        raise ValueError("source: expected the ids of some neurons here, or as target; got neither")
-    if not 0 < scale < 1:
-        raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
+    nonlinearity = as_nonlinearity(f)
+    linear = isinstance(nonlinearity, Identity)
+    scales = _scales(scale, linear)
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    if preset is not None and not linear:
+        raise ValueError("preset: expected None, for these tools' networks are linear; or f='identity'")
+    if drive is not None and linear:
+        raise ValueError("drive: expected None, for influence in a linear network depends on no state; or another f")
+    if by is not None:
+        source, target = _of_groups(c, by, source, target)
+    if source is None and target is None:
+        raise ValueError("source: expected the ids of some neurons here, or as target; got neither")
     sources = None if source is None else groups(c, source, "source")
     targets = None if target is None else groups(c, target, "target")
+    if len(scales) > 1 and len(targets or sources or ()) > 1:
+        raise ValueError("scale: expected one, where there are several groups")
 
     exempt = np.concatenate(list(sources.values())) if sources else np.empty(0, np.int64)
     silenced = c.index(silence, "silence")
     if sources and len(sources) > 1 and np.isin(silenced, exempt).any():
         raise ValueError("silence: expected none of the sources where these are several groups: ask for one at a time")
     silenced = np.setdiff1d(silenced, exempt)
-    net, eigenvalue, alpha = scaled(c, scale, silenced, PRESETS[preset] if preset else Preset())
-    if targets is None:
-        assert sources is not None
-        driven = indicators(c, sources)
-        found, residual = states(net, driven)
+    how = PRESETS[preset] if preset else Preset()
+    largest = max((each for each in scales if each is not None), default=None)
+    net, eigenvalue, alpha = scaled(c, largest, silenced, how, nonlinearity)
+    driven = indicators(c, targets if targets is not None else sources or {})
+    b = None if drive is None else vector(c, drive, "drive")
+    answers: list[np.ndarray] = []
+    attrs: dict[str, Any] = {}
+    for each in scales:
+        alpha_here = alpha if each is None or each == largest else rescaled(eigenvalue, each, how)
+        W = net.W.bind()
+        here = Recurrence(W.bind(*(alpha_here / alpha * weight for weight in W.weights)), net.f)
+        found, told = _answered(here, driven, targets is not None, b)
+        answers.append(found)
+        attrs = {"eigenvalue": eigenvalue, "alpha": alpha_here, "scale": each, **told}
+    if len(scales) > 1:
+        table = _swept(c, answers, scales, sources, targets)
+        attrs |= {"scale": largest, "alpha": alpha}
     else:
-        driven = indicators(c, targets)
-        found, residual = adjoints(net, driven)
+        table = _told(c, answers[0], sources, targets, source, target)
+    table.attrs = {name: value for name, value in attrs.items() if value is not None}
+    nowhere = answers[0][:, exempt] if targets is not None and len(exempt) else _elsewhere(answers[0], driven)
+    if not nowhere.any():
+        table.attrs["note"] = "no path leads there: every influence is exactly 0"
+    return table
+
+
+def _answered(
+    net: Recurrence, driven: Tensor, backwards: bool, drive: Tensor | None
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Influences (groups, n) of the groups, or on them; and what the solves say."""
+    attrs = {}
+    D = None
+    if not isinstance(net.f, Identity):
+        b = torch.zeros_like(driven[0]) if drive is None else drive
+        state = steady_state(net.W, b, net.f, solver=solvers_for(net)[0])
+        D = net.f.slope_at(net.W @ state.x.detach() + b)
+        (weight,) = net.W.bind().weights
+        post, _pre, _ = net.W.bind().entries()
+        net = Recurrence(net.W.bind().bind(D[post] * weight), Identity())
+        attrs = {"margin": 1 - largest_real_eigenvalue(net.W.bind()), "state_residual": float(state.residual.max())}
+        if attrs["margin"] <= 0:
+            raise ValueError(
+                f"drive: the steady state is unstable, for the largest real part of an eigenvalue of DW there is "
+                f"{1 - attrs['margin']:.3g}, which has to be below 1; try another drive, or a smaller scale"
+            )
+        driven = driven if backwards else D * driven
+    found, residual = adjoints(net, driven) if backwards else states(net, driven)
     # What no path leads to is 0, whatever rounding or an iteration left there.
-    found = np.where(reached(net, driven, backwards=targets is not None), found, 0.0)
-    if not (c.edges["weight"] < 0).any():
+    found = np.where(reached(net, driven, backwards=backwards), found, 0.0)
+    if not any(bool((part < 0).any()) for part in (*net.W.bind().weights, driven)):
         found = np.abs(found)  # rounding leaves nothing below 0
-    attrs = {"eigenvalue": eigenvalue, "alpha": alpha, "residual": residual, "scale": scale}
-    return _told(c, found, sources, targets, source, target, attrs)
+    if D is not None and backwards:
+        found = found * D.double().numpy()
+    return found, {**attrs, "residual": residual}
+
+
+def _scales(given: float | Sequence[float] | None, linear: bool) -> list[float | None]:
+    scales: list[float | None] = []
+    scales += [given] if given is None or isinstance(given, int | float | np.number) else list(given)
+    if not scales:
+        raise ValueError("scale: expected at least one, got none")
+    for each in scales:
+        if linear and (each is None or not 0 < each < 1):
+            raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {each}")
+        if each is not None and not 0 < each < np.inf:
+            raise ValueError(f"scale: expected a finite scale > 0, or None, got {each}")
+        if each is None and len(scales) > 1:
+            raise ValueError("scale: expected numbers in a sweep, got None")
+    return scales
+
+
+def _of_groups(c: Connectome, by: str, source: Any, target: Any) -> tuple[Any, Any]:
+    """Name -> ids of the groups that are named, of both kinds if neither is."""
+    if by not in c.neurons:
+        raise ValueError(f"by: expected a column of the neurons, {', '.join(map(str, c.neurons))}; got {by!r}")
+    groups = c.neurons[by].where(c.neurons[by].notna(), "").astype(str).to_numpy()
+    known = sorted(set(groups.tolist()) - {""})
+
+    def named(given: Any, what: str) -> Any:
+        if given is None:
+            return None
+        names = [given] if isinstance(given, str | int | np.integer) else list(given)
+        for name in names:
+            if str(name) not in known:
+                near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+                hint = f"; did you mean {', '.join(near)}?" if near else ""
+                raise ValueError(f"{what}: no neuron has the {by} {str(name)!r}{hint}")
+        return {str(name): c.ids[groups == str(name)] for name in names}
+
+    if source is None and target is None:
+        source = target = known
+    return named(source, "source"), named(target, "target")
+
+
+def _elsewhere(found: np.ndarray, driven: Tensor) -> np.ndarray:
+    """The influences on, or of, neurons of no group."""
+    return found[:, ~(driven != 0).any(0).numpy()]
+
+
+def _swept(
+    c: Connectome,
+    answers: list[np.ndarray],
+    scales: Sequence[float | None],
+    sources: dict[str, np.ndarray] | None,
+    targets: dict[str, np.ndarray] | None,
+) -> pd.DataFrame:
+    """A column for each scale, and the ranks between which each neuron moves."""
+    table = pd.DataFrame({"id": c.ids})
+    for each, found in zip(scales, answers, strict=True):
+        table[f"{each:g}"] = found[0]
+    ranks = pd.DataFrame(np.abs([found[0] for found in answers]).T).rank(ascending=False, method="min")
+    table["best"], table["worst"] = ranks.min(axis=1).astype(int), ranks.max(axis=1).astype(int)
+    looked_at = targets if targets is not None else sources
+    assert looked_at is not None
+    what = "is_target" if targets is not None else "is_source"
+    table[what] = np.isin(np.arange(len(c)), np.concatenate(list(looked_at.values())))
+    table = pd.concat([table, c.neurons[[name for name in c.neurons if name not in table]]], axis=1)
+    if sources is not None and targets is not None:
+        table = table.iloc[np.sort(np.concatenate(list(sources.values())))]
+    return table.sort_values(["best", "worst"], kind="stable", ignore_index=True)
 
 
 def _told(
@@ -108,16 +254,13 @@ def _told(
     targets: dict[str, np.ndarray] | None,
     source: Any,
     target: Any,
-    attrs: dict[str, float],
 ) -> pd.DataFrame:
     """The answer as a table."""
     if sources is not None and targets is not None and isinstance(source, Mapping):
         # dR/db summed over a source group is the influence of driving all of it.
         rows = [[float(each[places].sum()) for each in found] for places in sources.values()]
         names = list(targets) if isinstance(target, Mapping) else ["influence"]
-        table = pd.DataFrame(rows, index=pd.Index(list(sources), name="source"), columns=names)
-        table.attrs = attrs
-        return table
+        return pd.DataFrame(rows, index=pd.Index(list(sources), name="source"), columns=names)
     looked_at = targets if targets is not None else sources
     assert looked_at is not None
     what = "is_target" if targets is not None else "is_source"
@@ -134,9 +277,7 @@ def _told(
     if sources is not None and targets is not None:
         here = np.concatenate(list(sources.values()))
         order = order[np.isin(order, here)]
-    table = table.iloc[order].reset_index(drop=True)
-    table.attrs = attrs
-    return table
+    return table.iloc[order].reset_index(drop=True)
 
 
 def adjusted(x: np.ndarray) -> np.ndarray:

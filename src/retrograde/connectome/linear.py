@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
 from retrograde.connectivity import Operator
+from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity
 from retrograde.recurrence import Recurrence
@@ -47,7 +48,7 @@ def scaled(
     active = torch.where(torch.from_numpy(np.isin(pre.numpy(), silenced)), 0, weight)
     anew = how.rescale_after_silencing or not len(silenced)
     eigenvalue = largest_real_eigenvalue(c.W.bind(active if anew else weight))
-    alpha = 1.0 if scale is None else _alpha(eigenvalue, scale, how)
+    alpha = 1.0 if scale is None else rescaled(eigenvalue, scale, how)
     if isinstance(f or Identity(), Identity) and (scale is None or (len(silenced) and bool((weight < 0).any()))):
         # Without the neurons that inhibit, the others may excite one another beyond all bounds.
         here = alpha * (eigenvalue if anew else largest_real_eigenvalue(c.W.bind(active)))
@@ -89,7 +90,8 @@ def matrix(W: Operator) -> scipy.sparse.csr_array:
 def _by_arnoldi(A: scipy.sparse.csr_array) -> float:
     start = np.random.default_rng(0).random(A.shape[0])
     try:
-        values = scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, tol=1e-9, return_eigenvectors=False)
+        with one_blas_thread():
+            values = scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, tol=1e-9, return_eigenvectors=False)
     except scipy.sparse.linalg.ArpackNoConvergence as error:
         raise ConvergenceError(
             f"the largest eigenvalue of W, by Arnoldi's method: {error}", error.eigenvalues
@@ -97,7 +99,8 @@ def _by_arnoldi(A: scipy.sparse.csr_array) -> float:
     return float(values.real.max())
 
 
-def _alpha(eigenvalue: float, scale: float, how: Preset) -> float:
+def rescaled(eigenvalue: float, scale: float, how: Preset) -> float:
+    """α, by which the eigenvalue becomes the scale."""
     if how.only_if_larger and eigenvalue <= scale:
         return 1.0
     if not eigenvalue > 1e-12:

@@ -32,10 +32,11 @@ def neuron_table(
                 f"{source.what}: no column of ids found among {', '.join(source.names)}; "
                 "name it by columns={'id': ...}"
             )
-        rows = source.read(source.names)
-        ids = identities(rows[roles["id"]], f"{source.what}, {roles['id']}")
+        rows = source.read(source.names, ids=(roles["id"],))
+        told_ids = identities(rows[roles["id"]], f"{source.what}, {roles['id']}")
         if known.dtype.kind == "i":
-            (ids,) = of_one_kind(ids, what=source.what)
+            (told_ids,) = of_one_kind(told_ids, what=source.what)
+        ids = told_ids.values.astype(str) if known.dtype.kind != "i" and source.untyped else told_ids.values
         if ids.dtype.kind != known.dtype.kind:
             raise ValueError(
                 f"{source.what}: its ids are {_kind(ids)}, those of the edges are {_kind(known)}: they cannot match"

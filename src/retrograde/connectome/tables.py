@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import resource
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,14 @@ import pyarrow.feather
 import pyarrow.ipc
 import pyarrow.parquet
 
+from retrograde.connectome.padding import padded
+
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _SQLITE = (".sqlite", ".sqlite3", ".db")
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
+_FRACTION = re.compile(r"-?\d+\.\d*", re.ASCII)
+_ROW = 150  # bytes that a row of edges takes at the peak of its reading, with what is made of it
+_BLOCK = 2**24  # bytes of a text file that are parsed in one piece, with one dictionary
 FORMATS = ".csv, .tsv, .parquet, .feather, .sqlite, a pandas or an Arrow table"
 
 
@@ -52,9 +62,27 @@ class Source:
         if twice:
             raise ValueError(f"{self.what}: columns that are there twice: {', '.join(sorted(twice))}")
 
-    def read(self, columns: Sequence[str]) -> pa.Table:
-        """These columns."""
-        return self._told(lambda: self._read(list(dict.fromkeys(columns))))
+    def read(self, columns: Sequence[str], many: bool = False, ids: Sequence[str] = ()) -> pa.Table:
+        """These columns. Of `many` rows the text is read as a dictionary, and the rows have to fit into memory.
+
+        In a text file those that are `ids` are text too where any field is padded: 007 is not 7.
+
+        Raises:
+            ValueError: a table of so many rows that memory would not hold what is made of them.
+        """
+        if many:
+            rows, room = self._told(self._rows), available()
+            if rows * _ROW > room:
+                raise ValueError(
+                    f"{self.what}: about {rows:,.0f} rows, to read which takes {rows * _ROW / 1e9:.2g} GB of memory; "
+                    f"{room / 1e9:.2g} GB are free"
+                )
+        return self._told(lambda: self._read(list(dict.fromkeys(columns)), many, ids))
+
+    @property
+    def untyped(self) -> bool:
+        """Whether this is a text file, in which a number and its digits are the same."""
+        return self._table is None and self._suffix in _DELIMITERS
 
     @property
     def _suffix(self) -> str:
@@ -82,19 +110,53 @@ class Source:
                 return [row[1] for row in data.execute(f'pragma table_info("{self._inside}")')]
         raise ValueError(f"{self.what}: expected {FORMATS}")
 
-    def _read(self, columns: list[str]) -> pa.Table:
+    def _rows(self) -> float:
+        """How many rows there are; of a text file, by the length of the first ones."""
+        if self._table is not None:
+            return len(self._table)
+        if self._suffix in _DELIMITERS:
+            with open(self.path, "rb") as file:
+                start = file.read(2**20)
+            return self.path.stat().st_size * start.count(b"\n") / max(len(start), 1)
+        if self._suffix == ".parquet":
+            return pa.parquet.read_metadata(self.path).num_rows
+        if self._suffix == ".feather":
+            with pa.memory_map(str(self.path)) as file:
+                reader = pa.ipc.open_file(file)
+                return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
+        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+            return data.execute(f'select count(*) from "{self._inside}"').fetchone()[0]
+
+    def _read(self, columns: list[str], many: bool, ids: Sequence[str]) -> pa.Table:
         if self._table is not None:
             return self._table.select(columns)
         if self._suffix in _DELIMITERS:
-            convert = pa.csv.ConvertOptions(include_columns=columns)
-            return pa.csv.read_csv(self.path, parse_options=self._delimited(), convert_options=convert)
+            try:
+                as_text = ids if padded(self.path, _DELIMITERS[self._suffix]) else ()
+                return self._read_delimited(columns, many, as_text)
+            except pa.ArrowInvalid as error:
+                if not ids or "conversion error" not in str(error):
+                    raise
+                return self._read_delimited(columns, many, ids)  # names, after a first block of numbers
         if self._suffix == ".parquet":
-            return pa.parquet.read_table(self.path, columns=columns)
+            schema = pa.parquet.read_schema(self.path)
+            texts = [name for name in columns if pa.types.is_string(schema.field(name).type)] if many else []
+            return pa.parquet.read_table(self.path, columns=columns, read_dictionary=texts)
         if self._suffix == ".feather":
             return pa.feather.read_table(self.path, columns=columns)
         with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
             quoted = ", ".join(f'"{column}"' for column in columns)
-            return pa.Table.from_pandas(pd.read_sql_query(f'select {quoted} from "{self._inside}"', data))
+            pieces = pd.read_sql_query(f'select {quoted} from "{self._inside}"', data, chunksize=2**18)
+            return pa.concat_tables(
+                [pa.Table.from_pandas(piece, preserve_index=False) for piece in pieces], promote_options="permissive"
+            )
+
+    def _read_delimited(self, columns: list[str], many: bool, as_text: Sequence[str]) -> pa.Table:
+        types = dict.fromkeys(as_text, pa.dictionary(pa.int32(), pa.string()))  # each is kept once
+        encoded = {"auto_dict_encode": True, "auto_dict_max_cardinality": _BLOCK} if many else {}
+        convert = pa.csv.ConvertOptions(include_columns=columns, column_types=types, **encoded)
+        blocks = pa.csv.ReadOptions(block_size=_BLOCK)
+        return pa.csv.read_csv(self.path, read_options=blocks, parse_options=self._delimited(), convert_options=convert)
 
     def _delimited(self) -> pa.csv.ParseOptions:
         return pa.csv.ParseOptions(delimiter=_DELIMITERS[self._suffix])
@@ -111,52 +173,111 @@ class Source:
         return known[0]
 
 
-def identities(column: pa.ChunkedArray, what: str) -> np.ndarray:
-    """Ids as int64, or as strings.
+def available() -> float:
+    """How many bytes of memory are free."""
+    free = float("inf")
+    try:
+        with open("/proc/meminfo") as file:
+            free = 1024 * int(next(line for line in file if line.startswith("MemAvailable")).split()[1])
+    except (OSError, StopIteration):
+        if "SC_PHYS_PAGES" in os.sysconf_names:
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return free if most == resource.RLIM_INFINITY else min(free, most)
+
+
+@dataclass(frozen=True, eq=False)
+class Ids:
+    """Ids as int64 or as text, and of text each one once: the id of row i is ``labels[codes[i]]``."""
+
+    labels: np.ndarray
+    codes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels if self.codes is None else self.codes)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The id of each row."""
+        return self.labels if self.codes is None else self.labels[self.codes]
+
+    @property
+    def distinct(self) -> np.ndarray:
+        """Those that occur, each once."""
+        if self.codes is None:
+            return pd.unique(self.labels)
+        return self.labels[np.bincount(self.codes, minlength=len(self.labels)) > 0]
+
+    def among(self, known: np.ndarray) -> np.ndarray:
+        """Where the id of each row is among the `known` ones."""
+        place = pd.Index(known).get_indexer(self.labels)
+        return place if self.codes is None else place[self.codes]
+
+
+def identities(column: pa.ChunkedArray, what: str) -> Ids:
+    """Ids as int64, or as text.
 
     Raises:
         ValueError: ids in floats, which hold no more than 15 digits safely, beyond int64, missing or empty.
     """
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     if column.null_count:
         raise ValueError(f"{what}: {column.null_count} of {len(column)} ids are missing")
-    if pa.types.is_floating(column.type):
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_floating(kind):
         raise ValueError(
             f"{what}: ids in floating-point numbers, which cannot hold 18 digits; save them as integers or as text"
         )
-    if pa.types.is_integer(column.type):
+    if pa.types.is_integer(kind):
         try:
-            return column.cast(pa.int64()).to_numpy()
+            return Ids(column.cast(kind).cast(pa.int64()).to_numpy())
         except pa.ArrowInvalid as error:
             raise ValueError(f"{what}: ids that no 64-bit integer holds: {error}") from None
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise ValueError(f"{what}: expected ids as integers or text, got {column.type}")
-    text = column.to_numpy(zero_copy_only=False).astype(str)
-    empty = int((text == "").sum())
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{what}: expected ids as integers or text, got {kind}")
+    labels, codes = texts(column)
+    empty = int((labels[codes] == "").sum()) if (labels == "").any() else 0
     if empty:
-        raise ValueError(f"{what}: {empty} of {len(text)} ids are empty")
-    if any(_looks_like_a_float(each) for each in text[:1000]):
-        raise ValueError(f"{what}: ids such as {text[0]!r} were floating-point numbers once, and have lost digits")
-    return text
+        raise ValueError(f"{what}: {empty} of {len(codes)} ids are empty")
+    strange = next((each for each in labels[:1000] if _looks_like_a_float(each)), None)
+    if strange is not None:
+        raise ValueError(f"{what}: ids such as {strange!r} were floating-point numbers once, and have lost digits")
+    if len(labels) and all(map(_FRACTION.fullmatch, labels)):
+        raise ValueError(
+            f"{what}: ids in floating-point numbers, which cannot hold 18 digits; save them as integers or as text"
+        )
+    return Ids(labels, codes)
 
 
-def of_one_kind(*several: np.ndarray, what: str) -> list[np.ndarray]:
+def texts(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """A column of text as its distinct values and, for each row, which of them it is; "" where it is null."""
+    if column.null_count:
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        column = column.cast(kind).fill_null("")
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries()
+    if not column.num_chunks:
+        return np.empty(0, str), np.empty(0, np.int64)
+    labels = column.chunk(0).dictionary.to_numpy(zero_copy_only=False).astype(str)
+    return labels, np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
+
+
+def of_one_kind(*several: Ids, what: str) -> list[Ids]:
     """Ids that meet: all as numbers if text is of digits alone and without leading zeros, else all as text.
 
     Raises:
         ValueError: numbers beyond int64.
     """
-    if not all(ids.dtype.kind == "i" or (len(ids) and _digits(ids).all()) for ids in several):
-        return [ids.astype(str) for ids in several]
+    if not all(ids.labels.dtype.kind == "i" or (len(ids) and _digits(ids.labels)) for ids in several):
+        return [Ids(ids.labels.astype(str), ids.codes) for ids in several]
     try:
-        return [ids.astype(np.int64) for ids in several]
+        return [Ids(ids.labels.astype(np.int64), ids.codes) for ids in several]
     except OverflowError:
         raise ValueError(f"{what}: ids that no 64-bit integer holds") from None
 
 
-def _digits(text: np.ndarray) -> np.ndarray:
-    return np.char.isdecimal(text) & ((text == "0") | ~np.char.startswith(text, "0"))
+def _digits(text: np.ndarray) -> bool:
+    return all(map(_WHOLE.fullmatch, text))
 
 
 def _looks_like_a_float(text: str) -> bool:
@@ -171,7 +292,8 @@ def numbers(column: pa.ChunkedArray, what: str) -> np.ndarray:
         ValueError: text, or numbers that are missing or not finite.
     """
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise ValueError(f"{what}: expected numbers, got {column.type}")
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        raise ValueError(f"{what}: expected numbers, got {kind}")
     if column.null_count:
         raise ValueError(f"{what}: {column.null_count} of {len(column)} numbers are missing")
     values = column.to_numpy().astype(np.float64)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 import torch
 
 from retrograde.connectivity import Sparse
@@ -149,13 +150,14 @@ def read(
     of_edges = {role: column for role, column in given.items() if role not in of_neurons}
     unwanted = [exclude_transmitters] if isinstance(exclude_transmitters, str) else list(exclude_transmitters)
     by_transmitter = signs is not None and signs != "column"
-    pre, post, values, spoken, alone = connections(
+    senders, receivers, values, spoken, alone = connections(
         edges, of_edges, orientation, ids, weights, signs, by_transmitter or bool(unwanted)
     )
-    told.append(("rows read", len(pre)))
+    told.append(("rows read", len(senders)))
     if alone:
         told.append(("rows of the matrix without a connection", alone))
-    known, (pre, post) = numbered(pre, post)
+    known, (pre, post) = numbered(senders, receivers)
+    del senders, receivers
     table, of_table = neuron_table(about, known, of_neurons, spoken, pre, values.get("count"))
     told += of_table
     if by_transmitter:
@@ -192,8 +194,9 @@ def read(
     place = np.full(len(known), -1)
     place[here] = np.arange(len(here))
     pre, post, known = place[pre], place[post], known[here]
-    W = Sparse.from_edges(pre, post, torch.from_numpy(weight).to(dtype), len(known))
-    listed: dict[str, np.ndarray] = {"pre": known[pre], "post": known[post]}
+    W = _sparse(pre, post, torch.tensor(weight, dtype=dtype), len(known))
+    names = pd.Series(known).array
+    listed: dict[str, Any] = {"pre": names.take(pre), "post": names.take(post)}  # of text no more copies than it needs
     listed |= {name: values[name] for name in ("count", "norm") if name in values} | {"weight": weight}
     return Connectome(
         ids=known,
@@ -202,6 +205,16 @@ def read(
         W=W,
         summary=pd.DataFrame(told, columns=["what", "number"]),
     )
+
+
+def _sparse(pre: np.ndarray, post: np.ndarray, weight: torch.Tensor, n: int) -> Sparse:
+    """W of connections that are sorted by post, then pre, each there once, which need not be sorted once more."""
+    starts = np.concatenate([[0], np.cumsum(np.bincount(post, minlength=n))])
+    by_row = scipy.sparse.csr_array((np.arange(len(pre)), pre, starts), shape=(n, n))
+    order = torch.from_numpy(by_row.tocsc().data)
+    W = Sparse.of_sorted(torch.from_numpy(post), torch.from_numpy(pre), order, weight, n)
+    W.weight.requires_grad_()
+    return W
 
 
 def _weights(weights: str, values: dict[str, np.ndarray], post: np.ndarray, n: int) -> np.ndarray:

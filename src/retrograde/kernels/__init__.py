@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -81,9 +82,10 @@ def explain(net: Any, samples: int = 32) -> str:
         return f"trajectory: plain PyTorch ({why}){gradient}\nsteady state: plain PyTorch (the same){gradient}"
     how = "the threads sharing each product" if _is_lone(W, samples) else "each thread with its own samples"
     structure, f, dtype = type(W.structure).__name__, type(net.f).__name__.lower(), str(W.like.dtype)[6:]
+    which = "FixedPoint and Anderson" if is_large(W) else "FixedPoint"
     return (
         f"trajectory: fused Numba kernels, {how} ({structure}, {f}, {dtype}, cpu, {samples} samples)\n"
-        f"steady state: the same for FixedPoint, plain PyTorch for the other solvers"
+        f"steady state: the same for {which}, plain PyTorch for the other solvers"
     )
 
 
@@ -157,10 +159,14 @@ def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     s_rows, x_rows = (z.reshape(-1, z.shape[-1]) for z in (s, x))
     structure = W.structure
     if isinstance(structure, Sparse):
-        dW = np.zeros(len(structure.columns), _dtype(x))
         _threads()
         starts, columns = _array(structure.row_starts), _array(structure.columns)
-        sampled.outer(starts, columns, _array(s_rows.T), _array(x_rows.T), dW)
+        if len(x_rows) == 1:
+            dW = np.empty(len(columns), _dtype(x))
+            sampled.outer_of_one(starts, columns, _array(s_rows)[0], _array(x_rows)[0], dW)
+        else:
+            dW = np.zeros(len(columns), _dtype(x))
+            sampled.outer(starts, columns, _array(s_rows.T), _array(x_rows.T), dW)
     else:
         dW = np.zeros(structure.shape, _dtype(x))
         _, threads = _share(-(-len(dW) // 4) if s.numel() * dW.shape[1] > _SMALL else 1)
@@ -231,6 +237,103 @@ def _iterate(
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
 
 
+Accelerate = Callable[[Tensor, int, float, int, float], tuple[Tensor, Tensor, Tensor]]
+
+
+def anderson(W: Operator, f: Nonlinearity, b: Tensor) -> Accelerate | None:
+    """Anderson acceleration of x = f(Wx + b), b (samples, n), as one call; or None. For a sparse W of many connections.
+
+    Called with (x, memory, rtol, max_steps, floor), it answers x, the residual and the steps of each sample.
+    """
+    if not is_large(W) or why_plain(W, f) is not None:
+        return None
+    return partial(_accelerate, W, False, b, b[:0], _number(f))
+
+
+def adjoint_anderson(W: Operator, D: Tensor, g: Tensor) -> Accelerate | None:
+    """Likewise of s = D (Wᵀs + g)."""
+    if not is_large(W) or why_plain(W, None) is not None:
+        return None
+    return partial(_accelerate, W, True, g, D, _number(None))
+
+
+def tangent_anderson(W: Operator, D: Tensor, c: Tensor) -> Accelerate | None:
+    """Likewise of v = D (Wv + c)."""
+    if not is_large(W) or why_plain(W, None) is not None:
+        return None
+    return partial(_accelerate, W, False, c, D, _number(None))
+
+
+def is_large(W: Operator) -> bool:
+    """Whether W is sparse, and its products so long that what steps are saved by is cheap beside them."""
+    return isinstance(W.structure, Sparse) and W.shape[0] == W.shape[1] and W.weights[0].numel() >= _LONE
+
+
+def _accelerate(
+    W: Operator,
+    transposed: bool,
+    c: Tensor,
+    D: Tensor,
+    kind: int,
+    z: Tensor,
+    memory: int,
+    rtol: float,
+    max_steps: int,
+    floor: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from retrograde.kernels.cpu import anderson, sampled, tiles
+
+    structure, (weight,) = W.structure, W.weights
+    assert isinstance(structure, Sparse)
+    samples, n = z.shape
+    lanes = 1 if samples <= _ONE_BY_ONE else tiles.BYTES // z.itemsize
+    threads, scattered = _threads(), transposed and lanes == 1
+    neurons, renumbered, others = _renumbered(structure)
+    starts, values = _array(structure.row_starts), _array(weight)
+    starts = starts.view(f"u{starts.itemsize}")
+    if transposed and not scattered:
+        starts = _array(structure.column_starts).view(starts.dtype)
+        values = sampled.taken(values, _array(structure.order))
+        others = sampled.taken(renumbered, _array(structure.rows_by_column))
+    eps = torch.finfo(z.dtype).eps
+    numbers = kind, memory, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15), threads
+    found, residual = np.empty((samples, n), _dtype(z)), np.empty(samples, _dtype(z))
+    steps = np.empty(samples, np.int64)
+    for first in range(0, samples, lanes):
+        rows = np.minimum(np.arange(first, first + lanes), samples - 1)  # the last one again, to fill the vector
+        start, drive, slopes = (
+            np.ascontiguousarray(_array(each)[rows][:, neurons].T if len(each) else np.empty((0, lanes), found.dtype))
+            for each in (z, c, D)
+        )
+        left, taken = anderson.iterate((starts, others, values), renumbered, scattered, drive, slopes, *numbers, start)
+        last = min(first + lanes, samples)
+        found[first:last] = start[renumbered].T[: last - first]
+        residual[first:last], steps[first:last] = left[: last - first], taken[: last - first]
+    return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
+
+
+# So few samples are quicker one after another than side by side in a vector.
+_ONE_BY_ONE = 4
+
+_new_numbers: WeakKeyDictionary[Sparse, tuple[Tensor, tuple[np.ndarray, ...]]] = WeakKeyDictionary()
+
+
+def _renumbered(structure: Sparse) -> tuple[np.ndarray, ...]:
+    """The neurons, those of most connections first; each one's place among them; and the columns in these terms."""
+    known = _new_numbers.get(structure)
+    if known is None or known[0] is not structure.columns:
+        starts, columns = structure.row_starts, structure.columns
+        degree = starts.diff() + structure.column_starts.diff()
+        neurons = torch.argsort(degree, descending=True, stable=True)
+        place = torch.empty_like(neurons)
+        place[neurons] = torch.arange(len(neurons))
+        kind = f"u{columns.itemsize}"
+        place = place.to(columns.dtype)
+        told = neurons.numpy(), place.numpy().view(kind), place[columns].numpy().view(kind)
+        known = _new_numbers[structure] = columns, told
+    return known[1]
+
+
 # One sample of so many connections is worth waiting for each other at each step.
 _LONE = 768**2
 
@@ -247,7 +350,10 @@ def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
         (weight,) = W.weights
         starts, others = structure.row_starts, structure.columns
         if transposed:
-            starts, others, weight = structure.column_starts, structure.rows_by_column, weight[structure.order]
+            from retrograde.kernels.cpu import sampled
+
+            weight = torch.from_numpy(sampled.taken(_array(weight), _array(structure.order)))
+            starts, others = structure.column_starts, structure.rows_by_column
         return *(_array(index).view(f"u{index.itemsize}") for index in (starts, others)), _array(weight)
     if isinstance(structure, LowRank):
         U, V = W.weights

@@ -1,5 +1,6 @@
-"""The report on a training run: one HTML page that needs nothing else."""
+"""Reports: one HTML page, on a training run or on a question asked of a connectome, that needs nothing else."""
 
+from retrograde.report.answer import Answer, Figure
 from retrograde.report.page import render
 
-__all__ = ["render"]
+__all__ = ["Answer", "Figure", "render"]

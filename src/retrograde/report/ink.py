@@ -6,9 +6,12 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from pathlib import Path
+from typing import IO, Any, Concatenate, ParamSpec
 
 import matplotlib
 import matplotlib.colors
@@ -23,17 +26,19 @@ from numpy.typing import ArrayLike
 
 P = ParamSpec("P")
 
-# Two colours are the page's own, and turn over in the dark: matplotlib draws a stand-in, the SVG names the page's.
-INK, FAINT = "#010203", "#030201"
+# Two colours are names. In a file they are those of a white page. In a page they are the page's own, which turn over in
+# the dark: matplotlib draws a stand-in, and the SVG names the page's.
+INK, FAINT = "retrograde: ink", "retrograde: faint"
+_ON_WHITE, _STAND_INS = {INK: "#22262b", FAINT: "#c4c9cf"}, {INK: "#010203", FAINT: "#030201"}
 # The others are of middling lightness, and read on white and on black.
 BLUE, RED, GREEN, ORANGE, PURPLE = "#3b82d0", "#d9503f", "#2e9e78", "#d98a2b", "#8f6fd1"
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, RED, "#c2589b", "#6f8a2f", "#4aa3b5")
 
 # Nothing is drawn where a value is 0: the page shows through, light or dark.
 _BAD = (0.5, 0.5, 0.5, 0.35)
+_BELOW, _ABOVE = matplotlib.colors.to_rgb(BLUE), matplotlib.colors.to_rgb(RED)
 SIGNED = LinearSegmentedColormap.from_list(
-    "signed",
-    [(0, (*matplotlib.colors.to_rgb(BLUE), 1)), (0.5, (0.5, 0.5, 0.5, 0)), (1, (*matplotlib.colors.to_rgb(RED), 1))],
+    "signed", [(0, (*_BELOW, 1)), (0.5, (*_BELOW, 0)), (0.5, (*_ABOVE, 0)), (1, (*_ABOVE, 1))]
 ).with_extremes(bad=_BAD)
 AMOUNT = LinearSegmentedColormap.from_list(
     "amount", [(*matplotlib.colors.to_rgb(PURPLE), 0), (*matplotlib.colors.to_rgb(PURPLE), 1)]
@@ -72,15 +77,71 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """A figure that is yet to be drawn, in a page or in a file; ``draw`` says what is on it."""
+
+    draw: Callable[[Figure], str]
+    width: float
+    height: float
+    name: str
+
+    def inline(self) -> Markup:
+        """The figure as SVG for a page, in the page's colours."""
+        with self._styled(_STAND_INS):
+            figure, label = self._drawn()
+            return _inline(figure, label)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        file = io.BytesIO()
+        self.save(file, format="png")
+        return file.getvalue()
+
+    def save(self, path: str | Path | IO[bytes], format: str | None = None) -> None:
+        """The figure in a file, PNG, SVG or PDF by its suffix, on white."""
+        with self._styled(_ON_WHITE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="constrained_layout not applied")
+            figure, _label = self._drawn()
+            figure.savefig(path, format=format, dpi=200, facecolor="white", bbox_inches="tight", pad_inches=0.1)
+
+    def _drawn(self) -> tuple[Figure, str]:
+        figure = Figure(
+            figsize=(self.width, self.height), layout="constrained"
+        )  # no pyplot: nothing global, or to close
+        return figure, self.draw(figure)
+
+    @contextmanager
+    def _styled(self, named: dict[str, str]) -> Iterator[None]:
+        colours = matplotlib.colors.get_named_colors_mapping()
+        for name, colour in named.items():
+            colours[name] = colour
+        with matplotlib.rc_context({**_defaults(), **_STYLE, "svg.hashsalt": self.name}):
+            yield
+
+
+def sketch(width: float, height: float) -> Callable[[Callable[Concatenate[Figure, P], str]], Callable[P, Sketch]]:
+    """Turn a function that draws on an empty figure, and says what is on it, into one that returns a `Sketch`."""
+
+    def decorate(draw: Callable[Concatenate[Figure, P], str]) -> Callable[P, Sketch]:
+        @wraps(draw)
+        def drawn(*args: P.args, **kwargs: P.kwargs) -> Sketch:
+            return Sketch(lambda figure: draw(figure, *args, **kwargs), width, height, draw.__name__)
+
+        return drawn
+
+    return decorate
+
+
 def drawing(width: float, height: float) -> Callable[[Callable[Concatenate[Figure, P], str]], Callable[P, Markup]]:
-    """Turn a function that draws on an empty figure, and says what is on it, into one that returns inline SVG."""
+    """The same, into one that returns inline SVG."""
 
     def decorate(draw: Callable[Concatenate[Figure, P], str]) -> Callable[P, Markup]:
+        sketched = sketch(width, height)(draw)
+
         @wraps(draw)
         def drawn(*args: P.args, **kwargs: P.kwargs) -> Markup:
-            with matplotlib.rc_context({**_defaults(), **_STYLE, "svg.hashsalt": draw.__name__}):
-                figure = Figure(figsize=(width, height), layout="constrained")  # no pyplot: nothing global, or to close
-                return _inline(figure, draw(figure, *args, **kwargs))
+            return sketched(*args, **kwargs).inline()
 
         return drawn
 
@@ -108,7 +169,7 @@ def _inline(figure: Figure, label: str) -> Markup:
     svg = re.sub(r' id="image\w*"', "", svg)  # which nothing refers to, and two alike would share
     mark = hashlib.sha256(svg.encode()).hexdigest()[:8]  # ids are the page's, so those of two figures must differ
     svg = re.sub(r'((?:\bid|href)="#?|url\(#)(?!data:)', rf"\g<1>{mark}-", svg)
-    svg = svg.replace(INK, "var(--ink)").replace(FAINT, "var(--faint)")
+    svg = svg.replace(_STAND_INS[INK], "var(--ink)").replace(_STAND_INS[FAINT], "var(--faint)")
     return Markup('<svg role="img" aria-label="{}"').format(label) + Markup(svg.removeprefix("<svg"))
 
 

@@ -8,7 +8,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from retrograde.solvers.base import Iteration, Problem, check_number
+from retrograde.solvers.base import Iteration, Problem, Solution, check_number, floor, verdict
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,14 @@ class Anderson(Iteration):
         super().__post_init__()
         if check_number("memory", self.memory, Integral) < 1:
             raise ValueError(f"memory: expected an integer of at least 1, got {self.memory}")
+
+    def solve(self, problem: Problem, z: Tensor) -> Solution:
+        """All turns in one call, where a kernel takes them."""
+        if problem.accelerate is None:
+            return super().solve(problem, z)
+        rtol = self.tolerance(z.dtype)
+        z, residual, steps = problem.accelerate(z, self.memory, rtol, self.max_steps, floor(z.dtype))
+        return Solution(z, verdict(residual, rtol, steps, self.max_steps), residual, steps)
 
     def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
         """Of each sample: ΔR and ΔZ, newest first; the last r and z; the best step and its |r|; how much is known."""

@@ -113,6 +113,7 @@ def leading_modes(
     by: Leading = "modulus",
     transposed: Product | None = None,
     like: Tensor | None = None,
+    tol: float | None = None,
 ) -> Modes:
     """The k leading eigenvalues and modes of a Jacobian, given in full or by its products.
 
@@ -123,6 +124,7 @@ def leading_modes(
             parts, which do in continuous time.
         transposed: w -> Jᵀw, where J is a function; without it there are no left modes, and no ``conditioning``.
         like: (n,), where J is a function: a vector of the dtype and on the device that it takes.
+        tol: relative, of Arnoldi's method, for the slowest of the k to converge; None is what the dtype resolves.
 
     Raises:
         ValueError: k is less than 1, or so many that Arnoldi's method cannot find them.
@@ -142,7 +144,7 @@ def leading_modes(
     elif like is None:
         raise ValueError("like: expected a vector such as J takes, since J is a function")
     else:
-        modes = _of_products(J, transposed, like, k, by)
+        modes = _of_products(J, transposed, like, k, by, tol)
     return modes.take(_KEYS[by](modes.values).argsort(dim=-1, descending=True, stable=True)[..., :k])
 
 
@@ -158,7 +160,7 @@ def _of_matrix(J: Tensor) -> Modes:
     return Modes(values, right, left, residual, _gaps(values))
 
 
-def _of_products(J: Product, transposed: Product | None, like: Tensor, k: int, by: Leading) -> Modes:
+def _of_products(J: Product, transposed: Product | None, like: Tensor, k: int, by: Leading, tol: float | None) -> Modes:
     """Leading modes by Arnoldi's method, and a few more."""
     if k > len(like) - 4:
         raise ValueError(f"k: expected at most {len(like) - 4}, as J is known by products alone, got {k}")
@@ -167,7 +169,7 @@ def _of_products(J: Product, transposed: Product | None, like: Tensor, k: int, b
     complex_dtype = torch.promote_types(like.dtype, torch.complex64)
 
     def search(product: Product) -> tuple[Tensor, Tensor]:
-        values, vectors = arpack(eigs, product, like, k + 2, which)
+        values, vectors = arpack(eigs, product, like, k + 2, which, tol)
         return values.to(complex_dtype), vectors.to(complex_dtype)
 
     def residual(product: Product, vectors: Tensor) -> Tensor:
@@ -198,7 +200,9 @@ def _norm(v: Tensor) -> Tensor:
     return torch.linalg.vector_norm(v, dim=-1)
 
 
-def arpack(search: Any, J: Product, like: Tensor, k: int, which: str) -> tuple[Tensor, Tensor]:
+def arpack(
+    search: Any, J: Product, like: Tensor, k: int, which: str, tol: float | None = None
+) -> tuple[Tensor, Tensor]:
     """ARPACK's `search` on v -> Jv: (k,) values and (n, k) vectors, always from the same start, to the same bits."""
     n = len(like)
     start = np.random.default_rng(0).standard_normal(n)
@@ -211,6 +215,8 @@ def arpack(search: Any, J: Product, like: Tensor, k: int, which: str) -> tuple[T
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
     # A product in less than float64 is not exact enough for ARPACK's own tolerance.
     eps = torch.finfo(like.dtype).eps
+    if tol is None:
+        tol = 0 if eps < 1e-12 else 10 * eps
     try:
         found = search(
             operator,
@@ -219,7 +225,7 @@ def arpack(search: Any, J: Product, like: Tensor, k: int, which: str) -> tuple[T
             v0=start,
             ncv=min(n, max(2 * k + 1, _BASIS)),
             maxiter=_RESTARTS,
-            tol=0 if eps < 1e-12 else 10 * eps,
+            tol=tol,
         )
     except ArpackError as error:
         raise ConvergenceError(

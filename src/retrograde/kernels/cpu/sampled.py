@@ -32,3 +32,24 @@ def outer(row_starts, columns, s, x, dW):
                     for k in range(last - first):
                         total += a[k] * b[k]
                     dW[e] = total
+
+
+@njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
+def outer_of_one(row_starts, columns, s, x, dW):
+    """dW[e] = s_i x_j for each connection e from j to i: `outer` of one sample, s (n_out,) and x (n_in,)."""
+    edges = len(columns)
+    for share in prange(_SHARES):
+        top = np.searchsorted(row_starts, edges * share // _SHARES)
+        end = np.searchsorted(row_starts, edges * (share + 1) // _SHARES)
+        for i in range(top, min(end, len(row_starts) - 1)):
+            for e in range(row_starts[i], row_starts[i + 1]):
+                dW[e] = s[i] * x[columns[e]]
+
+
+@njit(parallel=True, error_model="numpy", cache=True)
+def taken(weight, order):
+    """weight[order], by all threads: torch takes it on one."""
+    found = np.empty(len(order), weight.dtype)
+    for e in prange(len(order)):
+        found[e] = weight[order[e]]
+    return found

@@ -1,0 +1,110 @@
+"""`retrograde simulate EDGES`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+
+from retrograde import connectome
+from retrograde.cli.answering import question
+from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.report import Answer, Figure, drawings
+from retrograde.training import InputError
+
+SHOWN = 200  # neurons in a figure, the liveliest
+
+
+@question
+def simulate(
+    asked: Asked,
+    stimulus: Annotated[Path | None, typer.Option(help="A table: neuron or cell_type, start, stop, strength.")] = None,
+    source: Annotated[Several, typer.Option(help="Neurons that are driven all the time, ID or ID=STRENGTH.")] = None,
+    form: Annotated[str, typer.Option(help="rate, or voltage: τ dv/dt = −v + W f(v) + b.")] = "rate",
+    f: Annotated[str, typer.Option("--f", help="tanh, relu, sigmoid, softplus, identity.")] = "tanh",
+    dt: Annotated[float, typer.Option(help="How long a step is, in the unit of the stimulus' times.")] = 1.0,
+    tau: Annotated[str | None, typer.Option(help="τ: a number, or a column of the neurons. [default: dt]")] = None,
+    bias: Annotated[str, typer.Option(help="Input that is always there: a number, or a column of the neurons.")] = "0",
+    duration: Annotated[float | None, typer.Option(help="How long. [default: to the end of the stimulus]")] = None,
+    start: Annotated[str, typer.Option(help="rest, or steady: the steady state without the stimulus.")] = "rest",
+    scale: Annotated[
+        float | None, typer.Option(help="The largest real part of an eigenvalue, after scaling. [default: as it is]")
+    ] = None,
+    record: Annotated[Several, typer.Option(help="Neurons to tell of. [default: all]")] = None,
+    by: Annotated[str | None, typer.Option(help="Means by a column of the neurons, such as cell_type.")] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="A column for each neuron.")] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="ci-2.9 or ci-2.10: the equations of connectome_interpreter's releases.")
+    ] = None,
+) -> Answer:
+    """Simulate activity over time for a table of stimuli: a row for each time and neuron.
+
+    The form "rate" is x(t) = (1 − a) x(t − dt) + a f(αW x(t − dt) + b(t)), a = dt/τ. Times, dt and τ have one unit.
+
+    Examples:
+
+    [bold]retrograde simulate --example worm --weights fraction --source ASHL ASHR --duration 30 --tau 5[/]
+
+    [bold]retrograde simulate edges.csv --neurons types.csv --stimulus pulses.csv --form voltage --by cell_type[/]
+    """
+    if (stimulus is None) == (source is None):
+        raise InputError(f"--stimulus: expected a table or --source, got {'neither' if source is None else 'both'}")
+    c = asked.connectome()
+    how: dict[str, Any] = {"form": form, "f": f, "dt": dt, "tau": number_or_name(tau), "bias": number_or_name(bias)}
+    how |= {"duration": duration, "start": start, "scale": scale, "silence": asked.silence or (), "preset": preset}
+    asked.step("simulating")
+    given = stimulus if stimulus is not None else numbers_of(source, "--source")
+    told = lambda done, steps: asked.step("simulating", done, steps)  # noqa: E731
+    found = connectome.simulate(c, given, record=record or None, by=by, told=told, **how)
+    key = by or "id"
+    activity = found.pivot(index="time", columns=key, values="activity")
+    what = {"rate": "activity", "voltage": "activity, f(v)"}.get(found.attrs["form"], "activity")
+    title = f"activity over {activity.index[-1]:g} in {found.attrs['steps']:,} steps"
+    figures = [_traces(activity, what)]
+    if by is None and "cell_type" in found and found["cell_type"].nunique() > 1:
+        means = found.groupby(["time", "cell_type"], sort=True)["activity"].mean().unstack()
+        figures.append(_by_type(means, "cell type"))
+    elif by is not None:
+        figures.append(_by_type(activity, by))
+    table = activity.rename(columns=str).reset_index() if wide else found
+    tables = {title: table, "the liveliest, by their peaks": _peaks(activity, key)}
+    receipts = {"the simulation": dict(found.attrs)}
+    return Answer(title, tables, figures, receipts, (), c.summary)
+
+
+def number_or_name(given: str | None) -> float | str | None:
+    """A number, where it is one; else the name of a column."""
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return given
+
+
+def _peaks(activity: pd.DataFrame, key: str) -> pd.DataFrame:
+    """How far each came from 0, when, and where it ended."""
+    at = activity.abs().to_numpy().argmax(axis=0)
+    told = {key: activity.columns, "peak": activity.to_numpy()[at, np.arange(len(at))], "time": activity.index[at]}
+    table = pd.DataFrame({**told, "last": activity.iloc[-1].to_numpy()})
+    return table.sort_values("peak", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def _traces(activity: pd.DataFrame, what: str) -> Figure:
+    lively = np.argsort(-np.ptp(activity.to_numpy(), axis=0), kind="stable")[:SHOWN]
+    shown = activity.iloc[:, np.sort(lively)]
+    note = "Above, the liveliest; below, ordered by when they peak."
+    if shown.shape[1] < activity.shape[1]:
+        note += f" The {shown.shape[1]} liveliest of {activity.shape[1]:,}."
+    names = [str(name) for name in shown.columns]
+    return Figure("Activity", drawings.traces(shown.index.to_numpy(), shown.to_numpy(), names, title=what), note)
+
+
+def _by_type(means: pd.DataFrame, kind: str) -> Figure:
+    # Of many times, as many as there is room for.
+    some = np.unique(np.linspace(0, len(means) - 1, 40).astype(int))
+    table = means.iloc[some].T
+    table.columns = [f"{time:g}" for time in table.columns]
+    sketch = drawings.groups(table, "mean activity", cluster=False, rows=kind, columns="time")
+    return Figure(f"Means by {kind}", sketch)

@@ -1,0 +1,202 @@
+"""The ways in which tables of a connectome are bad: one line that says so, exit code 2, and nothing left behind."""
+
+import re
+import sqlite3
+
+import numpy as np
+import pandas as pd
+import pyarrow.feather
+import pytest
+import scipy.sparse
+from typer.testing import CliRunner
+
+from retrograde.cli.app import app
+from retrograde.connectome import padding, read, tables
+
+
+@pytest.fixture
+def edges():
+    return pd.DataFrame({"pre": list("aabbccd"), "post": list("bcacdae"), "count": [4, 6, 1, 2, 3, 5, 2]})
+
+
+def said(*args):
+    """What the command says of bad input, in one line."""
+    done = CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "300"})
+    assert done.exit_code == 2, (done.exit_code, done.output)
+    assert "Traceback" not in done.output and done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error "), lines
+    return lines[0]
+
+
+def of_a_command(table, tmp_path, *args):
+    table.to_csv(tmp_path / "edges.csv", index=False)
+    return said("influence", tmp_path / "edges.csv", *(args or ("--source", "a")))
+
+
+@pytest.mark.parametrize(
+    ("change", "args", "message"),
+    [
+        (
+            lambda e: e.drop(columns="pre"),
+            (),
+            "no column of presynaptic ids found among post, count; name it by columns=",
+        ),
+        (lambda e: e.drop(columns="count"), (), "no column of counts or weights found among pre, post"),
+        (lambda e: e.rename(columns={"post": "pre"}), (), "columns that are there twice: pre"),
+        (lambda e: e.assign(pre=[720575940600000000.5, 1, 2, 3, 4, 5, 6]), (), "ids in floating-point numbers"),
+        (lambda e: e.assign(count=-e["count"]), (), "7 of 7 counts are negative"),
+        (lambda e: e.assign(count=[1, 2, 3, 4, 5, 6, -7]), (), "1 of 7 counts are negative"),
+        (lambda e: e.assign(count=[1, 2, 3, None, 5, 6, 7]), (), "1 of 7 numbers are missing"),
+        (lambda e: e.assign(count=list("1234xyz")), (), "count: expected numbers"),
+        (lambda e: e.iloc[:0], (), "edges"),
+        (lambda e: e, ("--source", "a", "--threshold", "100"), "no connection is left at threshold 100"),
+        (lambda e: e, ("--source", "aa"), "source: 1 of 1 ids are not in the connectome: aa; did you mean a?"),
+        (lambda e: e, ("--target", "a", "--silence", "q"), "silence: 1 of 1 ids are not in the connectome"),
+        (lambda e: e, ("--source", "a", "--scale", "1"), "the linear network is unstable from 1 on; got 1.0"),
+        (lambda e: e, ("--source", "a", "--exclude", *"abcde"), "no connection is left"),
+        (lambda e: e, ("--source", "a", "--exclude-transmitter", "gaba"), "no transmitter is told"),
+        (lambda e: e, ("--source", "a", "--ids", "nothing.txt"), "nothing.txt: No such file"),
+        (lambda e: e, ("--source", "a", "--out", "who.xlsx"), "--out: expected a name that ends in .csv or .parquet"),
+        (lambda e: e, ("--source", "a", "--figure", "who.gif"), "--figure: expected a name that ends in .png or"),
+        (lambda e: e, ("--source", "a", "--report", "who.pdf"), "--report: expected a name that ends in .html"),
+        (lambda e: e, ("--source", "a", "--out", "no/such/who.csv"), "in a folder that is there"),
+        (lambda e: e, ("--source", "a", "--example", "worm"), "EDGES, or --example, one of the two; got both"),
+        (lambda e: e, ("--by", "colour"), "by: expected a column of the neurons, id, transmitter; got"),
+    ],
+)
+def test_bad_input_is_one_line(edges, tmp_path, change, args, message):
+    assert message in of_a_command(change(edges), tmp_path, *args)
+    assert {path.name for path in tmp_path.iterdir()} == {"edges.csv"}
+
+
+def test_without_a_table():
+    assert "got neither" in said("influence", "--source", "a")
+
+
+def test_importance_says_the_same(edges, tmp_path):
+    edges.to_csv(tmp_path / "edges.csv", index=False)
+    here = "importance", tmp_path / "edges.csv", "--source", "a"
+    assert "did you mean d?" in said(*here, "--target", "dd")
+    assert "a number behind each =" in said(*here, "--target", "d=much")
+    assert "--synapses: expected a name that ends in .parquet" in said(*here, "--target", "d", "--synapses", "x.csv")
+    assert "unstable from 1 on" in said(*here, "--target", "d", "--scale", "1.5")
+
+
+# What is left of a file of each format. Half a CSV may be a whole one of fewer rows, which nothing tells; a row cut
+# short is told.
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".feather", ".sqlite", ".npz"])
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.95])
+def test_files_cut_short(tmp_path, suffix, left):
+    n = 3000
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"pre": rng.integers(100, 999, n), "post": rng.integers(100, 999, n), "count": 7})
+    path = tmp_path / f"edges{suffix}"
+    if suffix in (".csv", ".tsv"):
+        table.to_csv(path, index=False, sep="," if suffix == ".csv" else "\t")
+    elif suffix == ".parquet":
+        table.to_parquet(path)
+    elif suffix == ".feather":
+        pyarrow.feather.write_feather(table, path)
+    elif suffix == ".sqlite":
+        with sqlite3.connect(path) as data:
+            table.to_sql("edges", data, index=False)
+        data.close()
+    else:
+        scipy.sparse.save_npz(path, scipy.sparse.random_array((100, 100), density=0.1, rng=rng))
+    whole = path.read_bytes()
+    cut = int(left * len(whole))
+    if suffix in (".csv", ".tsv") and left:
+        cut = whole.index(b"\n", cut) + 5  # a row and no count
+    path.write_bytes(whole[:cut])
+    args = ("--orientation", "post_pre") if suffix == ".npz" else ()
+    assert f"edges{suffix}" in said("influence", path, "--source", "100", *args)
+
+
+def test_a_source_that_reaches_no_target(tmp_path):
+    # d and e are driven, and lead nowhere else.
+    table = pd.DataFrame({"pre": list("abcd"), "post": list("babe"), "count": 1})
+    table.to_csv(tmp_path / "edges.csv", index=False)
+    done = CliRunner().invoke(app, ["influence", str(tmp_path / "edges.csv"), "--source", "d", "--target", "a"])
+    assert done.exit_code == 0 and "exactly 0" in done.stdout
+    done = CliRunner().invoke(app, ["importance", str(tmp_path / "edges.csv"), "--source", "d", "--target", "a"])
+    assert done.exit_code == 0 and "No path leads from the sources to the targets" in done.stdout
+
+
+# --- ids of a text file
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_leading_zeros_are_kept_in_a_text_file(tmp_path, suffix):
+    sep = "," if suffix == ".csv" else "\t"
+    lines = ["pre,post,count", "007,12,3", "12,7,4", "7,007,5"]
+    (tmp_path / f"edges{suffix}").write_text("\n".join(lines).replace(",", sep))
+    (tmp_path / f"neurons{suffix}").write_text("\n".join(["id,type", "007,x", "12,y", "7,z"]).replace(",", sep))
+    c = read(tmp_path / f"edges{suffix}", tmp_path / f"neurons{suffix}")
+    assert list(c.ids) == ["007", "12", "7"] and list(c.neurons["cell_type"]) == ["x", "y", "z"]
+    assert list(c.edges["count"][c.edges["post"] == "007"]) == [5]
+
+
+def test_neurons_without_leading_zeros_meet_edges_with_some(tmp_path):
+    (tmp_path / "edges.csv").write_text("pre,post,count\n007,12,3\n12,13,4\n")
+    (tmp_path / "neurons.csv").write_text("id,type\n12,y\n13,z\n")
+    assert list(read(tmp_path / "edges.csv", tmp_path / "neurons.csv").neurons["cell_type"].fillna("")) == [
+        "",
+        "y",
+        "z",
+    ]
+
+
+def test_ids_of_digits_are_integers_and_zeros_elsewhere_do_no_harm(tmp_path):
+    (tmp_path / "edges.csv").write_text("pre,post,count,day\n-7,720575940600000001,3,01\n720575940600000001,0,4,02\n")
+    c = read(tmp_path / "edges.csv")
+    assert list(c.ids) == [-7, 0, 720575940600000001] and c.ids.dtype == np.int64
+
+
+def test_leading_zeros_are_seen_where_pieces_of_the_file_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(padding, "_PIECE", 3)
+    for width in range(1, 8):  # wherever it comes to lie
+        (tmp_path / "edges.csv").write_text(f"pre,post,count\n{'1' * width},2,3\n2,05,4\n")
+        assert "05" in read(tmp_path / "edges.csv").ids
+
+
+def test_names_after_a_block_of_numbers(tmp_path, monkeypatch):
+    rows = "".join(f"{i},{i + 1},1\n" for i in range(5_000))
+    monkeypatch.setattr(tables, "_BLOCK", 10_000)
+    (tmp_path / "edges.csv").write_text(f"pre,post,count\n{rows}AVAL,1,1\n")
+    c = read(tmp_path / "edges.csv")
+    assert "AVAL" in c.ids and "4999" in c.ids
+
+
+def test_floats_among_names_that_have_leading_zeros(tmp_path):
+    (tmp_path / "edges.csv").write_text("pre,post,count\n007,1.5,3\n12,2.5,4\n")
+    with pytest.raises(ValueError, match="ids in floating-point numbers"):
+        read(tmp_path / "edges.csv")
+
+
+def test_ids_of_a_matrix_from_a_file(tmp_path):
+    scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.csr_array(np.array([[0, 2.0], [3, 0]])))
+    (tmp_path / "ids.txt").write_text("AVAL\nAVBL\n")
+    pd.DataFrame({"name": ["AVAL", "AVBL"], "more": 1}).to_csv(tmp_path / "ids.csv", index=False)
+    for ids in "ids.txt", "ids.csv":
+        args = [tmp_path / "W.npz", "--ids", tmp_path / ids, "--orientation", "post_pre", "--target", "AVAL"]
+        done = CliRunner().invoke(app, ["influence", *map(str, args), "--scale", "0.5", "--json"])
+        assert done.exit_code == 0 and '"AVBL"' in done.stdout
+    assert "expected 2, one for each row" in said(
+        "influence", tmp_path / "W.npz", "--ids", _one(tmp_path), "--orientation", "post_pre", "--target", "a"
+    )
+
+
+def _one(tmp_path):
+    (tmp_path / "one.txt").write_text("a\n")
+    return tmp_path / "one.txt"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_that_memory_would_not_hold(edges, tmp_path, monkeypatch, suffix):
+    table = pd.concat([edges] * 1000)
+    table.to_csv(tmp_path / "edges.csv", index=False)
+    table.to_parquet(tmp_path / "edges.parquet")
+    monkeypatch.setattr(tables, "available", lambda: 1e6)
+    line = said("influence", tmp_path / f"edges{suffix}", "--source", "a")
+    assert re.search(r"about [67],\d{3} rows, to read which takes [\d.e+]+ GB of memory; 0.001 GB are free", line), line

@@ -1,0 +1,220 @@
+"""Influence around a steady state, by groups and over scales; importance by group, by neuropil, and its progress."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import retrograde as rg
+from retrograde.cli.app import app
+from retrograde.connectome import importance, influence, read
+
+
+def network(n=20, seed=0, signed=True):
+    rng = np.random.default_rng(seed)
+    M = rng.gamma(2.0, size=(n, n)) * (rng.random((n, n)) < 0.3)
+    if signed:
+        M = M * np.where(np.arange(n) % 3 == 1, -1, 1)
+    names = np.array([f"n{i:02}" for i in range(n)])
+    neurons = pd.DataFrame({"id": names, "cell_type": ["", *(f"t{i % 3}" for i in range(1, n))]})
+    edges = read(M, orientation="post_pre", ids=names).edges[["pre", "post", "weight"]]
+    return read(edges, neurons, weights="weight")
+
+
+def in_order(table, c, column="influence"):
+    return table.set_index("id").loc[list(c.ids), column].to_numpy()
+
+
+def steady(c, alpha, b):
+    M = alpha * c.W.dense().detach().numpy()
+    x = np.zeros(len(c))
+    for _ in range(3000):
+        x = x + 0.5 * (np.tanh(M @ x + b) - x)
+    return M, x
+
+
+def test_nonlinear_influence_is_the_response_to_a_small_input():
+    c = network()
+    b = np.zeros(len(c))
+    b[[2, 5]] = 1.5, -0.7
+    drive = {"n02": 1.5, "n05": -0.7}
+    found = influence(c, source=["n03", "n04"], scale=1.2, f="tanh", drive=drive)
+    more = np.zeros(len(c))
+    more[[3, 4]] = 1e-5
+    differences = (steady(c, found.attrs["alpha"], b + more)[1] - steady(c, found.attrs["alpha"], b - more)[1]) / 2e-5
+    assert np.allclose(in_order(found, c), differences, rtol=0, atol=1e-8)
+    M, x = steady(c, found.attrs["alpha"], b)
+    DW = (1 - x**2)[:, None] * M
+    assert np.isclose(found.attrs["margin"], 1 - np.linalg.eigvals(DW).real.max())
+    G = np.linalg.inv(np.eye(len(c)) - DW) * (1 - x**2)  # dx_i / db_j
+    on = influence(c, target=["n07"], scale=1.2, f="tanh", drive=drive)
+    assert np.allclose(in_order(on, c), G[7], rtol=0, atol=1e-10)
+    both = influence(c, {"a": ["n03"], "b": ["n04"]}, {"c": ["n07"]}, scale=1.2, f="tanh", drive=drive)
+    assert np.allclose(both["c"], [G[7, 3], G[7, 4]], rtol=0, atol=1e-10)
+
+
+def test_at_rest_a_tanh_network_is_the_linear_one():
+    c = network()
+    linear, tanh = influence(c, "n03", scale=0.8), influence(c, "n03", scale=0.8, f="tanh")
+    assert np.allclose(in_order(linear, c), in_order(tanh, c), rtol=0, atol=1e-12)
+    assert np.isclose(tanh.attrs["margin"], 0.2)
+
+
+def test_a_relu_that_is_off_passes_nothing_on():
+    chain = pd.DataFrame({"pre": ["a", "b", "c"], "post": ["b", "c", "c"], "count": [2, 2, 1]})
+    c = read(chain)
+    on = influence(c, "a", scale=0.5, f="relu", drive={"a": 1.0})
+    assert (in_order(on, c) > 0).all() and "note" not in on.attrs
+    off = influence(c, "a", scale=0.5, f="relu", drive={"a": 1.0, "b": -9.0})
+    assert list(in_order(off, c)) == [1.0, 0.0, 0.0] and "note" in off.attrs
+    back = influence(c, target="c", scale=0.5, f="relu", drive={"a": 1.0, "b": -9.0, "c": 1.0})
+    assert list(in_order(back, c)) == [0.0, 0.0, 2.0] and "note" in back.attrs
+
+
+def test_a_sweep_has_a_column_for_each_scale_and_the_ranks_between_which_neurons_move():
+    c = network()
+    scales = [0.2, 0.9, 0.5]
+    found = influence(c, source="n03", scale=scales)
+    single = {each: in_order(influence(c, source="n03", scale=each), c) for each in scales}
+    ranks = []
+    for each in scales:
+        assert np.allclose(in_order(found, c, f"{each:g}"), single[each], rtol=0, atol=1e-12)
+        ranks.append([1 + (np.abs(single[each]) > size).sum() for size in np.abs(single[each])])
+    assert (in_order(found, c, "best") == np.min(ranks, 0)).all()
+    assert (in_order(found, c, "worst") == np.max(ranks, 0)).all()
+    assert found.loc[found["is_source"], "best"].item() == 1
+    on = influence(c, target="n03", scale=[0.3, 1.4], f="tanh", drive={"n02": 2.0})
+    assert np.allclose(
+        in_order(on, c, "1.4"), in_order(influence(c, target="n03", scale=1.4, f="tanh", drive={"n02": 2.0}), c)
+    )
+    small = read(c.edges.assign(weight=0.01 * c.edges["weight"]), weights="weight")
+    old = influence(small, "n03", scale=[0.001, 0.5], preset="banc-paper")
+    assert np.allclose(in_order(old, c, "0.5"), in_order(influence(small, "n03", scale=0.5, preset="banc-paper"), c))
+
+
+def test_groups_by_a_column_of_the_neurons():
+    c = network()
+    G = np.linalg.inv(np.eye(20) - 0.6 / np.linalg.eigvals(c.W.dense().detach().numpy()).real.max() * dense(c))
+    of = {t: (c.neurons["cell_type"] == t).to_numpy() for t in ("t0", "t1", "t2")}
+    table = influence(c, scale=0.6, by="cell_type")
+    assert list(table.index) == list(table.columns) == ["t0", "t1", "t2"]
+    for a in of:
+        for b in of:
+            assert np.isclose(table.loc[a, b], G[of[b]][:, of[a]].sum())
+    some = influence(c, source=["t0"], target="t2", scale=0.6, by="cell_type")
+    assert some.shape == (1, 1) and np.isclose(some.loc["t0", "t2"], table.loc["t0", "t2"])
+    columns = influence(c, target=["t1"], scale=0.6, by="cell_type")
+    assert np.allclose(in_order(columns, c, "t1"), G[of["t1"]].sum(0))
+
+
+def dense(c):
+    return c.W.dense().detach().numpy()
+
+
+def test_a_source_that_reaches_no_target_gives_exact_zeros_and_a_note():
+    c = read(pd.DataFrame({"pre": ["a", "b", "c"], "post": ["a", "c", "b"], "count": [2, 1, 2]}))
+    found = influence(c, source=["a"], target=["b"], scale=0.5)
+    assert (found["influence"] == 0).all() and found.attrs["note"].startswith("no path leads there")
+    assert "note" in influence(c, source=["a"], scale=0.5).attrs
+    assert "note" not in influence(c, source=["b"], scale=0.5).attrs
+    assert "note" not in influence(c, source=["b"], target=["b"], scale=0.5).attrs
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"source": "n00", "f": "tanh", "scale": 3.0}, "drive: the steady state is unstable"),
+        ({"source": "n00", "drive": ["n01"]}, "drive: expected None"),
+        ({"source": "n00", "f": "tanh", "preset": "cic-2026"}, "preset: expected None"),
+        ({"source": "n00", "scale": [0.5, 1.0]}, "scale: expected 0 < scale < 1"),
+        ({"source": "n00", "scale": []}, "scale: expected at least one"),
+        ({"source": "n00", "scale": None}, "scale: expected 0 < scale < 1"),
+        ({"source": "n00", "scale": [0.5, None], "f": "tanh"}, "scale: expected numbers in a sweep"),
+        ({"source": {"a": "n00", "b": "n01"}, "scale": [0.5, 0.6]}, "scale: expected one, where there are several"),
+        ({"source": "t9", "by": "cell_type"}, "source: no neuron has the cell_type 't9'; did you mean t"),
+        ({"source": "t0", "by": "colour"}, "by: expected a column of the neurons"),
+        ({"source": "n00", "f": "sine"}, "sine"),
+    ],
+)
+def test_bad_questions_are_said(how, said):
+    with pytest.raises(ValueError, match=said):
+        influence(network(), **how)
+
+
+def test_importance_sums_what_is_exact_over_groups_whose_neurons_are_all_known():
+    c = network(signed=False)
+    found = importance(c, ["n02", "n03"], "n07", scale=0.5, exact=len(c))
+    rows = found.neurons.groupby("cell_type")
+    table = found.by("cell_type").set_index("cell_type")
+    for name in ("silencing", "flipping", "silencing_exact", "flipping_exact"):
+        assert np.allclose(table[name], rows[name].sum().loc[table.index], equal_nan=True)
+    assert list(table["neurons"]) == list(rows.size().loc[table.index])
+    some = importance(c, ["n02", "n03"], "n07", scale=0.5, exact=2).by("cell_type")
+    assert some["silencing_exact"].isna().any() and some["silencing"].notna().all()
+
+
+def test_importance_by_neuropil_divides_each_connection_by_its_counts():
+    rows = pd.DataFrame(
+        {
+            "pre": ["a", "a", "b", "b", "c", "b"],
+            "post": ["b", "b", "a", "c", "b", "z"],
+            "syn_count": [3, 1, 4, 2, 2, 1],
+            "neuropil": ["LO", "ME", "ME", "LO", None, "LO"],
+        }
+    )
+    c = read(rows, exclude=["z"])
+    found = importance(c, "a", "c", scale=0.5)
+    carried = found.synapses().set_index(["pre", "post"])["importance"]
+    table = found.by_neuropil(rows).set_index("neuropil")
+    assert np.isclose(table.loc["LO", "importance"], 0.75 * carried["a", "b"] + carried["b", "c"])
+    assert np.isclose(table.loc["ME", "importance"], 0.25 * carried["a", "b"] + carried["b", "a"])
+    assert np.isclose(table.loc["", "importance"], carried["c", "b"]) and table.loc["LO", "count"] == 5
+    assert np.isclose(table["importance"].sum(), carried.sum())
+    with pytest.raises(ValueError, match="neuropil not found among pre, post, syn_count"):
+        found.by_neuropil(rows.drop(columns="neuropil"))
+    named = found.by_neuropil(rows.rename(columns={"neuropil": "where"}), {"neuropil": "where"})
+    assert (named["importance"] == found.by_neuropil(rows)["importance"]).all()
+
+
+@pytest.mark.parametrize("f", ("identity", "tanh"))
+def test_progress_is_told_of_exact_effects(f):
+    seen = []
+    importance(network(), "n02", "n07", scale=0.5, f=f, exact=5, progress=lambda *now: seen.append(now))
+    assert seen[-1] == (10, 10) and [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_turned_transmitter_against_a_network_that_has_it():
+    c = network()
+    found = importance(c, "n02", "n07", scale=0.7, f="tanh", exact=4)
+    alpha = found.attrs["alpha"]
+    b = np.eye(20)[2]
+    for row in found.neurons.head(4).itertuples():
+        M, x = steady(c, alpha, b)
+        M[:, c.index(row.id)[0]] *= -1
+        turned = rg.steady_state(torch.from_numpy(M), torch.from_numpy(b), "tanh").x.numpy()
+        assert np.isclose(row.flipping_exact, turned[7] - x[7], rtol=0, atol=1e-9)
+
+
+def test_the_commands_sweep_linearise_and_sum_over_neuropils(tmp_path):
+    c = rg.connectome.example("worm")
+
+    def run(*said):
+        out = tmp_path / "out.csv"
+        done = CliRunner().invoke(app, [*said, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        return pd.read_csv(out), done.output
+
+    found, _ = run("influence", "--example", "worm", "--source", "ADAL", "--scale", "0.3", "0.9", "--figure",
+                   str(tmp_path / "sweep.png"))  # fmt: skip
+    assert np.allclose(found["0.9"], influence(c, "ADAL", scale=[0.3, 0.9])["0.9"])
+    found, _ = run("influence", "--example", "worm", "--target", "AVAL", "--f", "tanh", "--drive", "ADAR=2", "ADAL")
+    exact = influence(c, target="AVAL", f="tanh", drive={"ADAR": 2, "ADAL": 1})
+    assert np.allclose(found["influence"], exact["influence"])
+    rows = pd.DataFrame({"pre": list("aabc"), "post": list("bbab"), "count": [3, 1, 4, 2], "roi": ["LO", *["ME"] * 3]})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    table, _ = run("importance", str(tmp_path / "rows.csv"), "--source", "c", "--target", "a", "--by", "neuropil",
+                   "--report", str(tmp_path / "page.html"))  # fmt: skip
+    assert set(table["neuropil"]) == {"LO", "ME"}
+    _, said = run("influence", str(tmp_path / "rows.csv"), "--source", "a", "--target", "c", "--scale", "0.5")
+    assert "No path leads there: every influence is exactly 0." in said
