@@ -13,8 +13,8 @@ from retrograde.cli.evaluate import evaluate
 from retrograde.cli.fit import fit
 from retrograde.cli.importance import importance
 from retrograde.cli.influence import influence
+from retrograde.cli.margins import stability
 from retrograde.cli.simulate import simulate
-from retrograde.cli.stability import stability
 from retrograde.cli.stimulate import stimulate
 from retrograde.cli.train import train
 
