@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 import retrograde as rg
@@ -196,7 +197,6 @@ def test_a_progress_bar_is_seen_after_a_second(monkeypatch):
     steps.step("solving", 2, 7)
     assert not list(steps._bar.get_renderables())
     monkeypatch.setattr(progress, "_SECONDS", 0.0)
-    from rich.console import Console
 
     console = Console(width=100)
     with console.capture() as shown:
@@ -411,3 +411,62 @@ def test_paths_of_ids_that_are_numbers(tmp_path):
     for command, ends in (("importance", ("--source", 11, "--target", 13)), ("influence", ("--source", 11))):
         call(command, tmp_path / "edges.csv", *ends, "--report", tmp_path / "it.html")
         assert "The strongest paths" in (tmp_path / "it.html").read_text()
+
+
+ASKED = {
+    "influence": BOTH,
+    "importance": ("--source", "ASHL", *BOTH),
+    "stimulate": ("--target", "AVAL=0.1", "--allow-class", "super_class=sensory", "--scale", 0.8),
+    "simulate": ("--source", "ASHL", "ASHR", "--duration", 20, "--tau", 5, "--scale", 0.8),
+    "fit": ("--tie", "super_class", "--parameters", "gain", "--scale", 0.5, "--hold-out", 0),
+    "stability": (
+        "--scale",
+        0.8,
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ASKED)
+def test_all_six_questions_share_what_is_around_them(command, tmp_path, worm):
+    here = tmp_path / "here"
+    here.mkdir()
+    args = [command, *WORM, "--signs", "worm-gaba", *ASKED[command]]
+    if command == "fit":
+        x = rg.connectome.simulate(worm, {"ASHL": 1.0}, f="tanh", scale=0.5, duration=200, wide=True).iloc[-1, 1:]
+        recorded = pd.DataFrame({"neuron": x.index, "activity": x.to_numpy(float)})
+        recorded.to_csv(tmp_path / "recorded.csv", index=False)
+        pd.DataFrame({"neuron": ["ASHL"], "strength": [1.0]}).to_csv(tmp_path / "drive.csv", index=False)
+        args += ["--recorded", tmp_path / "recorded.csv", "--drive", tmp_path / "drive.csv"]
+    files = {"--out": here / "it.parquet", "--figure": here / "it.svg", "--report": here / "it.html"}
+    named = [each for pair in files.items() for each in pair]
+    done = call(*args, *named, "--seed", 1, "--threads", torch.get_num_threads(), "--top", 3)
+    assert "Cook et al." in done.stderr and {path.name for path in here.iterdir()} == {
+        path.name for path in files.values()
+    }
+    rows = json.loads(call(*args, "--json", "--top", 3).stdout)
+    whole = pd.read_parquet(here / "it.parquet")
+    assert len(rows) == min(3, len(whole)) and list(rows[0]) == list(whole)
+    page = (here / "it.html").read_text(encoding="utf-8")
+    assert not Page(page).open and f"retrograde {command} " in page and "<svg" in page and "Cook et al." in page
+    assert not re.search(r"https?://", page)
+
+
+def test_json_of_what_json_has_no_numbers_for():
+    table = pd.DataFrame({"id": [np.int64(3), 4], "x": [np.inf, np.nan], "y": [-np.inf, 1.5], "on": [True, False]})
+    assert json.loads(answering.as_json(table)) == [
+        {"id": 3, "x": "inf", "y": "-inf", "on": True},
+        {"id": 4, "x": None, "y": 1.5, "on": False},
+    ]
+
+
+def test_a_narrow_terminal_shows_fewer_columns():
+    rows = pd.DataFrame({"id": [720575940612453042], "influence": [0.25], "cell_type": ["x" * 30], "none": [""]})
+    console = Console(width=50)
+    for width, seen in (50, ["id", "influence"]), (80, ["id", "influence", "cell_type"]), (5, ["id", "influence"]):
+        table = answering.shown(rows, "t", width)
+        assert [column.header for column in table.columns] == seen
+        assert (table.caption == "not shown: cell_type") == (len(seen) == 2)
+    with console.capture() as text:
+        console.print(answering.shown(rows, "t", 50))
+    assert "720575940612453042" in text.get()
+    assert not answering.shown(rows.iloc[:0], "t", 50).columns

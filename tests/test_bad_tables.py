@@ -1,5 +1,6 @@
 """The ways in which tables of a connectome are bad: one line that says so, exit code 2, and nothing left behind."""
 
+import re
 import sqlite3
 
 import numpy as np
@@ -189,3 +190,13 @@ def test_ids_of_a_matrix_from_a_file(tmp_path):
 def _one(tmp_path):
     (tmp_path / "one.txt").write_text("a\n")
     return tmp_path / "one.txt"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_that_memory_would_not_hold(edges, tmp_path, monkeypatch, suffix):
+    table = pd.concat([edges] * 1000)
+    table.to_csv(tmp_path / "edges.csv", index=False)
+    table.to_parquet(tmp_path / "edges.parquet")
+    monkeypatch.setattr(tables, "available", lambda: 1e6)
+    line = said("influence", tmp_path / f"edges{suffix}", "--source", "a")
+    assert re.search(r"about [67],\d{3} rows, to read which takes [\d.e+]+ GB of memory; 0.001 GB are free", line), line

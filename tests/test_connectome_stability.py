@@ -8,8 +8,10 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
+from typer.testing import CliRunner
 
 import retrograde as rg
+from retrograde.cli.app import app
 from retrograde.connectome import read, stability
 from retrograde.connectome import stabilities as module
 
@@ -148,6 +150,27 @@ def test_bad_questions_are_said(how, said):
         stability(network(), **how)
     with pytest.raises(ValueError, match="column: expected one of id"):
         stability(network()).by("colour")
+
+
+def test_the_command_ranks_every_synapse(tmp_path):
+    out, report = tmp_path / "synapses.csv", tmp_path / "page.html"
+    said = ["stability", "--example", "worm", "--drive", "ADAL", "ADAR=2", "--scale", "1.5", "--time", "discrete"]
+    run = CliRunner().invoke(app, [*said, "--out", str(out), "--report", str(report)])
+    assert run.exit_code == 0, run.output
+    c = rg.connectome.example("worm")
+    found = stability(c, {"ADAL": 1, "ADAR": 2}, scale=1.5, time="discrete")
+    written = pd.read_csv(out)
+    assert len(written) == len(c.edges) and np.allclose(written["removal"], found.synapses()["removal"])
+    assert f"{found.margin_discrete:.6g} in discrete time" in run.output
+    assert "If a synapse were cut" in report.read_text(encoding="utf-8")
+    run = CliRunner().invoke(app, ["stability", "--example", "worm", "--drive", "nobody"])
+    assert run.exit_code == 2 and "drive: 1 of 1 ids" in run.output
+
+
+def test_the_command_says_where_no_synapse_can_be_ranked(tmp_path):
+    pd.DataFrame({"pre": list("abcd"), "post": list("badc"), "count": 1}).to_csv(tmp_path / "twice.csv", index=False)
+    run = CliRunner().invoke(app, ["stability", str(tmp_path / "twice.csv")])
+    assert run.exit_code == 0 and "no synapses are ranked" in run.output
 
 
 @pytest.mark.skipif(not FLY[0].is_file(), reason=f"{FLY[0].name} is not there")

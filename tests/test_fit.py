@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import retrograde as rg
+from retrograde.cli.app import app
 from retrograde.connectome import fit, read
 from retrograde.connectome.certainty import certainty
 from retrograde.connectome.linear import largest_real_eigenvalue
@@ -386,3 +388,37 @@ def test_bad_tables_and_options_are_said(change, how, said):
     recorded = table(c, np.zeros_like(h))
     with pytest.raises(ValueError, match=said):
         fit(c, *change(recorded, drive), **how)
+
+
+@pytest.fixture
+def files(tmp_path):
+    c = network()
+    h, drive = drives(c)
+    recorded = table(c, Truth(c, 0.6, gain=GAIN, bias=BIAS).steady(h))
+    named = {"edges": c.edges, "neurons": c.neurons[["id", "cell_type"]], "recorded": recorded, "drive": drive}
+    for name, each in named.items():
+        each.to_csv(tmp_path / f"{name}.csv", index=False)
+    path = {name: str(tmp_path / f"{name}.csv") for name in named}
+    said = ["fit", path["edges"], "--neurons", path["neurons"], "--weights", "weight", "--scale", "0.6"]
+    return tmp_path, [*said, "--recorded", path["recorded"], "--drive", path["drive"]]
+
+
+def test_the_command_fits_and_writes_its_answer(files):
+    folder, said = files
+    out, report = folder / "found.csv", folder / "page.html"
+    run = CliRunner().invoke(app, [*said, "--parameters", "gain", "bias", "--out", str(out), "--report", str(report)])
+    assert run.exit_code == 0, run.output
+    found = pd.read_csv(out)
+    assert np.abs(found["value"] - [*GAIN.values(), *BIAS.values()]).max() < 1e-6 and found["determined"].all()
+    page = report.read_text(encoding="utf-8")
+    assert all(title in page for title in ("Recorded and predicted", "The parameters", "what the data pin down worst"))
+
+
+def test_the_command_says_what_is_wrong(files):
+    folder, said = files
+    run = CliRunner().invoke(app, [*said, "--max-steps", "2"])
+    assert run.exit_code == 1 and "after 2 evaluations" in run.output
+    run = CliRunner().invoke(app, [*said, "--parameters", "tau"])
+    assert run.exit_code == 2 and "tau decides on no steady state" in run.output
+    run = CliRunner().invoke(app, [*said[:-1], str(folder / "nothing.csv")])
+    assert run.exit_code == 2 and "nothing.csv" in run.output

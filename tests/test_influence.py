@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import retrograde as rg
+from retrograde.cli.app import app
 from retrograde.connectome import importance, influence, read
 
 
@@ -192,3 +194,27 @@ def test_a_turned_transmitter_against_a_network_that_has_it():
         M[:, c.index(row.id)[0]] *= -1
         turned = rg.steady_state(torch.from_numpy(M), torch.from_numpy(b), "tanh").x.numpy()
         assert np.isclose(row.flipping_exact, turned[7] - x[7], rtol=0, atol=1e-9)
+
+
+def test_the_commands_sweep_linearise_and_sum_over_neuropils(tmp_path):
+    c = rg.connectome.example("worm")
+
+    def run(*said):
+        out = tmp_path / "out.csv"
+        done = CliRunner().invoke(app, [*said, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        return pd.read_csv(out), done.output
+
+    found, _ = run("influence", "--example", "worm", "--source", "ADAL", "--scale", "0.3", "0.9", "--figure",
+                   str(tmp_path / "sweep.png"))  # fmt: skip
+    assert np.allclose(found["0.9"], influence(c, "ADAL", scale=[0.3, 0.9])["0.9"])
+    found, _ = run("influence", "--example", "worm", "--target", "AVAL", "--f", "tanh", "--drive", "ADAR=2", "ADAL")
+    exact = influence(c, target="AVAL", f="tanh", drive={"ADAR": 2, "ADAL": 1})
+    assert np.allclose(found["influence"], exact["influence"])
+    rows = pd.DataFrame({"pre": list("aabc"), "post": list("bbab"), "count": [3, 1, 4, 2], "roi": ["LO", *["ME"] * 3]})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    table, _ = run("importance", str(tmp_path / "rows.csv"), "--source", "c", "--target", "a", "--by", "neuropil",
+                   "--report", str(tmp_path / "page.html"))  # fmt: skip
+    assert set(table["neuropil"]) == {"LO", "ME"}
+    _, said = run("influence", str(tmp_path / "rows.csv"), "--source", "a", "--target", "c", "--scale", "0.5")
+    assert "No path leads there: every influence is exactly 0." in said

@@ -9,7 +9,7 @@ import random
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -47,7 +47,7 @@ def question(ask: Callable[..., Answer]) -> Callable[..., None]:
             asked = Asked(**{each.name: given.pop(each.name) for each in shared})
             _check(asked)
             with asked.steps:
-                answer = ask(asked, **given)
+                answer = replace(ask(asked, **given), source=asked.source)
                 _write(asked, answer, as_typed(context))
             _print(asked, answer)
 
@@ -195,8 +195,9 @@ def _print(asked: Asked, answer: Answer) -> None:
 
 
 def as_json(rows: pd.DataFrame) -> str:
-    """The rows as JSON, in which what is missing is null."""
-    records = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    """The rows as JSON, in which what is missing is null, and what is infinite the text "inf" or "-inf"."""
+    cells = rows.astype(object).where(rows.notna(), None).replace({np.inf: "inf", -np.inf: "-inf"})
+    records = cells.to_dict("records")
     return json.dumps(records, default=_plain, allow_nan=False)
 
 
@@ -205,12 +206,21 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
-def shown(rows: pd.DataFrame, title: str) -> Table:
-    """The rows for a terminal, without columns that say nothing."""
-    table = Table(title=escape(title))
-    names = [name for name in rows.columns if rows[name].notna().any()]
+def shown(rows: pd.DataFrame, title: str, width: int | None = None) -> Table:
+    """The rows for a terminal, without columns that say nothing, and without the last ones where it is narrow."""
+    names = [name for name in rows.columns if rows[name].notna().any() and (rows[name].astype(str) != "").any()]
+    cells = {name: [f"{each:.6g}" if isinstance(each, float) else str(each) for each in rows[name]] for name in names}
+    room = (out.width if width is None else width) - 1
+    fit: list[Any] = []
     for name in names:
+        room -= 3 + max(len(str(name)), *map(len, cells[name]))
+        if room < 0 and len(fit) > 1:
+            break
+        fit.append(name)
+    left = [str(name) for name in names[len(fit) :]]
+    table = Table(title=escape(title), caption=escape(f"not shown: {', '.join(left)}") if left else None)
+    for name in fit:
         table.add_column(escape(str(name)), justify="right" if pd.api.types.is_float_dtype(rows[name]) else "left")
-    for row in rows[names].itertuples(index=False):
-        table.add_row(*(f"{each:.6g}" if isinstance(each, float) else escape(str(each)) for each in row))
+    for row in zip(*(cells[name] for name in fit), strict=True):
+        table.add_row(*map(escape, row))
     return table

@@ -10,8 +10,10 @@ import retrograde as rg
 from retrograde.cli.answering import Question
 from retrograde.cli.check import check
 from retrograde.cli.evaluate import evaluate
+from retrograde.cli.fit import fit
 from retrograde.cli.importance import importance
 from retrograde.cli.influence import influence
+from retrograde.cli.margins import stability
 from retrograde.cli.simulate import simulate
 from retrograde.cli.stimulate import stimulate
 from retrograde.cli.train import train
@@ -26,7 +28,7 @@ app = typer.Typer(
 app.add_typer(train, name="train")
 app.command()(evaluate)
 app.command()(check)
-for question in (influence, importance, stimulate, simulate):
+for question in (influence, importance, stimulate, simulate, fit, stability):
     app.command(cls=Question)(question)
 
 

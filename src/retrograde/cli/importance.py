@@ -78,4 +78,4 @@ def importance(
         told = "A connection is as broad as its importance: what the reward loses, to first order, without it."
         figures.append(Figure("The strongest paths", paths.wiring(strongest, driven, wanted), told))
     figures.append(Figure("Activity", drawings.density(found.neurons["activity"], "activity at the steady state"), ""))
-    return Answer(title, tables, figures, receipts, notes, c.summary, asked.source)
+    return Answer(title, tables, figures, receipts, notes, c.summary)

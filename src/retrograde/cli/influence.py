@@ -93,16 +93,18 @@ def influence(
         f"residual {found.attrs['residual']:.1e}"
     ]
     if "note" in found.attrs:
-        notes.append(found.attrs["note"].capitalize() + ".")
+        note = found.attrs["note"]
+        notes.append(note[:1].upper() + note[1:] + ".")
     receipts = {"the solve": dict(found.attrs)}
     table = found if "id" in found else found.reset_index()
-    return Answer(title, {title: table}, figures, receipts, notes, c.summary, asked.source)
+    return Answer(title, {title: table}, figures, receipts, notes, c.summary)
 
 
 def _compared(found: pd.DataFrame, scales: list[float]) -> Figure:
     """Several columns of numbers side by side: groups, or scales."""
     if len(scales) > 1:
-        rows = found.head(drawings.BARS).set_index("id")[[f"{each:g}" for each in scales]]
+        others = found[~found["is_target" if "is_target" in found else "is_source"]]
+        rows = others.head(drawings.BARS).set_index("id")[[f"{each:g}" for each in scales]]
         figure = drawings.groups(rows / rows.abs().max(), "influence / its largest", cluster=False, columns="scale")
         return Figure("What depends on the scale", figure, "Each column by its largest; rows by their best rank.")
     if "id" in found:

@@ -72,7 +72,7 @@ def simulate(
     table = activity.rename(columns=str).reset_index() if wide else found
     tables = {title: table, "the liveliest, by their peaks": _peaks(activity, key)}
     receipts = {"the simulation": dict(found.attrs)}
-    return Answer(title, tables, figures, receipts, (), c.summary, asked.source)
+    return Answer(title, tables, figures, receipts, (), c.summary)
 
 
 def number_or_name(given: str | None) -> float | str | None:

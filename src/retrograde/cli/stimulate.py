@@ -64,7 +64,7 @@ def stimulate(
     )
     title = "the most that the targets can be driven" if maximum else "the least input that brings the targets there"
     receipts = {"the search": {name: str(value) for name, value in found.attrs.items()}}
-    return Answer(title, {title: found}, _figures(found), receipts, _notes(found), c.summary, asked.source)
+    return Answer(title, {title: found}, _figures(found), receipts, _notes(found), c.summary)
 
 
 def _timed(given: dict[str, float], steps: int | None) -> dict[Any, float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
 from retrograde.connectivity import Operator
+from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity
 from retrograde.recurrence import Recurrence
@@ -89,7 +90,8 @@ def matrix(W: Operator) -> scipy.sparse.csr_array:
 def _by_arnoldi(A: scipy.sparse.csr_array) -> float:
     start = np.random.default_rng(0).random(A.shape[0])
     try:
-        values = scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, tol=1e-9, return_eigenvectors=False)
+        with one_blas_thread():
+            values = scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, tol=1e-9, return_eigenvectors=False)
     except scipy.sparse.linalg.ArpackNoConvergence as error:
         raise ConvergenceError(
             f"the largest eigenvalue of W, by Arnoldi's method: {error}", error.eigenvalues

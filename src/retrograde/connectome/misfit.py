@@ -73,7 +73,7 @@ class Misfit:
         )
         if self.not_found and self._slopes(found.x):
             return found.x, False, "it stopped beside parameters for which the network has no activities"
-        return found.x, bool(found.status > 0), str(found.message)
+        return found.x, bool(found.status > 0), str(found.message).rstrip(".")
 
     def _slopes(self, theta: np.ndarray) -> bool:
         """Whether the cost still falls along some parameter at θ, beyond what rounding leaves."""
@@ -107,7 +107,7 @@ class Misfit:
             bounds=bounds,
             options={"maxfun": max_steps, "maxiter": max_steps, "ftol": 1e-15, "gtol": 1e-9 * (1 + first)},
         )
-        return found.x, bool(found.success), str(found.message)
+        return found.x, bool(found.success), str(found.message).rstrip(".")
 
     def _start(self) -> np.ndarray:
         """θ at the start, within the bounds; ConvergenceError where the network has no activities there."""

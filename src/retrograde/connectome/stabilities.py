@@ -19,6 +19,7 @@ from torch import Tensor
 
 from retrograde.connectome.drives import vector
 from retrograde.connectome.linear import SMALL, Preset, matrix, scaled, solvers_for
+from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, Tanh, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -207,8 +208,9 @@ def _modes(DW: Linear, k: int, ways: tuple[Leading, Leading]) -> tuple[Modes, Te
         return lambda v: torch.from_numpy(A @ v.double().numpy()).to(v)
 
     there, back = times(M), times(M.T.tocsr())
-    found = leading_modes(there, k, by=ways[0], transposed=back, like=DW.d[0], tol=_TOLERANCE)
-    other = leading_modes(there, 1, by=ways[1], like=DW.d[0], tol=_TOLERANCE).values[0]
+    with one_blas_thread():
+        found = leading_modes(there, k, by=ways[0], transposed=back, like=DW.d[0], tol=_TOLERANCE)
+        other = leading_modes(there, 1, by=ways[1], like=DW.d[0], tol=_TOLERANCE).values[0]
     return found.each(lambda part: part[None]), other
 
 

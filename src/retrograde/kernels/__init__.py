@@ -277,7 +277,7 @@ def _accelerate(
     max_steps: int,
     floor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from retrograde.kernels.cpu import anderson, tiles
+    from retrograde.kernels.cpu import anderson, sampled, tiles
 
     structure, (weight,) = W.structure, W.weights
     assert isinstance(structure, Sparse)
@@ -285,18 +285,16 @@ def _accelerate(
     lanes = 1 if samples <= _ONE_BY_ONE else tiles.BYTES // z.itemsize
     threads, scattered = _threads(), transposed and lanes == 1
     neurons, renumbered, others = _renumbered(structure)
-    starts, values = _array(structure.row_starts).view(f"u{structure.row_starts.itemsize}"), _array(weight)
+    starts, values = _array(structure.row_starts), _array(weight)
+    starts = starts.view(f"u{starts.itemsize}")
     if transposed and not scattered:
         starts = _array(structure.column_starts).view(starts.dtype)
-        rows = _array(structure.rows_by_column).view(starts.dtype)
-        values, others = anderson.gathered(values, _array(structure.order), renumbered, rows)
+        values = sampled.taken(values, _array(structure.order))
+        others = sampled.taken(renumbered, _array(structure.rows_by_column))
     eps = torch.finfo(z.dtype).eps
     numbers = kind, memory, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15), threads
-    found, residual, steps = (
-        np.empty((samples, n), _dtype(z)),
-        np.empty(samples, _dtype(z)),
-        np.empty(samples, np.int64),
-    )
+    found, residual = np.empty((samples, n), _dtype(z)), np.empty(samples, _dtype(z))
+    steps = np.empty(samples, np.int64)
     for first in range(0, samples, lanes):
         rows = np.minimum(np.arange(first, first + lanes), samples - 1)  # the last one again, to fill the vector
         start, drive, slopes = (
@@ -348,7 +346,10 @@ def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
         (weight,) = W.weights
         starts, others = structure.row_starts, structure.columns
         if transposed:
-            starts, others, weight = structure.column_starts, structure.rows_by_column, weight[structure.order]
+            from retrograde.kernels.cpu import sampled
+
+            weight = torch.from_numpy(sampled.taken(_array(weight), _array(structure.order)))
+            starts, others = structure.column_starts, structure.rows_by_column
         return *(_array(index).view(f"u{index.itemsize}") for index in (starts, others)), _array(weight)
     if isinstance(structure, LowRank):
         U, V = W.weights

@@ -20,16 +20,6 @@ from retrograde.kernels.cpu.structures import _gather
 _CHUNK = 1024  # neurons, of which all that is remembered is met in one go
 
 
-@njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def gathered(values, order, renumbered, others):
-    """The weights in the order of Wᵀ, and the neurons at their other ends by their new numbers."""
-    weights, ends = np.empty_like(values), np.empty_like(others)
-    for e in prange(len(order)):
-        weights[e] = values[order[e]]
-        ends[e] = renumbered[others[e]]
-    return weights, ends
-
-
 @njit(parallel=True, error_model="numpy", fastmath=FAST | {"reassoc"}, cache=True)
 def product(M, renumbered, scattered, x, room, u):
     """u = Mx, x and u (n, lanes) by the new numbers, M as compressed rows; or u = Mᵀx, one lane, if `scattered`.

@@ -1,0 +1,186 @@
+"""Connectomes: Retrograde beside what their users run, on the worm and the fly's motion pathway.
+
+``python -m benchmarks.connectomes FOLDER`` with the edge lists in FOLDER. connectome-interpreter and petsc4py with
+slepc4py are compared with where they are installed; SciPy's GMRES with an incomplete LU factorisation always.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+
+import retrograde as rg
+
+STEPS, SCALE = 10, 0.99
+
+
+def timed(call: Callable[[], object], repeats: int) -> str:
+    """The median and the least of some repetitions, after one that does not count."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return f"{1e3 * np.median(times):9.1f} ms (least {1e3 * min(times):9.1f})"
+
+
+def motion_pathway(folder: Path) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+    """W, each cell's inputs scaled to 0.8 in all so that nothing reaches a clamp at 1; and the photoreceptors."""
+    edges = pd.read_parquet(folder / "fly_visual_edges.parquet")
+    cells = pd.read_parquet(folder / "fly_visual_neurons.parquet")
+    n = len(cells)
+    count, post = (edges["count"] * edges["sign"]).to_numpy(np.float64), edges["post"].to_numpy()
+    total = np.maximum(np.bincount(post, np.abs(count), minlength=n), 1)
+    W = scipy.sparse.csr_matrix((0.8 * count / total[post], (post, edges["pre"])), shape=(n, n))
+    return W, np.flatnonzero(cells["cell_type"].isin([f"R{k}" for k in range(1, 9)]))
+
+
+def interpreter(W: scipy.sparse.csr_matrix, sensory: np.ndarray, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    """The gradient in the input by connectome-interpreter: z(t) = tanh(W z(t-1)) + input(t) at the photoreceptors."""
+    from connectome_interpreter.activation_maximisation import MultilayeredNetwork
+
+    coo, values = W.tocoo(), torch.from_numpy(W.data).to(dtype)
+    weights = torch.sparse_coo_tensor(np.array([coo.row, coo.col]), values, W.shape, check_invariants=True).coalesce()
+    net = MultilayeredNetwork(weights, sensory.tolist(), STEPS, threshold=0.0, activation_function=torch.tanh)
+
+    def gradient(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        given = input.to(dtype).permute(1, 2, 0).clone().requires_grad_()  # (batch, sensory, time)
+        torch.set_default_dtype(dtype)  # in which it makes its zeros
+        (net(given)[..., -1] @ target.to(dtype)).sum().backward()
+        torch.set_default_dtype(torch.float32)
+        assert given.grad is not None
+        return given.grad.permute(2, 0, 1)
+
+    return gradient
+
+
+def retrograde(W: scipy.sparse.csr_matrix, sensory: np.ndarray, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    """The same by Retrograde: x = tanh(W z) has the input W input(t-1), as z = x + input."""
+    net = rg.Network(rg.Sparse(W.astype(str(dtype)[6:])), f="tanh", b=False).requires_grad_(False)
+    senses = rg.Sparse(W[:, sensory].astype(str(dtype)[6:])).requires_grad_(False)
+
+    def gradient(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        given = input.to(dtype).clone().requires_grad_()  # (time, batch, sensory)
+        x = net.trajectory(senses @ given).at(-1)
+        (x @ target.to(dtype)).sum().backward()
+        assert given.grad is not None
+        return given.grad
+
+    return gradient
+
+
+def through_time(folder: Path) -> None:
+    """Ten steps of backpropagation through time in the input, one sample and sixteen."""
+    W, sensory = motion_pathway(folder)
+    random = torch.Generator().manual_seed(0)
+    target = (torch.rand(W.shape[0], generator=random) < 0.01).double()
+    ours = retrograde(W, sensory, torch.float32)
+    peer = interpreter(W, sensory, torch.float32) if find_spec("connectome_interpreter") else None
+    exact = interpreter(W, sensory, torch.float64) if peer else retrograde(W, sensory, torch.float64)
+    print(f"\n{STEPS} steps through {W.nnz:,} connections, gradient in the input of {len(sensory):,} photoreceptors")
+    for batch in (1, 16):
+        input = 0.2 * torch.rand(STEPS, batch, len(sensory), generator=random)
+        known = exact(input, target)
+        for name, call, repeats in (("retrograde", ours, 9), ("connectome-interpreter", peer, 3)):
+            if call is None:
+                print(f"{name:24} is not installed")
+                continue
+            error = float((call(input, target).double() - known).norm() / known.norm())
+            took = timed(lambda call=call, input=input: call(input, target), repeats)  # type: ignore[misc]
+            print(f"{name:24} batch {batch:2}: {took}, relative error of the gradient {error:.0e}")
+
+
+def influence(name: str, W: scipy.sparse.csr_matrix, sources: np.ndarray) -> None:
+    """x = αWx + b of some sources, and of every neuron on a target, α by the eigenvalue with the largest real part."""
+    n, b = W.shape[0], np.zeros(W.shape[0])
+    b[sources] = 1
+    print(f"\ninfluence, {name}: {n:,} neurons, {W.nnz:,} connections, scale {SCALE}, float64")
+    start = time.perf_counter()
+    found = scipy.sparse.linalg.eigs(W, k=1, which="LR", v0=np.ones(n), tol=1e-9, return_eigenvectors=False)
+    alpha = SCALE / float(found.real.max())
+    print(f"{'eigenvalue, SciPy':34}: {1e3 * (time.perf_counter() - start):9.1f} ms")
+    A = (scipy.sparse.identity(n) - alpha * W).tocsc()
+    net = rg.Network(rg.Sparse(alpha * W), f="identity", b=False).requires_grad_(False)
+    drive = torch.from_numpy(b)
+
+    def forward() -> np.ndarray:
+        return net.steady_state(drive).x.numpy()
+
+    def backward() -> np.ndarray:
+        return rg.recurrent_backpropagation(net, torch.zeros(n, dtype=torch.float64), drive).s.numpy()
+
+    def report(
+        what: str, call: Callable[[], np.ndarray], matrix: scipy.sparse.csc_matrix = A, repeats: int = 3
+    ) -> None:
+        took, x = timed(call, repeats), call()
+        print(f"{what:34}: {took}, residual {np.linalg.norm(matrix @ x - b) / np.linalg.norm(b):.0e}")
+
+    report("retrograde, sources to all", forward)
+    report("retrograde, all to a target", backward, A.T)
+
+    def factors() -> scipy.sparse.linalg.LinearOperator:
+        kept = scipy.sparse.linalg.spilu(A, drop_tol=1e-4, fill_factor=2)
+        return scipy.sparse.linalg.LinearOperator(A.shape, kept.solve)
+
+    start = time.perf_counter()
+    M = factors()
+    print(f"{'SciPy, ILU':34}: {1e3 * (time.perf_counter() - start):9.1f} ms, once for each graph and scale")
+    report("SciPy, GMRES + ILU, sources to all", lambda: scipy.sparse.linalg.gmres(A, b, rtol=1e-10, M=M)[0])
+    if find_spec("petsc4py") and find_spec("slepc4py"):
+        petsc(A, b, report)
+    else:
+        print("petsc4py and slepc4py are not installed")
+
+
+def petsc(A: scipy.sparse.csc_matrix, b: np.ndarray, report: Callable[..., None]) -> None:
+    """ConnectomeInfluenceCalculator's method: GMRES with ILU(0), as PETSc has it."""
+    from petsc4py import PETSc
+
+    rows = A.tocsr()
+    start = time.perf_counter()
+    matrix = PETSc.Mat().createAIJ(rows.shape, csr=(rows.indptr, rows.indices, rows.data))
+    solver = PETSc.KSP().create()
+    solver.setOperators(matrix)
+    solver.setType("gmres")
+    solver.getPC().setType("ilu")
+    solver.setTolerances(rtol=1e-10)
+    solver.setUp()
+    print(f"{'PETSc, set up':34}: {1e3 * (time.perf_counter() - start):9.1f} ms")
+    x, right = matrix.createVecs()
+    right.setArray(b)
+
+    def solve() -> np.ndarray:
+        solver.solve(right, x)
+        return x.getArray().copy()
+
+    report("PETSc, GMRES + ILU, sources to all", solve)
+
+
+def main() -> None:
+    """All of it."""
+    folder = Path(sys.argv[1])
+    if os.getloadavg()[0] > 0.5:
+        print(f"The machine is busy, its load {os.getloadavg()[0]:.1f}: times are longer than they need be.")
+    through_time(folder)
+    edges = pd.read_csv(folder / "celegans_edgelist.csv")
+    ids = pd.Index(sorted({*edges["pre"], *edges["post"]}))
+    post, pre = ids.get_indexer(edges["post"]), ids.get_indexer(edges["pre"])
+    worm = scipy.sparse.csr_matrix((edges["count"].astype(float), (post, pre)), shape=(len(ids), len(ids)))
+    influence("worm", worm, ids.get_indexer(["ADAL", "ADAR"]))
+    W, sensory = motion_pathway(folder)
+    influence("motion pathway", W, sensory[:721])
+
+
+if __name__ == "__main__":
+    main()
