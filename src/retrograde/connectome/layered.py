@@ -7,6 +7,7 @@ and 0 elsewhere, behind each step of which the input is added to the *state*, wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,16 +35,15 @@ class Layered:
     The derivative taken of the jump at θ is 0, and that of what is clamped is 0: as that tool has it.
 
     Attributes:
-        W, WT: (n, n), in compressed rows.
-        threshold: θ.
-        steepness, bias, tau: one number, or (n, 1): β, I and τ.
+        W, WT: βW and its transpose, (n, n), in compressed rows: β is the steepness of the neuron that receives.
+        threshold: θ >= 0.
+        bias, tau: |I| and τ, one number each, or (n, 1).
         cut: "input" or "state", what the threshold is applied to besides φ.
     """
 
     W: Tensor
     WT: Tensor
     threshold: float
-    steepness: Tensor
     bias: Tensor
     tau: Tensor
     cut: str
@@ -52,56 +52,71 @@ class Layered:
         """x(1), ..., x(T), (T, n, samples), for the inputs u, (T, neurons driven, samples), u(0), ..., u(T-1)."""
         return _Sweep.apply(u, self, driven)
 
-    def forward(self, u: Tensor, driven: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """x(1), ..., x(T); the slopes β D / τ of each step; and where x(t) went on unchanged behind it."""
-        allowed = torch.ones_like(u, dtype=torch.bool)
+    def forward(self, u: Tensor, driven: Tensor) -> tuple[Tensor, ...]:
+        """x(1), ..., x(T); φ(...) of each step, of which the slope is read; where u and the state were let through."""
+        T, n, keep = len(u), self.W.shape[0], self._keep
+        theta = u.new_tensor(self.threshold)
+        below = float(torch.nextafter(theta, theta - 1))  # so that z > below is z >= θ
+        allowed, inside = torch.ones(2, *u.shape, dtype=torch.bool)
         if self.cut == "input":
             allowed = (u >= self.threshold) & (u <= 1)
             u = torch.where(u >= self.threshold, u, 0).clamp(max=1)
-        T, n, gain = len(u), self.W.shape[0], self.steepness / self.tau
-        keep = 1 - 1 / self.tau
         x = u.new_zeros(n, u.shape[2]).index_add(0, driven, u[0])
-        path, slopes, kept = u.new_empty(T, *x.shape), [], [allowed]
+        path, outputs = u.new_empty(T, *x.shape), u.new_empty(T, *x.shape)
         for t in range(T):
-            z = (self.W @ x).mul_(self.steepness).add_(self.bias)
-            y = torch.where(z >= self.threshold, torch.tanh(z), 0)
-            slopes.append(torch.where(z >= self.threshold, gain * (1 - y * y), 0))
-            x = keep * x + y / self.tau
+            y, after = outputs[t], path[t]
+            torch.mm(self.W, x, out=y)
+            if self.bias.any():
+                y += self.bias
+            torch.threshold_(y, below, 0.0).tanh_()
+            if keep is None:
+                after.copy_(y)
+            else:
+                torch.addcdiv(keep * x, y, self.tau, out=after)
+            x = after
             if t < T - 1:
-                x.index_add_(0, driven, u[t + 1])
-                inside = x <= 1
+                there = x[driven] + u[t + 1]
+                # The others are below 1 by themselves.
+                inside[t + 1] = there <= 1
+                x[driven] = there.clamp(max=1)
                 if self.cut == "state":
-                    inside &= x >= self.threshold
-                    x = torch.where(x >= self.threshold, x, 0)
-                x = x.clamp_(max=1)
-                kept.append(inside)
-            path[t] = x
-        return path, slopes, kept
+                    torch.threshold_(x, below, 0.0)
+        return path, outputs, allowed, inside
 
-    def adjoint(self, slopes: list[Tensor], kept: list[Tensor], g: Tensor, driven: Tensor) -> Tensor:
-        """dR/du: l = dR/dx(t) + (1 - 1/τ) l(t+1) + Wᵀ s(t+1), 0 where x(t) was cut off; s(t) = β D l / τ."""
-        allowed, inside, T, keep = kept[0], kept[1:], len(g), 1 - 1 / self.tau
-        du = g.new_empty(T, len(driven), g.shape[2])
-        l = g[T - 1]
+    def adjoint(self, swept: tuple[Tensor, ...], g: Tensor, driven: Tensor) -> Tensor:
+        """dR/du: l = dR/dx(t) + (1 - 1/τ) l(t+1) + Wᵀ s(t+1), 0 where x(t) was cut off; s(t) = D(t) l / τ."""
+        (path, outputs, allowed, inside), T, keep, aten = swept, len(g), self._keep, torch.ops.aten
+        du = g.new_empty(allowed.shape)
+        carry = torch.zeros_like(g[0])
         for t in reversed(range(T)):
+            l = g[t] + carry
             if t < T - 1:
-                l = torch.where(inside[t], g[t] + l, 0)
-                du[t + 1] = l[driven]
-            l = keep * l + self.WT @ (slopes[t] * l)
-        du[0] = l[driven]
+                if self.cut == "state":
+                    l = aten.threshold_backward(l, path[t], 0.0)  # l where x > 0
+                du[t + 1] = l[driven] = torch.where(inside[t + 1], l[driven], 0)
+            s = aten.threshold_backward(aten.tanh_backward(l, outputs[t]), outputs[t], 0.0)
+            carry = self.WT @ (s if keep is None else s.div_(self.tau))
+            if keep is not None:
+                carry.add_(keep * l)
+        du[0] = carry[driven]
         return torch.where(allowed, du, 0)
+
+    @property
+    def _keep(self) -> Tensor | None:
+        """1 - 1/τ, or None where that is 0."""
+        return None if bool((self.tau == 1).all()) else 1 - 1 / self.tau
 
 
 class _Sweep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, net: Layered, driven: Tensor) -> Tensor:
-        path, ctx.slopes, ctx.kept = net.forward(u, driven)
-        ctx.net, ctx.driven = net, driven
-        return path
+        ctx.net, ctx.driven, swept = net, driven, net.forward(u, driven)
+        ctx.save_for_backward(*swept)
+        return swept[0]
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.net.adjoint(ctx.slopes, ctx.kept, g[0], ctx.driven), None, None
+        return ctx.net.adjoint(ctx.saved_tensors, g[0], ctx.driven), None, None
 
 
 def layered(
@@ -125,8 +140,11 @@ def layered(
         raise ValueError(f"preset: expected one of {', '.join(RELEASES)}, got {release!r}")
     usual, cut = RELEASES[release]
     post, pre, weight = (each.detach() for each in (W or c.W.bind()).entries())
+    if not 0 <= threshold < math.inf:
+        raise ValueError(f"threshold: expected a finite number of at least 0, got {threshold}")
     index, n = torch.stack([post, pre]), len(c)
-    rows = torch.sparse_coo_tensor(index, weight, (n, n), check_invariants=False)
+    beta = torch.from_numpy(per_neuron(c, steepness, "steepness", 5.0)).to(weight)
+    rows = torch.sparse_coo_tensor(index, beta[post] * weight, (n, n), check_invariants=False)
 
     def each(given: Any, what: str, otherwise: float) -> Tensor:
         found = per_neuron(c, given, what, otherwise)
@@ -139,7 +157,6 @@ def layered(
         rows.to_sparse_csr(),
         rows.T.coalesce().to_sparse_csr(),
         float(threshold),
-        each(steepness, "steepness", 5.0),
         each(bias, "bias", 0.0).abs(),
         tau,
         cut,

@@ -19,6 +19,7 @@ Told = Callable[[int], None] | None
 
 # A target that is missed by more than rounding is given up where so many turns bring no more than so small a part.
 _ROUNDING, _PATIENCE, _WORTH = 1e-6, 5, 0.01
+_FLAT = 1e-6  # a curvature that is no more than rounding
 
 
 class Answer(NamedTuple):
@@ -84,6 +85,8 @@ def bring(
         # Of size(b) - p·values(b), along the move; it grows where the step had to be cut.
         bend = -float(((A - before).T @ p) @ step) / (float(step @ step) or 1.0) / share
         curvature = max(bend, 0.0) if share == 1.0 else max(bend, 2 * curvature, 1e-3)
+        if curvature * (1 + float(np.abs(b).max(initial=0.0))) < _FLAT:
+            curvature = 0.0
         if told is not None:
             told(turn)
     rows = _around(net.rows(), net.values(), b, low, high)
@@ -106,14 +109,15 @@ def _step(rows: Rows, box: Box, norm: str, b: np.ndarray, curvature: float) -> t
         centre, bent, weight = curvature * b / (1 + curvature), 1 + curvature, 0.0
     else:
         centre, bent, weight = b, curvature, 1.0
-    found_so = separable(rows, box, centre, bent, weight)
-    if found_so is None:
-        near, _ = nearest(rows, box)
-        off = rows.off(near)
-        slack = 1e-9 * (1 + np.abs(rows.A) @ np.abs(near))
-        relaxed = Rows(rows.A, rows.low + np.minimum(off, 0) - slack, rows.high + np.maximum(off, 0) + slack)
-        found_so = separable(relaxed, box, centre, bent, weight) or (near, np.zeros(len(off)))
-    return found_so
+    bent_so = separable(rows, box, centre, bent, weight)
+    if bent_so is not None:
+        return bent_so
+    plain = least(rows, box, norm)
+    if not plain.off.any():
+        return plain.b, plain.dual
+    slack = 1e-9 * (1 + np.abs(rows.A) @ np.abs(plain.b))
+    relaxed = Rows(rows.A, rows.low + np.minimum(plain.off, 0) - slack, rows.high + np.maximum(plain.off, 0) + slack)
+    return separable(relaxed, box, centre, bent, weight) or (plain.b, plain.dual)
 
 
 def _back_track(

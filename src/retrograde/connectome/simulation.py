@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -234,7 +235,8 @@ class _Telling:
 
     def __init__(self, c: Connectome, places: np.ndarray, by: str | None, voltage: bool):
         self.by, self.voltage = by, voltage
-        self.places, self.means = places, None
+        self.places = places
+        self.means: scipy.sparse.csr_array | None = None
         if by is None:
             self.names = c.ids[places]
             self.about = {"cell_type": c.neurons["cell_type"].to_numpy()[places]} if "cell_type" in c.neurons else {}
@@ -246,7 +248,8 @@ class _Telling:
             sizes = np.bincount(codes[told], minlength=len(names))
             self.places, self.names = places[told], np.asarray(names)
             self.about = {"neurons": sizes}
-            self.means = torch.from_numpy(codes[told]), torch.from_numpy(sizes)
+            where = codes[told], np.arange(told.sum())
+            self.means = scipy.sparse.csr_array((1 / sizes[codes[told]], where), shape=(len(names), told.sum()))
         self.kept: list[list[np.ndarray]] = [[], []]
 
     def check_size(self, steps: int, wide: bool) -> None:
@@ -261,11 +264,8 @@ class _Telling:
         for kept, z in zip(self.kept, (x, v), strict=True):
             if z is None:
                 continue
-            z = z[:, torch.from_numpy(self.places)]
-            if self.means is not None:
-                codes, sizes = self.means
-                z = z.new_zeros(len(z), len(sizes)).index_add_(1, codes, z) / sizes
-            kept.append(z.double().numpy())
+            values = z.numpy()[:, self.places].astype(np.float64)
+            kept.append(values if self.means is None else (self.means @ values.T).T)
 
     def table(self, dt: float, wide: bool) -> pd.DataFrame:
         x = np.concatenate(self.kept[0])
