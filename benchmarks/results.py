@@ -15,7 +15,19 @@ from benchmarks.steady import Steady
 from benchmarks.trajectories import Trajectory
 from benchmarks.workers import THREADS, Problem
 
-PACKAGES = ("retrograde", "torch", "numpy", "numba", "jax", "jaxopt", "optimistix", "lineax", "torchdeq")
+PACKAGES = (
+    "retrograde",
+    "torch",
+    "numpy",
+    "numba",
+    "jax",
+    "jaxopt",
+    "optimistix",
+    "lineax",
+    "torchdeq",
+    "xitorch",
+    "scipy",
+)
 
 
 @dataclass(frozen=True)
