@@ -81,7 +81,7 @@ class Accuracy:
 def _settled(step: Any, z: Array) -> Array:
     for _ in range(10_000):
         before, z = z, step(z)
-        if np.linalg.norm(z - before) <= 1e-15 * np.linalg.norm(z):
+        if np.linalg.norm(z - before) <= 1e-14 * np.linalg.norm(z):
             break
     return z
 
