@@ -18,6 +18,7 @@ from retrograde.result import ConvergenceError
 from retrograde.spectrum.components import within_components
 from retrograde.spectrum.eigen import Leading, Modes, leading_modes
 from retrograde.spectrum.first_order import Differential, Linear, largest_of_symmetric, least_singular, of_modes
+from retrograde.spectrum.normal_form import three_meet
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -35,6 +36,7 @@ class Bifurcation(IntEnum):
     FOLD = 0
     HOPF = 1
     FLIP = 2
+    PITCHFORK = 3
 
     @property
     def message(self) -> str:
@@ -43,9 +45,10 @@ class Bifurcation(IntEnum):
 
 
 _BIFURCATIONS = {
-    Bifurcation.FOLD: "a fold (or, with a symmetry, a pitchfork): an eigenvalue reaches 1, and steady states meet",
+    Bifurcation.FOLD: "a fold: an eigenvalue reaches 1, and two steady states meet",
     Bifurcation.HOPF: "a Hopf (in discrete time a Neimark-Sacker) bifurcation: a complex pair, and a cycle appears",
     Bifurcation.FLIP: "a flip: an eigenvalue reaches -1, and the activity alternates from step to step",
+    Bifurcation.PITCHFORK: "a pitchfork, as with a symmetry: an eigenvalue reaches 1, and three steady states meet",
 }
 
 
@@ -68,6 +71,8 @@ class Stability:
             grows at first, if only for a while, where it is positive.
         distance: (...,) the smallest singular value of I - DW: the least norm of a change of DW that makes it
             singular, whereupon the gradient is infinite. None where it would be costly: for what is not decomposed.
+        three_meet: (...,) whether, along ``direction``, two other steady states are near rather than one: of use where
+            ``multiplier`` is close to 1.
     """
 
     eigenvalues: Tensor
@@ -77,6 +82,7 @@ class Stability:
     direction: Tensor
     numerical_abscissa: Tensor
     distance: Tensor | None
+    three_meet: Tensor
 
     @property
     def spectral_radius(self) -> Tensor:
@@ -115,10 +121,15 @@ class Stability:
 
     @property
     def near(self) -> Tensor:
-        """(...,) the `Bifurcation` of the network's own dynamics to which ``multiplier`` leads."""
+        """(...,) the `Bifurcation` of the network's own dynamics to which ``multiplier`` leads.
+
+        A fold is told from a pitchfork by how f bends at x: of another branch that crosses there without a symmetry,
+        transcritically, as two states meet, FOLD is told too.
+        """
         multiplier = self.multiplier.detach()
         turning = multiplier.imag.abs() > torch.finfo(multiplier.dtype).eps ** 0.6 * multiplier.abs()
-        one_sided = torch.where(multiplier.real < 0, int(Bifurcation.FLIP), int(Bifurcation.FOLD))
+        meeting = torch.where(self.three_meet, int(Bifurcation.PITCHFORK), int(Bifurcation.FOLD))
+        one_sided = torch.where(multiplier.real < 0, int(Bifurcation.FLIP), meeting)
         return torch.where(turning, int(Bifurcation.HOPF), one_sided)
 
     def __str__(self) -> str:
@@ -195,7 +206,15 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
                 if not isinstance(W.structure, Dense):
                     raise
                 found.append(_decomposed(some, own_some, int(k)))
-    return _told(found, DW, own, batch, W.like.dtype)
+        x, b = x.detach().reshape(-1, n), None if b is None else b.detach().expand(x.shape).reshape(-1, n)
+        leader = _together([each.own for each in found])
+        plain_net = replace(
+            equations, W=plain.W, leak=None if equations.leak is None else torch.as_tensor(equations.leak)
+        )
+        meet = three_meet(
+            plain_net, x, b, (1 - leader.values[:, 0]).real, leader.right[:, 0].real, leader.left[:, 0].real
+        )
+    return _told(found, DW, own, batch, W.like.dtype, meet)
 
 
 def equations_of(net: Network | Recurrence, input: Tensor | None) -> tuple[Recurrence, Tensor | None]:
@@ -289,19 +308,23 @@ def _leader(modes: Modes) -> Modes:
     return modes.each(lambda part: part[:, :1])
 
 
-def _told(found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype: torch.dtype) -> Stability:
+def _together(parts: list[Any]) -> Any:
+    """What was found for some samples each, for all."""
+    return type(parts[0])(*(torch.cat(rows) for rows in zip(*(part.tensors for part in parts), strict=True)))
+
+
+def _told(
+    found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype: torch.dtype, meet: Tensor
+) -> Stability:
     """All samples together, attached to what they were computed from."""
     real, complex_ = (torch.float64, torch.complex128) if dtype == torch.float64 else (torch.float32, torch.complex64)
 
-    def together(parts: list[Any]) -> Any:
-        return type(parts[0])(*(torch.cat(rows) for rows in zip(*(part.tensors for part in parts), strict=True)))
-
-    modes = together([each.modes for each in found])
-    leader = together([each.own for each in found])
-    rightmost = together([each.rightmost for each in found])
-    abscissa = together([each.abscissa for each in found])
+    modes = _together([each.modes for each in found])
+    leader = _together([each.own for each in found])
+    rightmost = _together([each.rightmost for each in found])
+    abscissa = _together([each.abscissa for each in found])
     distances = [each.distance for each in found]
-    distance = None if None in distances else together(distances)
+    distance = None if None in distances else _together(distances)
 
     def one(value: Tensor, dtype: torch.dtype) -> Tensor:
         return value[:, 0].reshape(batch).to(dtype)
@@ -314,4 +337,5 @@ def _told(found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype
         direction=leader.right[:, 0].reshape(*batch, *leader.right.shape[2:]).to(complex_),
         numerical_abscissa=one(abscissa.attached(DW), real) - 1,
         distance=None if distance is None else one(distance.attached(DW), real),
+        three_meet=meet.reshape(batch),
     )
