@@ -1,9 +1,9 @@
 """Time to a gradient of a given error: ``python -m benchmarks.accuracy --help``. It writes ACCURACY.md.
 
 x = tanh(Wx + b), R = sum of g x, dR/dW; W full for n = 100 and 1,000, and with 20 connections a neuron for n = 10,000.
-Each peer takes float32 or float64, and the loosest tolerance, of the powers of ten, that holds the error asked for;
-what is timed is always a right answer. A run that was interrupted goes on where it was: ``accuracy.jsonl`` has what is
-known, and to measure anew it is deleted.
+Each peer takes float32 or float64, and the loosest tolerance, of 1 and 3 times the powers of ten, that holds the error
+asked for: what is timed is always a right answer. A run that was interrupted goes on where it was: ``accuracy.jsonl``
+has what is known, and to measure anew it is deleted.
 """
 
 from __future__ import annotations
@@ -99,7 +99,6 @@ PEERS = (
     _peer("torchdeq, Anderson", "torch", "torchdeq", "anderson", 1000),
     _peer("torchdeq, Broyden", "torch", "torchdeq", "broyden", 200),
     _peer("xitorch, Anderson, BiCGSTAB", "torch", "xitorch", "anderson_acc", "bicgstab"),
-    _peer("xitorch, Broyden, GMRES", "torch", "xitorch", "broyden1", "gmres"),
     _peer("jaxopt, fixed point, BiCGSTAB", "jax", "jaxopt", "FixedPointIteration"),
     _peer("jaxopt, Anderson, BiCGSTAB", "jax", "jaxopt", "AndersonAcceleration"),
     _peer("optimistix, fixed point, GMRES", "jax", "optimistix", "gmres"),
@@ -205,10 +204,12 @@ def _tried(
         if peer.name == PROMISED:
             rungs = (target,)
         elif peer.tuned:
-            loosest = 10 * max(before) if before else max(1e-1, target) if target > 1e-9 else 1e-7
+            loosest = 10 * max(before) if before else 1e-1 if target > 1e-9 else 1e-7
             finest = 1e-8 if problem.dtype == "float32" else 1e-13
             rungs = [t for t in LADDER if 0.99 * finest <= t <= 1.01 * loosest]
         met = next((t for t in rungs if error_at(t) <= target), False)
+        if met and peer.name != PROMISED and not why and error_at(3 * met) <= target:
+            met = 3 * met
         if met is False:
             reached = [e for e in errors.values() if math.isfinite(e)]
             best = f"reaches {min(reached):.0e}" if reached else "NaN"

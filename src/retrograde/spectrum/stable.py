@@ -127,10 +127,9 @@ class Stability:
         transcritically, as two states meet, FOLD is told too.
         """
         multiplier = self.multiplier.detach()
-        turning = multiplier.imag.abs() > torch.finfo(multiplier.dtype).eps ** 0.6 * multiplier.abs()
         meeting = torch.where(self.three_meet, int(Bifurcation.PITCHFORK), int(Bifurcation.FOLD))
         one_sided = torch.where(multiplier.real < 0, int(Bifurcation.FLIP), meeting)
-        return torch.where(turning, int(Bifurcation.HOPF), one_sided)
+        return torch.where(turns(multiplier), int(Bifurcation.HOPF), one_sided)
 
     def __str__(self) -> str:
         """One line."""
@@ -185,14 +184,9 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     check_finite("x", check_last_axis("x", check_like("x", x, W.like), n))
     equations, x, b = cast_to(torch.float64, equations, x, b)
     batch = x.shape[:-1]
-    D = slopes(equations, x, b).reshape(-1, n)
-    DW = Linear(equations.W.bind(), torch.zeros_like(D), D)
-    own = DW
-    if equations.leak is not None:
-        a = torch.as_tensor(equations.leak, dtype=D.dtype, device=D.device).expand(n)
-        own = Linear(DW.W, (1 - a).expand(D.shape), a * D)
-
-    dense = n <= TINY or (isinstance(W.structure, Dense | Convolution) and n <= SMALL) or not len(D)
+    DW, own = jacobians(equations, x, b)
+    D = DW.d
+    dense = decomposes(W) or not len(D)
     with torch.no_grad():
         plain, own_plain = DW.detached(), own.detached()
         loops = plain.W if dense else within_components(plain.W)
@@ -215,6 +209,11 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
             plain_net, x, b, (1 - leader.values[:, 0]).real, leader.right[:, 0].real, leader.left[:, 0].real
         )
     return _told(found, DW, own, batch, W.like.dtype, meet)
+
+
+def turns(multiplier: Tensor) -> Tensor:
+    """Whether it is one of a complex pair."""
+    return multiplier.imag.abs() > torch.finfo(multiplier.dtype).eps ** 0.6 * multiplier.abs()
 
 
 def equations_of(net: Network | Recurrence, input: Tensor | None) -> tuple[Recurrence, Tensor | None]:
@@ -280,25 +279,42 @@ def _decomposed(DW: Linear, own: Linear, k: int) -> _Found:
     )
 
 
+def decomposes(W: Operator) -> bool:
+    """Whether DW is formed and decomposed."""
+    return W.shape[0] <= (SMALL if isinstance(W.structure, Dense | Convolution) else TINY)
+
+
+def jacobians(net: Recurrence, x: Tensor, b: Tensor | None) -> tuple[Linear, Linear]:
+    """DW, and the Jacobian of the network's own dynamics, (1-a) I + a DW."""
+    D = slopes(net, x, b).reshape(-1, x.shape[-1])
+    DW = Linear(net.W.bind(), torch.zeros_like(D), D)
+    if net.leak is None:
+        return DW, DW
+    a = torch.as_tensor(net.leak, dtype=D.dtype, device=D.device).expand(D.shape[-1])
+    return DW, Linear(DW.W, (1 - a).expand(D.shape), a * D)
+
+
+def searched_modes(M: Linear, loops: Operator, k: int, by: Leading, rtol: float | None = None) -> Modes:
+    """Those of one sample, by Arnoldi's method; the left ones too, unless an rtol tells that values are all."""
+    M = replace(M, W=loops)
+    found = leading_modes(
+        lambda v: M.product(v[None])[0],
+        k,
+        by=by,
+        transposed=None if rtol else lambda w: M.transposed_product(w[None])[0],
+        like=M.d[0],
+        rtol=rtol,
+    )
+    return found.each(lambda part: part[None])
+
+
 def _searched(DW: Linear, own: Linear, k: int, loops: Operator) -> _Found:
     """By products alone, for one sample: ARPACK takes no more at once. `loops` is W as far as eigenvalues need it."""
-
-    def modes(M: Linear, k: int, by: Leading = "modulus") -> Modes:
-        M = replace(M, W=loops)
-        found = leading_modes(
-            lambda v: M.product(v[None])[0],
-            k,
-            by=by,
-            transposed=lambda w: M.transposed_product(w[None])[0],
-            like=M.d[0],
-        )
-        return found.each(lambda part: part[None])
-
-    found = modes(DW, k)
+    found = searched_modes(DW, loops, k, "modulus")
     return _Found(
         modes=found,
-        rightmost=modes(DW, 1, "real"),
-        own=_leader(found) if own is DW else modes(own, 1),
+        rightmost=searched_modes(DW, loops, 1, "real"),
+        own=_leader(found) if own is DW else searched_modes(own, loops, 1, "modulus"),
         abscissa=largest_of_symmetric(lambda v: (DW.product(v[None]) + DW.transposed_product(v[None]))[0] / 2, DW.d[0]),
         distance=None,
     )
