@@ -140,6 +140,11 @@ def test_a_ring_on_which_arnoldi_fails_is_decomposed_or_refused(by_products, mon
     x = torch.zeros(n, dtype=DTYPE)
     with pytest.raises(rg.ConvergenceError, match="Arnoldi's method found too few of 8"):
         rg.stability(rg.Network(ring, f="identity"), x)
+    with monkeypatch.context() as small:
+        small.setattr(stable, "SMALL", n)
+        found = rg.stability(rg.Network(ring, f="identity"), x)
+        assert [found.spectral_radius.item(), found.rightmost.real.item()] == pytest.approx([0.9, 0.9])
+        assert rg.verdict(rg.Network(ring, f="identity"), x).margin.item() == pytest.approx(0.1)
     found = rg.stability(rg.Network(ring.dense().detach(), f="identity"), x)
     assert found.spectral_radius.item() == pytest.approx(0.9)
     both = torch.stack([torch.ones(n), torch.zeros(n)]).double()  # all on, and all off, where it does not fail

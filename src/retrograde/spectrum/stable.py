@@ -149,7 +149,8 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     dλ = wᵀ d(DW) v / wᵀv: a margin of ``net.steady_state(...).x`` can be a term of the reward.
 
     A full W or a convolution of up to 512 neurons is decomposed. For others Arnoldi's method needs products alone,
-    sample by sample; a full W for which it fails is decomposed after all. Everything is computed in float64.
+    sample by sample; where it fails, a full W, or any of up to 512 neurons, is decomposed after all. Everything is
+    computed in float64.
 
     Args:
         net: a Network or a Recurrence.
@@ -197,7 +198,7 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
             try:
                 found.append(_decomposed(some, own_some, int(k)) if dense else _searched(some, own_some, int(k), loops))
             except ConvergenceError:
-                if not isinstance(W.structure, Dense):
+                if not isinstance(W.structure, Dense) and n > SMALL:
                     raise
                 found.append(_decomposed(some, own_some, int(k)))
         x, b = x.detach().reshape(-1, n), None if b is None else b.detach().expand(x.shape).reshape(-1, n)
