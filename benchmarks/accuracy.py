@@ -198,6 +198,7 @@ def _tried(
                 why = str(failure)
         return errors.get(tolerance, math.inf)
 
+    print(f"    {peer.name}", flush=True)
     for target in sorted(targets, reverse=True):
         before = [a.tolerance for a in smaller if a.target == target and a.tolerance is not None]
         rungs: Iterable[float | None] = (None,)
