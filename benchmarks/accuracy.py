@@ -23,7 +23,7 @@ import typer
 from scipy.sparse import csr_array
 
 from benchmarks.peers import RETROGRADE, Peer
-from benchmarks.results import machine
+from benchmarks.results import PACKAGES, machine
 from benchmarks.trajectories import Array
 from benchmarks.workers import PeerError, Worker
 
@@ -242,7 +242,8 @@ class Log:
     """Answers, a line of JSON each; the first line tells the machine."""
 
     def __init__(self, path: Path):
-        self.path, self.machine, self.answers = path, machine(), list[Answer]()
+        self.path, self.answers = path, list[Answer]()
+        self.machine = machine((*PACKAGES, "xitorch", "scipy"))
         if path.exists():
             first, *lines = path.read_text().splitlines()
             if json.loads(first) != self.machine:
