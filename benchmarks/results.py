@@ -15,7 +15,19 @@ from benchmarks.steady import Steady
 from benchmarks.trajectories import Trajectory
 from benchmarks.workers import THREADS, Problem
 
-PACKAGES = ("retrograde", "torch", "numpy", "numba", "jax", "jaxopt", "optimistix", "lineax", "torchdeq")
+PACKAGES = (
+    "retrograde",
+    "torch",
+    "numpy",
+    "numba",
+    "jax",
+    "jaxopt",
+    "optimistix",
+    "lineax",
+    "torchdeq",
+    "xitorch",
+    "scipy",
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,10 @@ class Result:
         return bool(self.seconds) and self.error is not None and self.error <= self.problem.largest_error
 
 
-def machine() -> dict[str, Any]:
+def machine(packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
     """The processor, the threads and the versions."""
     versions = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -32,10 +32,16 @@ class PeerError(Exception):
 
 
 class Worker:
-    """A process, started when first asked, and anew after a failure that it did not survive."""
+    """A process, started when first asked, and anew after a failure that it did not survive.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds that one call may take.
+        environment: what it has in its environment beside this process's own.
+    """
+
+    def __init__(self, patience: float = PATIENCE, environment: dict[str, str] | None = None) -> None:
         self.process: Any = None
+        self.patience, self._environment = patience, environment or {}
 
     def ask(self, method: str, *args: Any) -> Any:
         """The answer of `Bench.method(*args)` in the process.
@@ -47,8 +53,8 @@ class Worker:
             self._start()
         try:
             self.pipe.send((method, args))
-            if not self.pipe.poll(PATIENCE):
-                raise PeerError(f"takes longer than {PATIENCE} s")
+            if not self.pipe.poll(self.patience):
+                raise PeerError(f"takes longer than {self.patience:g} s")
             answer = self.pipe.recv()
         except (EOFError, OSError):
             self.stop()
@@ -74,6 +80,7 @@ class Worker:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), str(THREADS))
         os.environ.update(threads, MALLOC_ARENA_MAX="1")  # one heap, as only one can be trimmed
         os.environ["EQX_ON_ERROR"] = "nan"  # equinox: in place of a page of traceback
+        os.environ.update(self._environment)
         self.process.start()
         theirs.close()
 
@@ -157,14 +164,13 @@ class Bench:
         return call
 
 
-def _to(framework: str, arrays: tuple[Array, ...]) -> list[Any]:
+def _to(framework: str, arrays: tuple[Any, ...]) -> list[Any]:
+    """The arrays as that framework's; a sparse matrix as it is."""
     if framework == "jax":
-        import jax.numpy as jnp
-
-        return [jnp.asarray(array) for array in arrays]
-    import torch
-
-    return [torch.from_numpy(array) for array in arrays]
+        from jax.numpy import asarray as convert
+    else:
+        from torch import from_numpy as convert
+    return [convert(array) if isinstance(array, np.ndarray) else array for array in arrays]
 
 
 def _memory(name: str) -> int:

@@ -140,6 +140,11 @@ def test_a_ring_on_which_arnoldi_fails_is_decomposed_or_refused(by_products, mon
     x = torch.zeros(n, dtype=DTYPE)
     with pytest.raises(rg.ConvergenceError, match="Arnoldi's method found too few of 8"):
         rg.stability(rg.Network(ring, f="identity"), x)
+    with monkeypatch.context() as small:
+        small.setattr(stable, "SMALL", n)
+        found = rg.stability(rg.Network(ring, f="identity"), x)
+        assert [found.spectral_radius.item(), found.rightmost.real.item()] == pytest.approx([0.9, 0.9])
+        assert rg.verdict(rg.Network(ring, f="identity"), x).margin.item() == pytest.approx(0.1)
     found = rg.stability(rg.Network(ring.dense().detach(), f="identity"), x)
     assert found.spectral_radius.item() == pytest.approx(0.9)
     both = torch.stack([torch.ones(n), torch.zeros(n)]).double()  # all on, and all off, where it does not fail
@@ -219,11 +224,42 @@ def test_discrete_and_continuous_time_and_the_leak_between_them():
     assert found.margin.item() == pytest.approx(1 - np.abs(np.linalg.eigvals(M.numpy())).max())
 
 
-@pytest.mark.parametrize(("weight", "bifurcation"), [(0.9, "FOLD"), (-0.9, "FLIP")])
+@pytest.mark.parametrize(("weight", "bifurcation"), [(0.9, "PITCHFORK"), (-0.9, "FLIP")])
 def test_which_bifurcation_is_near(weight, bifurcation):
     found = rg.stability(rg.Network(torch.tensor([[weight]])), torch.zeros(1))
     assert rg.Bifurcation(int(found.near)).name == bifurcation and rg.Bifurcation[bifurcation].message
     assert found.margin.item() == pytest.approx(0.1, rel=1e-5)
+
+
+def near(net, x, input=None):
+    return [rg.Bifurcation(each).name for each in rg.stability(net, x, input=input).near.flatten().tolist()]
+
+
+@pytest.mark.parametrize("leak", [None, 0.3])
+@pytest.mark.parametrize("f", [rg.Tanh(), rg.Pointwise(torch.tanh)], ids=["from x", "from u"])
+def test_a_fold_is_told_from_a_pitchfork(f, leak):
+    # x = tanh(wx): at w = 1 the state 0 splits into three. x = tanh(2x + t): at t = T, x = -√½, two meet.
+    b = torch.zeros(1, dtype=DTYPE)
+    for w in (0.99, 1.0, 1.01):
+        assert near(rg.Network(torch.tensor([[w]], dtype=DTYPE), f, False, leak), b, b) == ["PITCHFORK"]
+    for outer in (0.05, -0.1):
+        x = torch.tensor([outer], dtype=DTYPE)
+        assert near(rg.Network((torch.atanh(x) / x)[None], f, False, leak), x, b) == ["PITCHFORK"]
+    fold = rg.Network(torch.tensor([[2.0]], dtype=DTYPE), f, False, leak)
+    x = -math.sqrt(0.5) + torch.tensor([[-0.003], [0.0], [0.003]], dtype=DTYPE)
+    assert near(fold, x, torch.atanh(x) - 2 * x) == ["FOLD"] * 3
+
+
+def test_a_symmetry_between_neurons_makes_a_pitchfork_and_a_broken_one_a_fold():
+    # Two that inhibit each other, x = sigmoid(b - w x'): both at 1/2 where b = w/2; λ = w/4 of their difference.
+    w = 3.97
+    W = torch.tensor([[0, -w], [-w, 0]], dtype=DTYPE)
+    even = torch.full((2,), 0.5, dtype=DTYPE)
+    for x, told in ((even, "PITCHFORK"), (even + torch.tensor([-0.15, 0.05], dtype=DTYPE), "FOLD")):
+        net = rg.Network(1.05 * W if told == "FOLD" else W, "sigmoid", False)
+        assert near(net, x, net.input_for(x)) == [told]
+    assert near(rg.Network(torch.tensor([[0.995]]), "identity", False), torch.zeros(1)) == ["FOLD"]
+    assert near(rg.Network(torch.tensor([[0.995]]), "relu", False), torch.ones(1)) == ["FOLD"]
 
 
 @pytest.mark.parametrize("f", NONLINEARITIES.values(), ids=NONLINEARITIES.keys())

@@ -19,6 +19,7 @@ from problems import (
 )
 
 import retrograde as rg
+from retrograde.spectrum import eigen, first_order
 from retrograde.spectrum.cycles import course
 
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -259,3 +260,28 @@ def test_what_is_refused():
 
 def test_every_code_has_a_message():
     assert all(each.message for kind in (rg.Verdict, rg.Bifurcation, rg.Fate) for each in kind)
+
+
+@pytest.mark.parametrize("leak", [None, 0.4])
+def test_a_glance_says_what_all_of_the_spectrum_says_for_fewer_products(leak, monkeypatch):
+    n = 300
+    post, pre = torch.randint(n, (2, 8 * n), generator=torch.Generator().manual_seed(0))
+    weight = randn(8 * n) / 8**0.5
+    spent, arpack = [], eigen.arpack
+
+    def counted(search, J, *given):
+        return arpack(search, lambda v: (spent.append(1), J(v))[1], *given)
+
+    for where in (eigen, first_order):
+        monkeypatch.setattr(where, "arpack", counted)
+    for gain, f in ((0.7, "tanh"), (0.8, "identity"), (-0.9, "sigmoid"), (1.3, "tanh")):
+        net = rg.Network(rg.Sparse.from_edges(pre, post, gain * weight, n), f, leak=leak)
+        x = net.steady_state(randn(2, n, seed=1)).x.detach()
+        spent.clear()
+        told, few = rg.verdict(net, x, input=randn(2, n, seed=1), steps=10), len(spent)
+        spent.clear()
+        truth, all_of_them = rg.stability(net, x, k=1), len(spent)
+        assert few < all_of_them / 2 or (truth.multiplier.imag == 0).any() or (truth.margin < 0.01).any()
+        for name in ("margin", "margin_discrete", "margin_continuous"):
+            assert getattr(told, name) == pytest.approx(getattr(truth, name).detach(), abs=1e-5)
+        assert torch.equal(told.near, truth.near)

@@ -18,7 +18,7 @@ def problem(n=24, samples=16, dtype=DTYPE):
     return net, randn(samples, n, seed=3, dtype=dtype), 0.5 * randn(samples, 4, seed=4, dtype=dtype)
 
 
-def train(net, input, target, *, steps, warm=None, optimiser=None, batch=None):
+def train(net, input, target, *, steps, warm=None, optimiser=None, batch=None, **how):
     """Training; how many products it took, those of x and of s, and the last state."""
     optimiser = optimiser(net.parameters())
     products, generator = 0, torch.Generator().manual_seed(0)
@@ -27,7 +27,7 @@ def train(net, input, target, *, steps, warm=None, optimiser=None, batch=None):
             if batch is None:
                 rows = torch.arange(len(input))
             memory = None if warm is None else warm[rows] if batch else warm
-            state = net.steady_state(input[rows], warm=memory)
+            state = net.steady_state(input[rows], warm=memory, **how)
             loss = (state.x[:, :4] - target[rows]).square().sum(-1).mean()
             optimiser.zero_grad()
             loss.backward()
@@ -63,6 +63,15 @@ def test_a_training_run_takes_a_fraction_of_the_products_and_ends_at_the_same_we
     assert warm.audits == len(data[0]) and warm.disagreements == 0
     assert_close(warm_net.W.weight, cold_net.W.weight, conditioning=10)
     assert_close(warm_net.b, cold_net.b, conditioning=10)
+
+
+@pytest.mark.parametrize(("grad_rtol", "times"), [(1e-6, 3.5), (1e-3, 4.0)])
+def test_what_the_gradient_does_not_need_a_warm_start_does_not_find_again(grad_rtol, times):
+    (cold_net, *data), (warm_net, *_) = problem(), problem()
+    cold, _ = train(cold_net, *data, steps=60, optimiser=sgd(0.02), grad_rtol=grad_rtol)
+    hot, _ = train(warm_net, *data, steps=60, warm=rg.WarmStart(), optimiser=sgd(0.02), grad_rtol=grad_rtol)
+    assert hot * times <= cold
+    assert_close(warm_net.W.weight, cold_net.W.weight, within=grad_rtol)
 
 
 def test_samples_are_known_by_their_keys_however_they_are_shuffled():

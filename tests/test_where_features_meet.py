@@ -114,3 +114,24 @@ def test_a_warm_start_refuses_what_is_no_state_of_one():
         warm.load_state_dict({"tables": tables, "audits": 0, "disagreements": 0})
     with pytest.raises(TypeError, match="state: expected tensors"):
         warm.load_state_dict({"tables": {"x": (None, None)}, "audits": 0, "disagreements": 0})
+
+
+@pytest.mark.parametrize("W", [rg.Dense, lambda M: rg.Sparse(M.to_sparse())], ids=["Dense", "Sparse"])
+@pytest.mark.parametrize(
+    "solver", [None, rg.Anderson(), rg.Newton(), rg.NewtonKrylov(), rg.PseudoTransient(), rg.Homotopy()], ids=repr
+)
+def test_autocast_changes_no_bit(W, solver):
+    M = 0.9 * randn(12, 12, dtype=torch.float32) / 12**0.5
+    b, g = randn(2, 3, 12, seed=1, dtype=torch.float32)
+
+    def found(enabled):
+        net = rg.Network(W(M))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            x = net.steady_state(b, solver=solver).x
+            x.backward(g)
+            by_hand = rg.recurrent_backpropagation(net, x.detach(), g)
+            path = net.trajectory(b, x0=x.detach(), steps=3).x
+        return x.detach(), net.W.weights[0].grad, net.b.grad, by_hand.s, path.detach()
+
+    for plain, within in zip(found(False), found(True), strict=True):
+        assert torch.equal(plain, within)

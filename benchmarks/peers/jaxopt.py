@@ -13,6 +13,7 @@ import jaxopt
 from jax import Array
 from jaxopt.linear_solve import solve_bicgstab
 
+from benchmarks.peers.driven_jax import driven
 from benchmarks.peers.scan import pulled
 
 MAX_STEPS = 1000
@@ -20,10 +21,11 @@ MAX_STEPS = 1000
 
 def steady(W: Array, b: Array, g: Array, solver: str, rtol: float) -> Callable[[], Array]:
     """One of its fixed-point solvers."""
+    w, drive = driven(W)
     found = getattr(jaxopt, solver)(
-        lambda x, W, b: jnp.tanh(x @ W.T + b),
+        lambda x, w, b: jnp.tanh(drive(w, x, b)),
         maxiter=MAX_STEPS,
         tol=rtol * b.size**0.5,
         implicit_diff_solve=partial(solve_bicgstab, tol=rtol, maxiter=MAX_STEPS),
     )
-    return pulled(lambda W, b: found.run(jnp.zeros_like(b), W, b).params, W, b, g)
+    return pulled(lambda w, b: found.run(jnp.zeros_like(b), w, b).params, w, b, g)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
+
+from benchmarks.peers.driven_torch import Pattern
 
 MAX_STEPS = 1000
 
@@ -24,7 +27,7 @@ def trajectories(W: Tensor, b: Tensor, g: Tensor) -> Callable[[], Tensor]:
     return gradient
 
 
-def steady(W: Tensor, b: Tensor, g: Tensor, rtol: float) -> Callable[[], Tensor]:
+def steady(W: Tensor | csr_array, b: Tensor, g: Tensor, rtol: float) -> Callable[[], Tensor]:
     """Step until the whole batch has settled, then the same for the adjoint; no autograd."""
 
     def settle(step: Callable[[Tensor], Tensor]) -> Tensor:
@@ -35,11 +38,18 @@ def steady(W: Tensor, b: Tensor, g: Tensor, rtol: float) -> Callable[[], Tensor]
                 break
         return z
 
+    if isinstance(W, Tensor):
+        forth, back = (lambda x: torch.addmm(b, x, W.T)), (lambda s: torch.addmm(g, s, W))
+        outer: Callable[[Tensor, Tensor], Tensor] = lambda s, x: s.T @ x  # noqa: E731
+    else:
+        pattern, w = Pattern(W), torch.from_numpy(W.data)
+        forth, back = (lambda x: pattern.forth(w, x) + b), (lambda s: pattern.back(w, s) + g)
+        outer = pattern.outer
+
     def gradient() -> Tensor:
         with torch.no_grad():
-            x = settle(lambda x: torch.tanh(torch.addmm(b, x, W.T)))
+            x = settle(lambda x: torch.tanh(forth(x)))
             D = 1 - x * x
-            s = settle(lambda s: D * torch.addmm(g, s, W))
-            return s.T @ x
+            return outer(settle(lambda s: D * back(s)), x)
 
     return gradient

@@ -14,6 +14,7 @@ import lineax
 import optimistix
 from jax import Array
 
+from benchmarks.peers.driven_jax import driven
 from benchmarks.peers.scan import pulled
 
 MAX_STEPS = 1000
@@ -28,15 +29,17 @@ def steady(W: Array, b: Array, g: Array, method: str, rtol: float) -> Callable[[
         else lineax.AutoLinearSolver(well_posed=True)
     )
 
-    def states(W: Array, b: Array) -> Array:
+    w, drive = driven(W)
+
+    def states(w: Array, b: Array) -> Array:
         return optimistix.fixed_point(
-            lambda x, W: jnp.tanh(x @ W.T + b),
+            lambda x, w: jnp.tanh(drive(w, x, b)),
             solver,
             jnp.zeros_like(b),
-            W,
+            w,
             max_steps=MAX_STEPS,
             adjoint=optimistix.ImplicitAdjoint(linear_solver=linear),
             throw=False,
         ).value
 
-    return pulled(states if method == "gmres" else jax.vmap(states, in_axes=(None, 0)), W, b, g)
+    return pulled(states if method == "gmres" else jax.vmap(states, in_axes=(None, 0)), w, b, g)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retrograde.transforms import batched, one_level_down, transformed
+from retrograde.transforms import batched, one_level_down, precisely, transformed
 
 Tensors = tuple[Any, ...]  # of Tensor or None
 
@@ -54,6 +54,7 @@ class _Attach(torch.autograd.Function):
         return x.view_as(x) if value is None else value.view_as(value)
 
     @staticmethod
+    @precisely
     @batched
     def backward(ctx: Any, g: Tensor) -> Tensors:
         x, *inputs = ctx.saved_tensors
@@ -77,6 +78,7 @@ class _Transformed(_Attach):
         ctx.save_for_forward(x, *others)
 
     @staticmethod
+    @precisely
     @one_level_down
     @batched
     def jvp(ctx: Any, saved: Tensors, *tangents: Any) -> Tensor:

@@ -15,11 +15,13 @@ from retrograde.result import Gradients, Inputs
 from retrograde.solvers import Solver
 from retrograde.targeting import check_grad_rtol
 from retrograde.through_time import trajectory_gradients
+from retrograde.transforms import precisely
 
 if TYPE_CHECKING:
     from retrograde.network import Network
 
 
+@precisely
 def recurrent_backpropagation(
     net: Network | Recurrence,
     x: Tensor,
@@ -82,6 +84,7 @@ def recurrent_backpropagation(
         return steady_gradients(equations, x, b, dR_dx, adjoint=adjoint, throw=throw, grad_rtol=grad_rtol)
 
 
+@precisely
 def backpropagation_through_time(
     net: Network | Recurrence, x: Tensor, x0: Tensor, dR_dx: Tensor, *, input: Tensor | None = None
 ) -> Gradients:

@@ -18,6 +18,7 @@ from retrograde.receipt import Receipt
 from retrograde.result import SteadyState, convergence_error
 from retrograde.solvers import Cascade, FixedPoint, Krylov, Newton, Solver, relative_residual
 from retrograde.solvers.factors import Factors
+from retrograde.transforms import transformed
 
 # Up to this many numbers a sample, the default solver may factor I - J, which costs as many copies of the sample.
 SMALL = 256
@@ -109,9 +110,15 @@ class Equilibrium(nn.Module):
 
         Raises:
             ValueError, TypeError: an argument is not finite or not of the kind expected; fn changes the shape or the
-                dtype, mixes samples, or hides x from autograd.
+                dtype, mixes samples, or hides x from autograd; a transform of torch.func is under way.
             ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
         """
+        if transformed():
+            raise ValueError(
+                "Equilibrium: expected to be called outside torch.func's transforms and forward mode, which do not see "
+                "through a solve by vector-Jacobian products; torch.autograd.grad(..., create_graph=True), "
+                "torch.autograd.functional.jacobian and hessian give the same derivatives"
+            )
         solver = _check_solver("solver", solver) or self.solver
         adjoint = _check_solver("adjoint", adjoint) or self.adjoint
         self._check_samples_apart()

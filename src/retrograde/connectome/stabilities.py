@@ -209,8 +209,8 @@ def _modes(DW: Linear, k: int, ways: tuple[Leading, Leading]) -> tuple[Modes, Te
 
     there, back = times(M), times(M.T.tocsr())
     with one_blas_thread():
-        found = leading_modes(there, k, by=ways[0], transposed=back, like=DW.d[0], tol=_TOLERANCE)
-        other = leading_modes(there, 1, by=ways[1], like=DW.d[0], tol=_TOLERANCE).values[0]
+        found = leading_modes(there, k, by=ways[0], transposed=back, like=DW.d[0], rtol=_TOLERANCE)
+        other = leading_modes(there, 1, by=ways[1], like=DW.d[0], rtol=_TOLERANCE).values[0]
     return found.each(lambda part: part[None]), other
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from retrograde.solvers import gmres
 from retrograde.solvers.base import Iteration, Problem
 
+Inverse = Callable[[Tensor, float], Tensor]  # r -> (I - J)⁻¹ r, to within some part of |r|
+
 # A try is given up after so many halvings of the step, and a corrector after so many turns.
 _TRIES, _CORRECTIONS = 6, 3
 # How far the corrector may move from where the predictor led, in parts of the step: aimed at, and at most.
@@ -74,60 +76,83 @@ class Homotopy(Iteration):
         along = torch.where(onward < 0, -1, 1) / stretch  # past a fold, t runs the other way
         direction = along * slope
 
-        def at_right_angles(move: Tensor) -> tuple[Tensor, Tensor]:
-            """(move, 0) less a multiple of (slope, 1), so that it is at right angles to the tangent; in z and in t."""
-            back = -(slope * move).sum(-1, keepdim=True) / stretch**2
-            return move + back * slope, back
-
         # The last corrections were by chords. One by the tangent, now that it is known, keeps their errors from adding
         # up; where it is large, or the path has turned sharply, the last step was too long.
         arrived = t == 1
-        move, back = at_right_angles(inverse(here.step(point) - point, 0.1))
-        on_path = self._size(move, back) <= 3 * self._close(point)
-        used = self._size(point - last_point, t - last_t)
-        lost = ~arrived & ~(on_path & (onward.abs() >= 0.5 * stretch)) & (used > 1e-3 * self._close(point))
+        move, back = _at_right_angles(slope, inverse(here.step(point) - point, 0.1))
+        on_path = _size(move, back) <= 3 * _close(point)
+        used = _size(point - last_point, t - last_t)
+        lost = ~arrived & ~(on_path & (onward.abs() >= 0.5 * stretch)) & (used > 1e-3 * _close(point))
         mended = on_path & ~arrived & (t + back < 1)
         point, t = torch.where(mended, point + move, point), torch.where(mended, t + back, t)
         point, t = torch.where(lost, last_point, point), torch.where(lost, last_t, t)
         direction, along = torch.where(lost, last_direction, direction), torch.where(lost, last_along, along)
         length = torch.where(lost, used / 3, length)
 
-        todo = ~lost
-        end, at = point, t
-        for _ in range(_TRIES):
-            if not todo.any():
-                break
-            reaches = arrived | ((along > 0) & (t + length * along >= 1))
-            h = torch.where(reaches, (1 - t) / along, length)
-            z_try, t_try = point + h * direction, torch.where(reaches, 1, (t + h * along).clamp(min=0))
-            good, first, last = todo, torch.zeros_like(h), torch.zeros_like(h)
-            for k in range(_CORRECTIONS):
-                r = problem.at_gain(t_try).step(z_try) - z_try
-                r = torch.where(todo, r, 0)
-                move = inverse(r, 0.1)
-                sideways, back = at_right_angles(move)
-                move, back = torch.where(reaches, move, sideways), torch.where(reaches, 0, back)
-                z_try, t_try = z_try + move, t_try + back
-                moved = self._size(move, back)
-                if k == 0:
-                    first = moved
-                    good = good & ((moved <= _MOST * h) | (moved <= self._close(z_try)) | arrived)
-                else:
-                    good = good & ((moved <= 0.5 * last) | (moved <= self._close(z_try)) | arrived)
-                last = moved
-                if not (good & (last > 1e-3 * self._close(z_try))).any():
-                    break
-            # Beyond t = 1 is too far: half a step, and the end will be in reach.
-            good = (
-                good & ((last <= self._close(z_try)) | arrived) & (t_try <= 1) & z_try.isfinite().all(-1, keepdim=True)
-            )
-            end, at = torch.where(good, z_try, end), torch.where(good, t_try, at)
-            change = (_AIM * h / first.clamp(min=torch.finfo(z.dtype).tiny)).clamp(0.5, 3)
-            length = torch.where(good & ~reaches, length * change, torch.where(todo & ~good, length / 2, length))
-            todo = todo & ~good & ~arrived
+        end, at, length = self._advanced(problem, inverse, slope, (point, t), (direction, along), length, ~lost)
         # Where f is unbounded the path may leave for infinity, and z then counts as diverged.
         gone = end.abs().amax(-1, keepdim=True) > self._far(problem, z)
         return torch.where(gone, torch.inf, end), (end, at, point, t, direction, along, length), 1
+
+    def _advanced(
+        self,
+        problem: Problem,
+        inverse: Inverse,
+        slope: Tensor,
+        foot: tuple[Tensor, Tensor],
+        tangent: tuple[Tensor, Tensor],
+        length: Tensor,
+        todo: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The next z and t on the path, where `todo`, and the length of the step after; a step too long is halved."""
+        (end, at), (direction, along) = foot, tangent
+        arrived = at == 1
+        for _ in range(_TRIES):
+            if not todo.any():
+                break
+            reaches = arrived | ((along > 0) & (at + length * along >= 1))
+            h = torch.where(reaches, (1 - at) / along, length)
+            start = end + h * direction, torch.where(reaches, 1, (at + h * along).clamp(min=0))
+            found, t, good, first = self._corrected(problem, inverse, slope, start, h, todo, reaches, arrived)
+            end, at = torch.where(good, found, end), torch.where(good, t, at)
+            change = (_AIM * h / first.clamp(min=torch.finfo(end.dtype).tiny)).clamp(0.5, 3)
+            length = torch.where(good & ~reaches, length * change, torch.where(todo & ~good, length / 2, length))
+            todo = todo & ~good & ~arrived
+        return end, at, length
+
+    def _corrected(
+        self,
+        problem: Problem,
+        inverse: Inverse,
+        slope: Tensor,
+        start: tuple[Tensor, Tensor],
+        h: Tensor,
+        todo: Tensor,
+        reaches: Tensor,
+        arrived: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Back to the path by chords: z and t, whether they are on it, and how large the first correction was.
+
+        At right angles to the tangent; at t = 1, where the step `reaches` it, with t held.
+        """
+        assert problem.at_gain is not None
+        z, t = start
+        good, first, last = todo, torch.zeros_like(h), torch.zeros_like(h)
+        for k in range(_CORRECTIONS):
+            r = problem.at_gain(t).step(z) - z
+            move = inverse(torch.where(todo, r, 0), 0.1)
+            sideways, back = _at_right_angles(slope, move)
+            move, back = torch.where(reaches, move, sideways), torch.where(reaches, 0, back)
+            z, t = z + move, t + back
+            moved = _size(move, back)
+            first = moved if k == 0 else first
+            good = good & ((moved <= (_MOST * h if k == 0 else 0.5 * last)) | (moved <= _close(z)) | arrived)
+            last = moved
+            if not (good & (last > 1e-3 * _close(z))).any():
+                break
+        # Beyond t = 1 is too far: half a step, and the end will be in reach.
+        good = good & ((last <= _close(z)) | arrived) & (t <= 1) & z.isfinite().all(-1, keepdim=True)
+        return z, t, good, first
 
     @staticmethod
     def _far(problem: Problem, z: Tensor) -> Tensor:
@@ -136,19 +161,25 @@ class Homotopy(Iteration):
         return (1 + drive) / torch.finfo(z.dtype).eps ** 0.5
 
     @staticmethod
-    def _size(move: Tensor, back: Tensor) -> Tensor:
-        """|(move, back)|."""
-        return (move.square().sum(-1, keepdim=True) + back.square()).sqrt()
-
-    @staticmethod
-    def _close(z: Tensor) -> Tensor:
-        """How near to the path counts as on it."""
-        return 1e-3 * torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp(min=1e-3)
-
-    @staticmethod
-    def _inverse(problem: Problem, z: Tensor) -> Callable[[Tensor, float], Tensor]:
+    def _inverse(problem: Problem, z: Tensor) -> Inverse:
         """r -> (I - J)⁻¹ r, to within a residual of some part of |r| where there are no factors."""
         if problem.factorable:
             solve = problem.factorise(z, anew=True)
             return lambda r, _: solve(r)
         return lambda r, part: gmres.solve(problem, z, r, part * torch.linalg.vector_norm(r, dim=-1))[0]
+
+
+def _at_right_angles(slope: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
+    """(move, 0) less a multiple of (slope, 1), so that it is at right angles to the tangent; in z and in t."""
+    back = -(slope * move).sum(-1, keepdim=True) / (slope.square().sum(-1, keepdim=True) + 1)
+    return move + back * slope, back
+
+
+def _size(move: Tensor, back: Tensor) -> Tensor:
+    """|(move, back)|."""
+    return (move.square().sum(-1, keepdim=True) + back.square()).sqrt()
+
+
+def _close(z: Tensor) -> Tensor:
+    """How near to the path counts as on it."""
+    return 1e-3 * torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp(min=1e-3)

@@ -113,7 +113,7 @@ def leading_modes(
     by: Leading = "modulus",
     transposed: Product | None = None,
     like: Tensor | None = None,
-    tol: float | None = None,
+    rtol: float | None = None,
 ) -> Modes:
     """The k leading eigenvalues and modes of a Jacobian, given in full or by its products.
 
@@ -124,7 +124,7 @@ def leading_modes(
             parts, which do in continuous time.
         transposed: w -> Jᵀw, where J is a function; without it there are no left modes, and no ``conditioning``.
         like: (n,), where J is a function: a vector of the dtype and on the device that it takes.
-        tol: relative, of Arnoldi's method, for the slowest of the k to converge; None is what the dtype resolves.
+        rtol: how exactly Arnoldi's method finds each, relative to \\|λ\\|; None is as exactly as the dtype allows.
 
     Raises:
         ValueError: k is less than 1, or so many that Arnoldi's method cannot find them.
@@ -144,7 +144,7 @@ def leading_modes(
     elif like is None:
         raise ValueError("like: expected a vector such as J takes, since J is a function")
     else:
-        modes = _of_products(J, transposed, like, k, by, tol)
+        modes = _of_products(J, transposed, like, k, by, rtol)
     return modes.take(_KEYS[by](modes.values).argsort(dim=-1, descending=True, stable=True)[..., :k])
 
 
@@ -160,7 +160,9 @@ def _of_matrix(J: Tensor) -> Modes:
     return Modes(values, right, left, residual, _gaps(values))
 
 
-def _of_products(J: Product, transposed: Product | None, like: Tensor, k: int, by: Leading, tol: float | None) -> Modes:
+def _of_products(
+    J: Product, transposed: Product | None, like: Tensor, k: int, by: Leading, rtol: float | None
+) -> Modes:
     """Leading modes by Arnoldi's method, and a few more."""
     if k > len(like) - 4:
         raise ValueError(f"k: expected at most {len(like) - 4}, as J is known by products alone, got {k}")
@@ -169,7 +171,7 @@ def _of_products(J: Product, transposed: Product | None, like: Tensor, k: int, b
     complex_dtype = torch.promote_types(like.dtype, torch.complex64)
 
     def search(product: Product) -> tuple[Tensor, Tensor]:
-        values, vectors = arpack(eigs, product, like, k + 2, which, tol)
+        values, vectors = arpack(eigs, product, like, k + 2, which, rtol)
         return values.to(complex_dtype), vectors.to(complex_dtype)
 
     def residual(product: Product, vectors: Tensor) -> Tensor:
@@ -201,7 +203,7 @@ def _norm(v: Tensor) -> Tensor:
 
 
 def arpack(
-    search: Any, J: Product, like: Tensor, k: int, which: str, tol: float | None = None
+    search: Any, J: Product, like: Tensor, k: int, which: str, rtol: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """ARPACK's `search` on v -> Jv: (k,) values and (n, k) vectors, always from the same start, to the same bits."""
     n = len(like)
@@ -215,8 +217,6 @@ def arpack(
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
     # A product in less than float64 is not exact enough for ARPACK's own tolerance.
     eps = torch.finfo(like.dtype).eps
-    if tol is None:
-        tol = 0 if eps < 1e-12 else 10 * eps
     try:
         found = search(
             operator,
@@ -225,7 +225,7 @@ def arpack(
             v0=start,
             ncv=min(n, max(2 * k + 1, _BASIS)),
             maxiter=_RESTARTS,
-            tol=tol,
+            tol=rtol or (0 if eps < 1e-12 else 10 * eps),
         )
     except ArpackError as error:
         raise ConvergenceError(

@@ -187,7 +187,7 @@ def _resolution(curve: Curve) -> float:
 def _told(curve: Curve, crossing: _Crossing, index: int) -> SpecialPoint:
     point = crossing.point
     own = crossing.kind in ("flip", "neimark-sacker")
-    values, vectors = modes(curve.family.at(point.t), point.x, curve.modes, own, "LM" if own else "LR")
+    values, vectors = modes(curve.family.at(point.t), point.x, curve.modes, own, "modulus" if own else "real")
     mode = vectors[(values - crossing.eigenvalue).abs().argmin()]
     kind = _kind_of_branch_point(curve, crossing) if crossing.kind == "real" else crossing.kind
     along = abs(float(point.tangent[-1])) * crossing.width

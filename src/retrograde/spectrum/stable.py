@@ -18,6 +18,7 @@ from retrograde.result import ConvergenceError
 from retrograde.spectrum.components import within_components
 from retrograde.spectrum.eigen import Leading, Modes, leading_modes
 from retrograde.spectrum.first_order import Differential, Linear, largest_of_symmetric, least_singular, of_modes
+from retrograde.spectrum.normal_form import three_meet
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -35,6 +36,7 @@ class Bifurcation(IntEnum):
     FOLD = 0
     HOPF = 1
     FLIP = 2
+    PITCHFORK = 3
 
     @property
     def message(self) -> str:
@@ -43,9 +45,10 @@ class Bifurcation(IntEnum):
 
 
 _BIFURCATIONS = {
-    Bifurcation.FOLD: "a fold (or, with a symmetry, a pitchfork): an eigenvalue reaches 1, and steady states meet",
+    Bifurcation.FOLD: "a fold: an eigenvalue reaches 1, and two steady states meet",
     Bifurcation.HOPF: "a Hopf (in discrete time a Neimark-Sacker) bifurcation: a complex pair, and a cycle appears",
     Bifurcation.FLIP: "a flip: an eigenvalue reaches -1, and the activity alternates from step to step",
+    Bifurcation.PITCHFORK: "a pitchfork, as with a symmetry: an eigenvalue reaches 1, and three steady states meet",
 }
 
 
@@ -68,6 +71,8 @@ class Stability:
             grows at first, if only for a while, where it is positive.
         distance: (...,) the smallest singular value of I - DW: the least norm of a change of DW that makes it
             singular, whereupon the gradient is infinite. None where it would be costly: for what is not decomposed.
+        three_meet: (...,) whether, along ``direction``, two other steady states are near rather than one: of use where
+            ``multiplier`` is close to 1.
     """
 
     eigenvalues: Tensor
@@ -77,6 +82,7 @@ class Stability:
     direction: Tensor
     numerical_abscissa: Tensor
     distance: Tensor | None
+    three_meet: Tensor
 
     @property
     def spectral_radius(self) -> Tensor:
@@ -115,11 +121,15 @@ class Stability:
 
     @property
     def near(self) -> Tensor:
-        """(...,) the `Bifurcation` of the network's own dynamics to which ``multiplier`` leads."""
+        """(...,) the `Bifurcation` of the network's own dynamics to which ``multiplier`` leads.
+
+        A fold is told from a pitchfork by how f bends at x: of another branch that crosses there without a symmetry,
+        transcritically, as two states meet, FOLD is told too.
+        """
         multiplier = self.multiplier.detach()
-        turning = multiplier.imag.abs() > torch.finfo(multiplier.dtype).eps ** 0.6 * multiplier.abs()
-        one_sided = torch.where(multiplier.real < 0, int(Bifurcation.FLIP), int(Bifurcation.FOLD))
-        return torch.where(turning, int(Bifurcation.HOPF), one_sided)
+        meeting = torch.where(self.three_meet, int(Bifurcation.PITCHFORK), int(Bifurcation.FOLD))
+        one_sided = torch.where(multiplier.real < 0, int(Bifurcation.FLIP), meeting)
+        return torch.where(turns(multiplier), int(Bifurcation.HOPF), one_sided)
 
     def __str__(self) -> str:
         """One line."""
@@ -139,7 +149,8 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     dλ = wᵀ d(DW) v / wᵀv: a margin of ``net.steady_state(...).x`` can be a term of the reward.
 
     A full W or a convolution of up to 512 neurons is decomposed. For others Arnoldi's method needs products alone,
-    sample by sample; a full W for which it fails is decomposed after all. Everything is computed in float64.
+    sample by sample; where it fails, a full W, or any of up to 512 neurons, is decomposed after all. Everything is
+    computed in float64.
 
     Args:
         net: a Network or a Recurrence.
@@ -174,14 +185,9 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     check_finite("x", check_last_axis("x", check_like("x", x, W.like), n))
     equations, x, b = cast_to(torch.float64, equations, x, b)
     batch = x.shape[:-1]
-    D = slopes(equations, x, b).reshape(-1, n)
-    DW = Linear(equations.W.bind(), torch.zeros_like(D), D)
-    own = DW
-    if equations.leak is not None:
-        a = torch.as_tensor(equations.leak, dtype=D.dtype, device=D.device).expand(n)
-        own = Linear(DW.W, (1 - a).expand(D.shape), a * D)
-
-    dense = n <= TINY or (isinstance(W.structure, Dense | Convolution) and n <= SMALL) or not len(D)
+    DW, own = jacobians(equations, x, b)
+    D = DW.d
+    dense = decomposes(W) or not len(D)
     with torch.no_grad():
         plain, own_plain = DW.detached(), own.detached()
         loops = plain.W if dense else within_components(plain.W)
@@ -192,10 +198,23 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
             try:
                 found.append(_decomposed(some, own_some, int(k)) if dense else _searched(some, own_some, int(k), loops))
             except ConvergenceError:
-                if not isinstance(W.structure, Dense):
+                if not isinstance(W.structure, Dense) and n > SMALL:
                     raise
                 found.append(_decomposed(some, own_some, int(k)))
-    return _told(found, DW, own, batch, W.like.dtype)
+        x, b = x.detach().reshape(-1, n), None if b is None else b.detach().expand(x.shape).reshape(-1, n)
+        leader = _together([each.own for each in found])
+        plain_net = replace(
+            equations, W=plain.W, leak=None if equations.leak is None else torch.as_tensor(equations.leak)
+        )
+        meet = three_meet(
+            plain_net, x, b, (1 - leader.values[:, 0]).real, leader.right[:, 0].real, leader.left[:, 0].real
+        )
+    return _told(found, DW, own, batch, W.like.dtype, meet)
+
+
+def turns(multiplier: Tensor) -> Tensor:
+    """Whether it is one of a complex pair."""
+    return multiplier.imag.abs() > torch.finfo(multiplier.dtype).eps ** 0.6 * multiplier.abs()
 
 
 def equations_of(net: Network | Recurrence, input: Tensor | None) -> tuple[Recurrence, Tensor | None]:
@@ -261,25 +280,42 @@ def _decomposed(DW: Linear, own: Linear, k: int) -> _Found:
     )
 
 
+def decomposes(W: Operator) -> bool:
+    """Whether DW is formed and decomposed."""
+    return W.shape[0] <= (SMALL if isinstance(W.structure, Dense | Convolution) else TINY)
+
+
+def jacobians(net: Recurrence, x: Tensor, b: Tensor | None) -> tuple[Linear, Linear]:
+    """DW, and the Jacobian of the network's own dynamics, (1-a) I + a DW."""
+    D = slopes(net, x, b).reshape(-1, x.shape[-1])
+    DW = Linear(net.W.bind(), torch.zeros_like(D), D)
+    if net.leak is None:
+        return DW, DW
+    a = torch.as_tensor(net.leak, dtype=D.dtype, device=D.device).expand(D.shape[-1])
+    return DW, Linear(DW.W, (1 - a).expand(D.shape), a * D)
+
+
+def searched_modes(M: Linear, loops: Operator, k: int, by: Leading, rtol: float | None = None) -> Modes:
+    """Those of one sample, by Arnoldi's method; the left ones too, unless an rtol tells that values are all."""
+    M = replace(M, W=loops)
+    found = leading_modes(
+        lambda v: M.product(v[None])[0],
+        k,
+        by=by,
+        transposed=None if rtol else lambda w: M.transposed_product(w[None])[0],
+        like=M.d[0],
+        rtol=rtol,
+    )
+    return found.each(lambda part: part[None])
+
+
 def _searched(DW: Linear, own: Linear, k: int, loops: Operator) -> _Found:
     """By products alone, for one sample: ARPACK takes no more at once. `loops` is W as far as eigenvalues need it."""
-
-    def modes(M: Linear, k: int, by: Leading = "modulus") -> Modes:
-        M = replace(M, W=loops)
-        found = leading_modes(
-            lambda v: M.product(v[None])[0],
-            k,
-            by=by,
-            transposed=lambda w: M.transposed_product(w[None])[0],
-            like=M.d[0],
-        )
-        return found.each(lambda part: part[None])
-
-    found = modes(DW, k)
+    found = searched_modes(DW, loops, k, "modulus")
     return _Found(
         modes=found,
-        rightmost=modes(DW, 1, "real"),
-        own=_leader(found) if own is DW else modes(own, 1),
+        rightmost=searched_modes(DW, loops, 1, "real"),
+        own=_leader(found) if own is DW else searched_modes(own, loops, 1, "modulus"),
         abscissa=largest_of_symmetric(lambda v: (DW.product(v[None]) + DW.transposed_product(v[None]))[0] / 2, DW.d[0]),
         distance=None,
     )
@@ -289,19 +325,23 @@ def _leader(modes: Modes) -> Modes:
     return modes.each(lambda part: part[:, :1])
 
 
-def _told(found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype: torch.dtype) -> Stability:
+def _together(parts: list[Any]) -> Any:
+    """What was found for some samples each, for all."""
+    return type(parts[0])(*(torch.cat(rows) for rows in zip(*(part.tensors for part in parts), strict=True)))
+
+
+def _told(
+    found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype: torch.dtype, meet: Tensor
+) -> Stability:
     """All samples together, attached to what they were computed from."""
     real, complex_ = (torch.float64, torch.complex128) if dtype == torch.float64 else (torch.float32, torch.complex64)
 
-    def together(parts: list[Any]) -> Any:
-        return type(parts[0])(*(torch.cat(rows) for rows in zip(*(part.tensors for part in parts), strict=True)))
-
-    modes = together([each.modes for each in found])
-    leader = together([each.own for each in found])
-    rightmost = together([each.rightmost for each in found])
-    abscissa = together([each.abscissa for each in found])
+    modes = _together([each.modes for each in found])
+    leader = _together([each.own for each in found])
+    rightmost = _together([each.rightmost for each in found])
+    abscissa = _together([each.abscissa for each in found])
     distances = [each.distance for each in found]
-    distance = None if None in distances else together(distances)
+    distance = None if None in distances else _together(distances)
 
     def one(value: Tensor, dtype: torch.dtype) -> Tensor:
         return value[:, 0].reshape(batch).to(dtype)
@@ -314,4 +354,5 @@ def _told(found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype
         direction=leader.right[:, 0].reshape(*batch, *leader.right.shape[2:]).to(complex_),
         numerical_abscissa=one(abscissa.attached(DW), real) - 1,
         distance=None if distance is None else one(distance.attached(DW), real),
+        three_meet=meet.reshape(batch),
     )

@@ -17,7 +17,8 @@ from retrograde.result import SteadyState
 from retrograde.solvers import relative_residual
 from retrograde.solvers.base import default_rtol
 from retrograde.spectrum.cycles import Fate, course
-from retrograde.spectrum.stable import Bifurcation, cast_to, equations_of, stability
+from retrograde.spectrum.glance import glance
+from retrograde.spectrum.stable import Bifurcation, cast_to, equations_of, stability, turns
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -212,21 +213,14 @@ def _judged(net: Recurrence, b: Tensor, x: Tensor, found: Tensor, x0: Tensor, ne
     rows = found.nonzero()[:, 0]
     x = torch.where(x.isfinite().all(-1, keepdim=True), x, x0)
     if len(rows):
-        spectrum = stability(net, x[rows], input=b[rows], k=1)
-        margin = spectrum.margin
-        for field, value in (
-            (told.margin, margin),
-            (told.margin_discrete, spectrum.margin_discrete),
-            (told.margin_continuous, spectrum.margin_continuous),
-            (told.near, spectrum.near),
-        ):
-            field[rows] = value.to(field)
+        direction = _tell_spectrum(told, net, b, x, rows, near)
+        margin = told.margin[rows]
         close = margin.abs() <= near
         code[rows] = torch.where(margin > 0, int(Verdict.STABLE), int(Verdict.UNSTABLE))
         code[rows[close]] = int(Verdict.MARGINAL)
         told.fate[code == Verdict.STABLE] = int(Fate.SETTLES)
         # A push along the leading mode, small beside the state.
-        push = spectrum.direction.real + spectrum.direction.imag
+        push = direction.real + direction.imag
         push = push / torch.linalg.vector_norm(push, dim=-1, keepdim=True)
         x[rows] += 1e-3 * torch.linalg.vector_norm(x[rows], dim=-1, keepdim=True).clamp(min=1) * push
     run = (~found | (code == Verdict.UNSTABLE)).nonzero()[:, 0]
@@ -244,3 +238,31 @@ def _judged(net: Recurrence, b: Tensor, x: Tensor, found: Tensor, x0: Tensor, ne
         code[missed[turns]] = int(Verdict.OSCILLATING)
         code[missed[fate == Fate.GROWS]] = int(Verdict.DIVERGING)
     return told
+
+
+def _tell_spectrum(told: Verdicts, net: Recurrence, b: Tensor, x: Tensor, rows: Tensor, near: float) -> Tensor:
+    """The margins of these samples, and what is near; and their leading modes, (rows, n).
+
+    Where a glance at the eigenvalues decides, all there is to see is not computed.
+    """
+    seen = glance(net, x[rows], b[rows])
+    direction = torch.zeros(len(rows), x.shape[1], dtype=torch.promote_types(x.dtype, torch.complex64), device=x.device)
+    closer = torch.ones_like(rows, dtype=torch.bool)
+    if seen is not None:
+        margin = 1 - seen.multiplier.abs()
+        told.margin[rows], told.margin_discrete[rows] = margin.to(told.margin), (1 - seen.radius).to(told.margin)
+        told.margin_continuous[rows] = (1 - seen.rightmost.real).to(told.margin)
+        turning = turns(seen.multiplier)
+        told.near[rows] = torch.where(turning, int(Bifurcation.HOPF), int(Bifurcation.FLIP))
+        direction[:] = seen.direction
+        # A fold is told from a pitchfork by left modes too.
+        closer = (margin <= near) | (~turning & (seen.multiplier.real > 0))
+    some = closer.nonzero()[:, 0]
+    if len(some):
+        spectrum = stability(net, x[rows[some]], input=b[rows[some]], k=1)
+        told.margin[rows[some]] = spectrum.margin.to(told.margin)
+        told.margin_discrete[rows[some]] = spectrum.margin_discrete.to(told.margin)
+        told.margin_continuous[rows[some]] = spectrum.margin_continuous.to(told.margin)
+        told.near[rows[some]] = spectrum.near.to(told.near)
+        direction[some] = spectrum.direction.to(direction)
+    return direction
