@@ -1,5 +1,7 @@
 """Fits to activities that a plain network of known parameters made, and what a fit says of its own certainty."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -296,6 +298,15 @@ def test_what_is_not_fitted_stays_at_its_start():
     assert np.abs(found.parameters["value"] - known(found, gain=GAIN)).max() < 1e-6
 
 
+def test_silenced_neurons_have_no_outputs_and_leave_the_scale():
+    c = network()
+    h, drive = drives(c)
+    truth = Truth(c, 0.6, gain=GAIN)
+    truth.M[:, [3, 4]] = 0
+    found = fit(c, table(c, truth.steady(h)), drive, parameters="gain", scale=0.6, silence=["n03", "n04"])
+    assert np.abs(found.parameters["value"] - known(found, gain=GAIN)).max() < 1e-6
+
+
 def test_fits_that_fail_say_so():
     c = network()
     h, drive = drives(c)
@@ -375,6 +386,7 @@ BAD = [
     (lambda r, d: (r, d), {"hold_out": 1.0}, "hold_out: expected a part"),
     (lambda r, d: (r, d), {"hold_out_by": "side"}, "hold_out_by: expected 'condition' or 'neuron'"),
     (lambda r, d: (r[r["condition"] == "k0"], d), {}, "give hold_out_by='neuron' or hold_out=0"),
+    (lambda r, d: (r, d), {"silence": ["nobody"]}, "silence: 1 of 1 ids"),
     (lambda r, d: (r, d), {"method": "newton"}, "method: expected"),
     (lambda r, d: (r, d), {"max_steps": 0}, "max_steps: expected a number"),
     (lambda r, d: (r, d), {"scale": 0.0}, "scale: expected a finite scale"),
@@ -412,6 +424,16 @@ def test_the_command_fits_and_writes_its_answer(files):
     assert np.abs(found["value"] - [*GAIN.values(), *BIAS.values()]).max() < 1e-6 and found["determined"].all()
     page = report.read_text(encoding="utf-8")
     assert all(title in page for title in ("Recorded and predicted", "The parameters", "what the data pin down worst"))
+
+
+def test_the_command_tells_in_json_what_is_not_pinned_down(files):
+    folder, said = files
+    drive = pd.DataFrame({"neuron": ["n00"], "strength": [1.0]})
+    drive.to_csv(folder / "drive.csv", index=False)
+    run = CliRunner().invoke(app, [*said, "--parameters", "gain", "strength", "--json", "--top", "30"])
+    assert run.exit_code == 0, run.output
+    open_ones = [row for row in json.loads(run.stdout) if row["standard_error"] == "inf"]
+    assert open_ones and not any(row["determined"] for row in open_ones)
 
 
 def test_the_command_says_what_is_wrong(files):

@@ -70,6 +70,7 @@ def fit(
         tie=tie,
         f=f,
         scale=scale,
+        silence=asked.silence or (),
         dt=dt,
         hold_out=hold_out,
         hold_out_by=hold_out_by.value,

@@ -44,7 +44,7 @@ class Fit:
         activities: the recorded table with ``predicted`` and ``held_out``.
         converged: whether the fit is at a minimum.
         message: how it ended.
-        rank: how many combinations of the parameters the data pin down.
+        rank: how many combinations of the parameters the data pin down; None without ``uncertainty``.
         notes: what else there is to know.
         attrs: ``cost`` (half the sum of squares, in units of the noise where that was given), ``noise``,
             ``evaluations``, ``states_not_found``, ``margin`` (the least 1 - max Re λ of DW over the conditions, up to
@@ -60,7 +60,7 @@ class Fit:
     activities: pd.DataFrame
     converged: bool
     message: str
-    rank: int
+    rank: int | None
     notes: list[str]
     attrs: dict[str, float]
     network: Recurrence
@@ -77,6 +77,7 @@ def fit(
     tie: str = "cell_type",
     f: str | Nonlinearity = "tanh",
     scale: float | None = 0.99,
+    silence: Iterable[Any] = (),
     dt: float | None = None,
     start: Mapping[str, Any] | None = None,
     hold_out: float = 0.2,
@@ -102,6 +103,7 @@ def fit(
             group to another. "id" ties nothing. What is of no group stays at its start.
         f: the nonlinearity.
         scale: the largest real part of an eigenvalue of αW, before the fit; None takes W as it is.
+        silence: neurons whose outgoing connections are cut. α stays what it is for the whole network.
         dt: the length of a step; the activities are then those of the trajectory from x(0) = 0, x(k dt) after k steps.
             None: they are steady states.
         start: kind -> where it starts, a number or one for each group; what is not fitted stays there. By default 1, of
@@ -147,7 +149,7 @@ def fit(
     fitted = [parameters] if isinstance(parameters, str) else list(parameters)
     kinds, notes = kinds_of(c, fitted, tie, start or {}, dt)
     out = held_out(of, hold_out, hold_out_by, seed)
-    net, eigenvalue, alpha = scaled(c, scale, np.empty(0, np.int64), Preset(), Tanh())
+    net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), Tanh())
     model = Adjustable(c, replace(net, f=nonlinearity), kinds, [k for k in kinds if k in fitted], of, dt)
     problem = Misfit(model, ~out, progress)
     few = method == "gauss-newton" or (method is None and len(model.theta) <= FEW)
@@ -175,7 +177,7 @@ def fit(
         activities=of.table.assign(predicted=predicted.numpy(), held_out=out),
         converged=converged,
         message=message,
-        rank=-1 if known is None else known.rank,
+        rank=None if known is None else known.rank,
         notes=notes,
         attrs={
             "cost": 0.5 * float(problem.residual(theta) @ problem.residual(theta)),
