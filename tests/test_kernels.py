@@ -401,8 +401,8 @@ def test_anderson_in_a_kernel_tells_what_failed(monkeypatch):
     few = net.steady_state(solver=rg.Anderson(max_steps=3), throw=False)
     assert few.status.item() == rg.Status.MAX_STEPS and int(few.steps) == 3
     W = net.W.dense().detach()
-    x = few.x.detach()
-    assert float(few.residual) == pytest.approx(float((W @ x + net.b - x).norm() / x.norm()), rel=1e-6)
+    x, b = few.x.detach(), net.b.detach()
+    assert float(few.residual) == pytest.approx(float((W @ x + b - x).norm() / x.norm()), rel=1e-6)
     huge = rg.Network((1e200 * W).to_sparse(), f="identity", b=net.b.detach())
     lost = huge.steady_state(solver=rg.Anderson(), throw=False)
     assert not lost.converged

@@ -84,8 +84,9 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, rtol, tiny, max_steps,
     x, u, room = z.copy(), np.empty_like(z), np.empty((threads, n if scattered else 0), z.dtype)
     r_before, u_before, best = np.zeros_like(z), np.zeros_like(z), np.zeros_like(z)
     dR, dU = np.zeros((memory, n, lanes), z.dtype), np.zeros((memory, n, lanes), z.dtype)
-    inner = np.zeros((memory, memory, lanes))  # of the differences of residuals
-    sums = np.empty((pieces, 2 * memory + 2, lanes))
+    inner = np.zeros((memory, memory, lanes))  # products of the differences of residuals,
+    right = np.zeros((memory, lanes))  # and of these with r
+    sums = np.empty((pieces, memory + 3, lanes))
     gamma, share = np.zeros((memory, lanes)), np.zeros((memory, lanes), z.dtype)
     residual, steps = np.full(lanes, np.inf), np.zeros(lanes, np.int64)
     mark, least, known = np.full(lanes, np.inf), np.full(lanes, np.inf), np.zeros(lanes, np.int64)
@@ -104,24 +105,21 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, rtol, tiny, max_steps,
                 times_slope(kind, D[top:end].reshape((end - top) * lanes), flat)
             else:
                 apply(kind, flat)
-            r, u_last, new_R, new_U = r_before[top:end], u_before[top:end], dR[head, top:end], dU[head, top:end]
-            for i in range(end - top):
-                for k in range(lanes):
-                    gap = now[i, k] - before[i, k]
-                    new_R[i, k], new_U[i, k] = gap - r[i, k], now[i, k] - u_last[i, k]
-                    r[i, k], u_last[i, k] = gap, now[i, k]
+            new_R, new_U = dR[head, top:end], dU[head, top:end]
+            _differences(flat, before, r_before[top:end], u_before[top:end], new_R, new_U)
             sums[p] = 0
             for m in range(memory):
                 _dots(dR[m, top:end], new_R, sums[p, m])
-                _dots(dR[m, top:end], r, sums[p, memory + m])
-            _dots(r, r, sums[p, 2 * memory])
-            _dots(before, before, sums[p, 2 * memory + 1])
+            r = r_before[top:end]
+            _dots(r, new_R, sums[p, memory])
+            _dots(r, r, sums[p, memory + 1])
+            _dots(before, before, sums[p, memory + 2])
         total = sums[0].copy()
         for p in range(1, pieces):
             total += sums[p]
         some = False
         for k in range(lanes):
-            gap, size = np.sqrt(total[2 * memory, k]), np.sqrt(total[2 * memory + 1, k])
+            gap, size = np.sqrt(total[memory + 1, k]), np.sqrt(total[memory + 2, k])
             better[k] = worse[k] = False
             gamma[:, k] = 0
             if not going[k]:
@@ -138,6 +136,8 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, rtol, tiny, max_steps,
                 continue
             some = True
             inner[head, :, k] = inner[:, head, k] = total[:memory, k]
+            right[:, k] += total[:memory, k]  # r itself has changed by the newest difference
+            right[head, k] = total[memory, k]
             worse[k], better[k] = not gap <= 10 * least[k], gap < least[k]
             # A new beginning is measured against itself, lest a best far back hold every other up.
             if better[k]:
@@ -147,9 +147,7 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, rtol, tiny, max_steps,
             else:
                 worse[k] = False
                 known[k] += 1
-                _solve(
-                    inner[:, :, k], total[memory : 2 * memory, k], head, min(known[k] - 1, memory), ridge, gamma[:, k]
-                )
+                _solve(inner[:, :, k], right[:, k], head, min(known[k] - 1, memory), ridge, gamma[:, k])
         if not some:
             return residual, steps
         for m in range(memory):
@@ -158,14 +156,36 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, rtol, tiny, max_steps,
         for p in prange(pieces):
             top, end = _CHUNK * p, min(_CHUNK * (p + 1), n)
             now, onward, kept = u[top:end], x[top:end], best[top:end]
-            for i in range(end - top):
-                for k in range(lanes):
-                    onward[i, k] = kept[i, k] if worse[k] else now[i, k]
-                    kept[i, k] = now[i, k] if better[k] else kept[i, k]
+            if lanes > 1:
+                for i in range(end - top):
+                    for k in range(lanes):
+                        onward[i, k] = kept[i, k] if worse[k] else now[i, k]
+                        kept[i, k] = now[i, k] if better[k] else kept[i, k]
+            else:
+                onward[:] = kept if worse[0] else now
+                if better[0]:
+                    kept[:] = now
             for m in range(memory):
                 _subtract(onward, dU[m, top:end], share[m])
         count += 1
         head = (head + 1) % memory
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _differences(u, x, r, u_last, new_R, new_U):
+    """The residual u - x, written to r, and what it and u have changed by; u is (rows * lanes,), else (rows, lanes)."""
+    size = len(u)
+    x, r, u_last, new_R, new_U = (
+        x.reshape(size),
+        r.reshape(size),
+        u_last.reshape(size),
+        new_R.reshape(size),
+        new_U.reshape(size),
+    )
+    for j in range(size):
+        gap = u[j] - x[j]
+        new_R[j], new_U[j] = gap - r[j], u[j] - u_last[j]
+        r[j], u_last[j] = gap, u[j]
 
 
 @njit(error_model="numpy", fastmath=FAST | {"reassoc"})
