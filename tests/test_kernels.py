@@ -390,9 +390,21 @@ def test_anderson_is_what_a_large_sparse_w_gets_first(monkeypatch):
     state = net.steady_state()
     settled = net.steady_state(solver=rg.FixedPoint())
     state.x.sum().backward()
-    assert int(state.attempt) == 0 and int(state.receipt.attempt) == 0
+    assert int(state.attempt) == 1 and int(state.receipt.attempt) == 0
     assert 3 * int(state.steps) < int(settled.steps)
     close([state.x.detach()], [settled.x.detach()], steps=20)
+
+
+def test_the_default_of_a_large_sparse_w_goes_where_its_dynamics_go(monkeypatch):
+    monkeypatch.setattr(kernels, "_LONE", 1)
+    small = one_slow_mode(300, "tanh", torch.float64)
+    net = rg.Network(
+        (4 * small.W.dense().detach()).to_sparse(), f="tanh", b=0.02 * small.b.detach()
+    )  # near 0 is one that is unstable
+    settled = net.steady_state(solver=rg.FixedPoint()).x.detach()
+    unstable = net.steady_state(solver=rg.Anderson()).x.detach()
+    close([net.steady_state().x.detach()], [settled], steps=20)
+    assert float((unstable - settled).norm()) > 1
 
 
 def test_anderson_in_a_kernel_tells_what_failed(monkeypatch):
