@@ -323,6 +323,7 @@ def test_by_hand(call, parts):
     restart=(lambda: rg.Krylov(restart=0), "restart", "0"),
     restart_real=(lambda: rg.Krylov(restart=2.5), "restart", "integer", "2.5"),
     memory=(lambda: rg.Anderson(memory=0), "memory", "at least 1", "0"),
+    delay=(lambda: rg.Anderson(delay=-1), "delay", "at least 0", "-1"),
     memory_real=(lambda: rg.Anderson(memory=5.0), "memory", "integer", "5.0"),
     terms=(lambda: rg.Neumann(terms=0), "terms", "at least 1", "0"),
     terms_word=(lambda: rg.Neumann(terms="1"), "terms", "integer", "'1'"),

@@ -174,6 +174,16 @@ def test_anderson_does_not_know_how_large_its_problem_is(scale):
     assert (one.steps < powers.steps).all()
 
 
+def test_anderson_may_begin_after_some_plain_steps():
+    A, c = not_normal(20, norm=0.99), randn(3, 20)
+    after = {}
+    for steps in (4, 5, 8):
+        plain = rg.FixedPoint(max_steps=steps).solve(affine(A, c), torch.zeros_like(c))
+        delayed = rg.Anderson(delay=4, max_steps=steps).solve(affine(A, c), torch.zeros_like(c))
+        after[steps] = float((plain.value - delayed.value).abs().max())
+    assert after[4] == 0 < after[5] and after[8] > 0
+
+
 def test_anderson_begins_anew_where_things_get_worse():
     """From an iterate whose residual is a hundred times the best it goes back to the best step, and forgets."""
     A, c = not_normal(6), randn(1, 6)

@@ -50,7 +50,7 @@ def default_solver(W: Operator) -> Solver:
     settle = _BY_FACTORS if is_small(W) else _BY_PRODUCTS if _is_factorable(W) else _OF_MANY
     blocks = blocks_of(W)
     if blocks is None:
-        return Cascade(*_AHEAD, *settle.solvers) if kernels.is_large(W) else settle
+        return Cascade(_AHEAD, *settle.solvers) if kernels.is_large(W) else settle
     by_levels = Blockwise(settle)
     return by_levels if len(blocks.levels) <= FEW_LEVELS else Cascade(FixedPoint(max_steps=100), by_levels)
 
@@ -64,8 +64,7 @@ def _is_factorable(W: Operator) -> bool:
     return is_small(W) or W.shape[0] <= _FEW
 
 
-# Some plain steps first, lest acceleration find a state that the dynamics would leave.
-_AHEAD = FixedPoint(max_steps=5), Anderson(max_steps=100)
+_AHEAD = Anderson(max_steps=100, delay=5)
 _PATH = Homotopy(max_steps=500)
 _BY_FACTORS = Cascade(FixedPoint(max_steps=100), Newton(max_steps=20), PseudoTransient(max_steps=50), _PATH)
 _OF_MANY = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=1000), PseudoTransient(max_steps=50))
@@ -93,8 +92,8 @@ def steady_state(
         f: the name of a nonlinearity, or a Nonlinearity.
         x0: (..., n), where to start; None is 0. No gradient reaches it: the steady state does not depend on it, only
             which of several is found.
-        solver: None for the default: FixedPoint (for a sparse W of hundreds of thousands of connections a few steps,
-            then Anderson, before all else), then where it is needed Newton (for a full W of up to 1024 neurons,
+        solver: None for the default: FixedPoint (for a sparse W of hundreds of thousands of connections first
+            Anderson after a few plain steps), then where it is needed Newton (for a full W of up to 1024 neurons,
             or a W of up to that rank) or NewtonKrylov, then PseudoTransient, then for a network small enough to be
             factored Homotopy. A sparse W in which most connections lead one way is solved level by level.
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton

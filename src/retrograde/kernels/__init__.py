@@ -160,7 +160,7 @@ def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     structure = W.structure
     if isinstance(structure, Sparse):
         _threads()
-        starts, columns = _array(structure.row_starts), _array(structure.columns)
+        starts, columns = (_unsigned(index) for index in (structure.row_starts, structure.columns))
         if len(x_rows) == 1:
             dW = np.empty(len(columns), _dtype(x))
             sampled.outer_of_one(starts, columns, _array(s_rows)[0], _array(x_rows)[0], dW)
@@ -237,13 +237,13 @@ def _iterate(
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
 
 
-Accelerate = Callable[[Tensor, int, float, int, float], tuple[Tensor, Tensor, Tensor]]
+Accelerate = Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor]]
 
 
 def anderson(W: Operator, f: Nonlinearity, b: Tensor) -> Accelerate | None:
     """Anderson acceleration of x = f(Wx + b), b (samples, n), as one call; or None. For a sparse W of many connections.
 
-    Called with (x, memory, rtol, max_steps, floor), it answers x, the residual and the steps of each sample.
+    Called with (x, memory, delay, rtol, max_steps, floor), it answers x, the residual and the steps of each sample.
     """
     if not is_large(W) or why_plain(W, f) is not None:
         return None
@@ -277,6 +277,7 @@ def _accelerate(
     kind: int,
     z: Tensor,
     memory: int,
+    delay: int,
     rtol: float,
     max_steps: int,
     floor: float,
@@ -296,7 +297,7 @@ def _accelerate(
         values = sampled.taken(values, _array(structure.order))
         others = sampled.taken(renumbered, _array(structure.rows_by_column))
     eps = torch.finfo(z.dtype).eps
-    numbers = kind, memory, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15), threads
+    numbers = kind, memory, delay, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15), threads
     found, residual = np.empty((samples, n), _dtype(z)), np.empty(samples, _dtype(z))
     steps = np.empty(samples, np.int64)
     for first in range(0, samples, lanes):
@@ -354,12 +355,17 @@ def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
 
             weight = torch.from_numpy(sampled.taken(_array(weight), _array(structure.order)))
             starts, others = structure.column_starts, structure.rows_by_column
-        return *(_array(index).view(f"u{index.itemsize}") for index in (starts, others)), _array(weight)
+        return _unsigned(starts), _unsigned(others), _array(weight)
     if isinstance(structure, LowRank):
         U, V = W.weights
         first, second = (U, V) if transposed else (V, U)
         return _packed(first), _packed(second, transposed=True)
     return (_packed(W.weights[0], not transposed),)
+
+
+def _unsigned(index: Tensor) -> np.ndarray:
+    """For Numba, which else allows for indices that count from the end."""
+    return _array(index).view(f"u{index.itemsize}")
 
 
 def _packed(A: Tensor, transposed: bool = False) -> np.ndarray:

@@ -23,6 +23,7 @@ class Anderson(Iteration):
 
     Args:
         memory: how many differences are kept, at least 1.
+        delay: how many plain steps come first, lest acceleration find a state that the dynamics would leave.
         rtol: the relative residual to reach; None takes it from the dtype.
         max_steps: how many steps a sample may take.
 
@@ -35,34 +36,38 @@ class Anderson(Iteration):
     """
 
     memory: int = 5
+    delay: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if check_number("memory", self.memory, Integral) < 1:
             raise ValueError(f"memory: expected an integer of at least 1, got {self.memory}")
+        if check_number("delay", self.delay, Integral) < 0:
+            raise ValueError(f"delay: expected an integer of at least 0, got {self.delay}")
 
     def solve(self, problem: Problem, z: Tensor) -> Solution:
         """All turns in one call, where a kernel takes them."""
         if problem.accelerate is None:
             return super().solve(problem, z)
         rtol = self.tolerance(z.dtype)
-        z, residual, steps = problem.accelerate(z, self.memory, rtol, self.max_steps, floor(z.dtype))
+        z, residual, steps = problem.accelerate(z, self.memory, self.delay, rtol, self.max_steps, floor(z.dtype))
         return Solution(z, verdict(residual, rtol, steps, self.max_steps), residual, steps)
 
     def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
-        """Of each sample: ΔR and ΔZ, newest first; the last r and z; the best step and its |r|; how much is known."""
+        """Of each sample: ΔR and ΔZ, newest first; the last r and z; the best step, its |r|; turns known, and taken."""
         differences = z.new_zeros(len(z), self.memory, z.shape[1])
-        known = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        return differences, differences, z, z, z, z.new_full((len(z),), torch.inf), known
+        none = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        return differences, differences, z, z, z, z.new_full((len(z),), torch.inf), none, none
 
     def turn(
         self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...], int]:
         """The step extrapolated; or, where the last one made things much worse, a new beginning."""
-        dR, dZ, r_before, z_before, best, least, known = memory
+        dR, dZ, r_before, z_before, best, least, known, taken = memory
         r = step - z
         size = torch.linalg.vector_norm(r, dim=-1)
-        worse = ~(size <= 10 * least)
+        accelerated = taken >= self.delay
+        worse = accelerated & ~(size <= 10 * least)
         known = torch.where(worse, 0, (known + 1))
         dR = torch.cat([(r - r_before)[:, None], dR[:, :-1]], dim=1)
         dZ = torch.cat([(z - z_before)[:, None], dZ[:, :-1]], dim=1)
@@ -77,11 +82,11 @@ class Anderson(Iteration):
         Q, R = torch.linalg.qr(torch.cat([columns.mT, ridges], dim=1))
         right = Q[:, : z.shape[1]].mT @ r[..., None]
         gamma = torch.linalg.solve_triangular(R, right, upper=True)[..., 0]
-        gamma = torch.where(valid, gamma / scale.clamp(min=torch.finfo(z.dtype).tiny), 0)
+        gamma = torch.where(valid & accelerated[:, None], gamma / scale.clamp(min=torch.finfo(z.dtype).tiny), 0)
         onward = step - torch.einsum("smn,sm->sn", dZ + dR, gamma)
         better = size < least
         best, least = torch.where(better[:, None], step, best), torch.where(better, size, least)
         # A new beginning is measured against itself, lest a best far back hold every other up.
         least = torch.where(worse, torch.inf, least)
         z_next = torch.where(worse[:, None], best, onward)
-        return z_next, (dR, dZ, r, z, best, least, known), 1
+        return z_next, (dR, dZ, r, z, best, least, known, taken + 1), 1

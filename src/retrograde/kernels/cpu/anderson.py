@@ -73,7 +73,7 @@ def _rows(starts, edges, thread, threads):
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST | {"reassoc"}, cache=True)
-def iterate(M, renumbered, scattered, c, D, kind, memory, rtol, tiny, max_steps, floor, ridge, threads, z):
+def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max_steps, floor, ridge, threads, z):
     """Take turns until each lane's residual has fallen to rtol, or the lane has failed: written to z (n, lanes).
 
     step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D, (n, lanes), as are c and z: all of them
@@ -138,7 +138,7 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, rtol, tiny, max_steps,
             inner[head, :, k] = inner[:, head, k] = total[:memory, k]
             right[:, k] += total[:memory, k]  # r itself has changed by the newest difference
             right[head, k] = total[memory, k]
-            worse[k], better[k] = not gap <= 10 * least[k], gap < least[k]
+            worse[k], better[k] = count >= delay and not gap <= 10 * least[k], gap < least[k]
             # A new beginning is measured against itself, lest a best far back hold every other up.
             if better[k]:
                 least[k] = gap
@@ -147,7 +147,8 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, rtol, tiny, max_steps,
             else:
                 worse[k] = False
                 known[k] += 1
-                _solve(inner[:, :, k], right[:, k], head, min(known[k] - 1, memory), ridge, gamma[:, k])
+                if count >= delay:
+                    _solve(inner[:, :, k], right[:, k], head, min(known[k] - 1, memory), ridge, gamma[:, k])
         if not some:
             return residual, steps
         for m in range(memory):
