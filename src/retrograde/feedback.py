@@ -26,7 +26,7 @@ def adjoint_problem(W: Operator, D: Tensor, g: Tensor, factors: Factors, rows: T
             factors.put(wanted if rows is None else rows[wanted], lambda: core(W, D[wanted]))
         return lambda r: invert_adjoint(W, D, r, partial(factors.solve, rows))
 
-    blocks = blocks_of(W)
+    blocks, W = blocks_of(W), W.held()
     return Problem(
         step=lambda s: adjoint_step(W, D, s, g),
         take=lambda some: adjoint_problem(W, D[some], g[some], factors, some if rows is None else rows[some]),

@@ -8,7 +8,9 @@ parametrised weight is computed once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,10 @@ class Connectivity(nn.Module, ABC):
         with torch.enable_grad():
             x.requires_grad_()
             return torch.autograd.grad(self.product(x, *weights), x, s)[0]
+
+    def transposed_products(self, *weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """s -> Wᵀ s, for many s outside autograd: what they all need of the weights is made once."""
+        return lambda s: self.transposed_product(s, *weights)
 
     def outer_product(self, s: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """The sum over samples of d<s, Wx>/d weights, one tensor a weight. By default automatic differentiation."""
@@ -129,6 +135,13 @@ class Operator:
         """Wᵀ, a view."""
         return Transposed(self)
 
+    def held(self) -> Operator:
+        """The same for a solve, in which the weights stay what they are."""
+        return _Held(self.structure, self.weights)
+
+    def _transposed_product(self, s: Tensor) -> Tensor:
+        return self.structure.transposed_product(s, *self.weights)
+
     def outer(self, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         """The sum over all leading axes of s xᵀ, projected on the weights."""
         if s.shape[:-1] != x.shape[:-1]:
@@ -148,6 +161,21 @@ class Operator:
         """x with all its leading axes made one."""
         check_last_axis(name, check_like(name, x, self.like), n)
         return x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), n)
+
+
+class _Held(Operator):
+    """Weights that are put in the order that Wᵀ takes but once."""
+
+    @cached_property
+    def _in_order(self) -> Callable[[Tensor], Tensor]:
+        return self.structure.transposed_products(*(weight.detach() for weight in self.weights))
+
+    def held(self) -> Operator:
+        return self
+
+    def _transposed_product(self, s: Tensor) -> Tensor:
+        differentiated = torch.is_grad_enabled() or transformed()
+        return super()._transposed_product(s) if differentiated else self._in_order(s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +199,7 @@ class Transposed:
         """Wᵀ @ s on the last axis."""
         W = self.operator
         rows = W._samples("s", s, W.shape[0])
-        return W.structure.transposed_product(rows, *W.weights).reshape(*s.shape[:-1], W.shape[1])
+        return W._transposed_product(rows).reshape(*s.shape[:-1], W.shape[1])
 
     def dense(self) -> Tensor:
         """Wᵀ as a matrix."""

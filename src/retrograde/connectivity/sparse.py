@@ -161,6 +161,12 @@ class Sparse(Connectivity):
         (weight,) = weights
         return _product(weight, s, self._pattern, True)
 
+    def transposed_products(self, *weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """The same for many s: the weights are put in the order of columns once."""
+        (weight,) = weights
+        matrix = self._pattern.matrix(weight, True)
+        return lambda s: (matrix @ s.T).T
+
     def outer_product(self, s: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """s_i x_j summed over samples, where W has a connection and nowhere else."""
         return (_sampled(s, x, self._pattern),)
