@@ -233,6 +233,24 @@ def test_one_sample_whose_product_the_threads_share(make, n, leak, dtype, plain,
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("leak", (None, 0.3), ids=str)
+@pytest.mark.parametrize("n", (2, 17, 67, 600))
+@pytest.mark.parametrize("samples", (1, 2, 5, 8, 16, 17))
+def test_a_few_samples_of_a_sparse_w_share_its_products_to_the_same_bits(samples, n, leak, dtype, plain, monkeypatch):
+    torch.set_num_threads(2)
+    net = sparse(n, "tanh", dtype, leak)
+    torch.manual_seed(samples)
+    input, x0 = torch.randn(6, samples, n, dtype=dtype), torch.randn(samples, n, dtype=dtype)
+    for drive, steps in ((input, None), (input[:, :1], None), (input[0], 6)):
+        found = {}
+        for least in (1, 10**9):
+            monkeypatch.setattr(kernels, "_LONE", least)
+            found[least] = trajectory_and_gradients(net, drive, x0, steps)
+        assert all(map(torch.equal, found[1], found[10**9]))
+        close(found[1], plain(lambda d=drive, s=steps: trajectory_and_gradients(net, d, x0, s)), steps=20)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("n", (1, 7, 19, 64, 133))
 @each_network
 def test_a_samples_bits_do_not_depend_on_its_batch(make, n, dtype):

@@ -80,7 +80,7 @@ def explain(net: Any, samples: int = 32) -> str:
     if why is not None:
         gradient = ", but dR/dW by a kernel" if _has_outer(W) else ""
         return f"trajectory: plain PyTorch ({why}){gradient}\nsteady state: plain PyTorch (the same){gradient}"
-    how = "the threads sharing each product" if _is_lone(W, samples) else "each thread with its own samples"
+    how = "the threads sharing each product" if _is_shared(W, samples) else "each thread with its own samples"
     structure, f, dtype = type(W.structure).__name__, type(net.f).__name__.lower(), str(W.like.dtype)[6:]
     which = "FixedPoint and Anderson" if is_large(W) else "FixedPoint"
     return (
@@ -106,8 +106,8 @@ def forward_sweep(
     varying = _by_sample(b, 1, x0.shape, (0, 0, 0), path.dtype)
     constant = _by_sample(bias, 0, x0.shape, (1, n), path.dtype)
     a, A = _leaks(leak, n, path.dtype), _matrix(W)
-    if _is_lone(W, samples):
-        finite = lone.forward(A, varying.reshape(-1, n), constant[0], a, _number(f), _threads(), path[:, 0])
+    if _is_shared(W, samples):
+        finite = lone.forward(A, varying, constant, a, _number(f), _threads(), path)
     else:
         share, _ = _share(samples, n, A)
         finite = sweeps.forward(A, varying, constant, a, _number(f), share, path)
@@ -140,10 +140,8 @@ def substitute_back(
     s_next, l_next = (_by_sample(z, 0, shape[1:], (0, 0), dtype) for z in after)
     slopes, rewards = _array(y).reshape(s.shape), _array(g).reshape(len(g), samples, n)
     a, A = _leaks(leak, n, dtype), _matrix(W, transposed=True)
-    if _is_lone(W, samples):
-        after_one = s_next.reshape(-1), l_next.reshape(-1)
-        y_one, g_one = slopes.reshape(-1, n), rewards.reshape(-1, n)
-        lone.adjoint(A, y_one, g_one, at, a, _number(f), _threads(), *after_one, s[:, 0], l.reshape(-1, n))
+    if _is_shared(W, samples):
+        lone.adjoint(A, slopes, rewards, at, a, _number(f), _threads(), s_next, l_next, s, l)
     else:
         share, _ = _share(samples, n, A)
         sweeps.adjoint(A, slopes, rewards, at, a, _number(f), share, s_next, l_next, s, l)
@@ -342,6 +340,14 @@ _LONE = 768**2
 def _is_lone(W: Operator, samples: int) -> bool:
     enough = not isinstance(W.structure, LowRank) and W.weights[0].numel() >= _LONE
     return samples == 1 and enough and torch.get_num_threads() > 1
+
+
+def _is_shared(W: Operator, samples: int) -> bool:
+    """Whether the threads share each product of a trajectory, rather than the samples."""
+    from retrograde.kernels.cpu import tiles
+
+    few = isinstance(W.structure, Sparse) and samples <= tiles.BYTES // W.like.itemsize  # which one vector holds
+    return samples > 0 and _is_lone(W, 1 if few else samples)
 
 
 def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:

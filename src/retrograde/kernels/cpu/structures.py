@@ -39,8 +39,12 @@ def part_of(M, n, thread, threads):
     """The neurons, from `first` to before `last`, that are a thread's share of a product."""
 
 
-def multiply_part(M, x, u, first, last):
-    """`multiply`, for one row x (1, m) and some neurons of u (1, n)."""
+def meet_part(M, x, room, first, last):
+    """Put some neurons of x (rows, m) where `multiply_part` looks for them; for one row nothing is to be done."""
+
+
+def multiply_part(M, x, u, room, first, last):
+    """`multiply`, for some neurons of u (rows, n), once all of x has been met; a full M takes one row."""
 
 
 def _structure(M):
@@ -96,12 +100,35 @@ def _part_for(M, n, thread, threads):
     return whole_blocks
 
 
-@overload(multiply_part)
-def _multiply_part_for(M, x, u, first, last):
-    if _structure(M) == "sparse":
-        return lambda M, x, u, first, last: _one_row(M[0][first : last + 1], M[1], M[2], x[0], u[0, first:last])
+@overload(meet_part)
+def _meet_part_for(M, x, room, first, last):
+    if _structure(M) != "sparse":
+        return lambda M, x, room, first, last: None
 
-    def full(M, x, u, first, last):
+    def side_by_side(M, x, room, first, last):
+        if len(x) > 1:
+            _across(x[:, first:last], room[0, first:last])
+
+    return side_by_side
+
+
+@overload(multiply_part)
+def _multiply_part_for(M, x, u, room, first, last):
+    if _structure(M) == "sparse":
+
+        def sparse(M, x, u, room, first, last):
+            starts, others, values = M
+            if len(x) == 1:
+                _one_row(starts[first : last + 1], others, values, x[0], u[0, first:last])
+                return
+            given, found = room
+            for i in range(first, last):
+                _gather(others, values, given, found, i, starts[i], starts[i + 1])
+            _add_back(found[first:last], u[:, first:last])
+
+        return sparse
+
+    def full(M, x, u, room, first, last):
         width = M[0].shape[2]
         add_product(M[0], x, u, first // width, (last + width - 1) // width)
 
@@ -127,16 +154,32 @@ def _sparse(M, x, u, room):
             _one_row(starts, others, values, x[first], u[first])
             continue
         # Neurons along the rows: one entry of M then serves all samples by one vector.
-        for r in range(first, last):
-            row = x[r]
-            for j in range(len(row)):
-                given[j, r - first] = row[j]
+        _across(x[first:last], given)
         for i in range(u.shape[1]):
             _gather(others, values, given, found, i, starts[i], starts[i + 1])
-        for r in range(first, last):
+        _add_back(found, u[first:last])
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _across(x, given):
+    """given[j, r] = x[r, j], some neurons at a time, whose lines stay in cache."""
+    rows, n = x.shape
+    for start in range(0, n, 16):
+        for r in range(rows):
+            row = x[r]
+            for j in range(start, min(start + 16, n)):
+                given[j, r] = row[j]
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _add_back(found, u):
+    """u[r, i] += found[i, r], likewise."""
+    rows, n = u.shape
+    for start in range(0, n, 16):
+        for r in range(rows):
             row = u[r]
-            for i in range(len(row)):
-                row[i] += found[i, r - first]
+            for i in range(start, min(start + 16, n)):
+                row[i] += found[i, r]
 
 
 @njit(error_model="numpy", fastmath=FAST)
