@@ -413,16 +413,47 @@ def test_anderson_is_what_a_large_sparse_w_gets_first(monkeypatch):
     close([state.x.detach()], [settled.x.detach()], steps=20)
 
 
-def test_the_default_of_a_large_sparse_w_goes_where_its_dynamics_go(monkeypatch):
+@pytest.mark.parametrize("gain", (1.2, 1.4, 2, 4))
+@pytest.mark.parametrize("samples", (1, 7))
+def test_the_default_of_a_large_sparse_w_goes_where_its_dynamics_go(gain, samples, plain, monkeypatch):
     monkeypatch.setattr(kernels, "_LONE", 1)
     small = one_slow_mode(300, "tanh", torch.float64)
-    net = rg.Network(
-        (4 * small.W.dense().detach()).to_sparse(), f="tanh", b=0.02 * small.b.detach()
-    )  # near 0 is one that is unstable
-    settled = net.steady_state(solver=rg.FixedPoint()).x.detach()
-    unstable = net.steady_state(solver=rg.Anderson()).x.detach()
-    close([net.steady_state().x.detach()], [settled], steps=20)
-    assert float((unstable - settled).norm()) > 1
+    M = small.W.dense().detach()
+    net = rg.Network((gain * M / torch.linalg.eigvals(M).abs().max()).to_sparse(), f="tanh", b=False)
+    b = 0.02 * torch.rand(samples, 300, dtype=torch.float64)  # near 0 is a state that is unstable
+    settled = net.steady_state(b, solver=rg.FixedPoint()).x.detach()
+    without = net.steady_state(b, solver=rg.Anderson(), throw=False).x.detach()
+    assert float((without - settled).norm()) > 0.1
+    close([net.steady_state(b).x.detach()], [settled], steps=100)
+    one = rg.Anderson(delay=5)
+    state = net.steady_state(b, solver=one, throw=False)
+    other = plain(lambda: net.steady_state(b, solver=one, throw=False))
+    for found in (state, other):
+        left = found.status == rg.Status.MAX_STEPS
+        assert (left | found.converged).all()
+        close([found.x.detach()[~left]], [settled[~left]], steps=100)
+        assert (found.residual[left] > 1e-6).all()
+        residual = (net.step(found.x, b) - found.x).norm(dim=-1) / found.x.norm(dim=-1)
+        close([found.residual], [residual.detach()], steps=100)
+
+
+def test_nothing_is_small_beside_what_overflows(monkeypatch):
+    monkeypatch.setattr(kernels, "_LONE", 1)
+    M = torch.rand(100, 100).double()
+    net = rg.Network((1.2 * M / M.sum(1, keepdim=True)).to_sparse(), f="relu", b=torch.ones(100).double())
+    x0 = torch.full((100,), 2e153, dtype=torch.float64)
+    assert int(net.steady_state(x0=x0, solver=rg.Anderson(), throw=False).status) == rg.Status.DIVERGED
+
+
+def test_a_kernel_leaves_torchs_threads_alone():
+    code = """if 1:
+    import torch, retrograde as rg
+    torch.set_num_threads(1)
+    net = rg.Network((torch.rand(50, 50) / 50).to_sparse(), b=False)
+    rg.recurrent_backpropagation(net, torch.zeros(2, 50), torch.ones(2, 50))
+    assert torch.get_num_threads() == 1
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_anderson_in_a_kernel_tells_what_failed(monkeypatch):

@@ -438,3 +438,8 @@ def test_eigenvalues_of_all_are_those_of_numpy():
     for d, values in zip(D, found, strict=True):
         exact = np.linalg.eigvals(torch.diag(d).numpy() @ W.numpy())
         assert np.abs(np.sort_complex(values.numpy()) - np.sort_complex(exact)).max() < 1e-12
+
+
+def test_an_input_that_does_not_fit_the_states_is_refused():
+    with pytest.raises(ValueError, match=r"input: expected shape \(5,\) or one that broadcasts to it, got \(3, 5\)"):
+        rg.stability(rg.Network(5), torch.zeros(5), input=torch.randn(3, 5))

@@ -329,6 +329,28 @@ def test_scaling_the_reward_scales_the_gradient_by_exactly_that(structure, scale
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("power", [-30, -11, -10, -9, 9, 10, 11, 30])
+def test_powers_of_two_change_no_bit_of_a_saturated_neurons_adjoint(power, dtype):
+    net = rg.Network(not_normal(6, dtype=dtype), f="sigmoid", b=False)
+    x = torch.full((2, 6), 0.5, dtype=dtype)
+    x[:, 0] = 1e-12 if dtype == torch.float32 else 1e-25  # whose slope is next to nothing
+    g = torch.zeros(2, 6, dtype=dtype)
+    g[:, 0] = 1.3
+    one = rg.recurrent_backpropagation(net, x, g).s
+    g[0] *= 2.0**power
+    other = rg.recurrent_backpropagation(net, x, g).s
+    assert torch.equal(other[0], one[0] * 2.0**power)
+    assert torch.equal(other[1], one[1])
+
+
+def test_rewards_in_half_precision():
+    net = rg.Network(not_normal(6, dtype=torch.float16), b=False)
+    g = torch.full((4, 6), 2.0**10, dtype=torch.float16)
+    receipt = rg.recurrent_backpropagation(net, torch.zeros(4, 6, dtype=torch.float16), g).receipt
+    assert receipt.converged.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_reward_near_the_ends_of_the_dtype_has_a_finite_gradient(dtype):
     net = rg.Network(not_normal(6, dtype=dtype), b=False)
     info, x = torch.finfo(dtype), torch.zeros(6, dtype=dtype)

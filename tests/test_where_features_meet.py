@@ -135,3 +135,15 @@ def test_autocast_changes_no_bit(W, solver):
 
     for plain, within in zip(found(False), found(True), strict=True):
         assert torch.equal(plain, within)
+
+
+def test_what_is_said_of_steady_states_is_said_under_autocast_too():
+    net, b = rg.Network(0.9 * randn(6, 6, dtype=torch.float32)), randn(3, 6, seed=1, dtype=torch.float32)
+
+    def told():
+        state = net.steady_state(b)
+        return str(state.verdict), len(rg.find_steady_states(net, b[0])), str(rg.uniqueness_certificate(net))
+
+    plain = told()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert told() == plain

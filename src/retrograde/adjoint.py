@@ -64,7 +64,7 @@ _BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
 _SETTLE_OR_BY_LEVELS = Cascade(FixedPoint(max_steps=100), _BY_LEVELS)
 
 
-# Rewards' gradients of this size meet no limit of the numbers, nor of a tolerance; powers of two change no bit of s.
+# Between these, g, Dg and so s meet no limit of float32, nor of a tolerance; powers of two then change no bit of s.
 _NEAR_1 = 2.0**-10, 2.0**10
 
 
@@ -85,21 +85,22 @@ def solve_adjoint(
     Where one is far from 1, each g is scaled to about 1 by a power of two, and s scaled back: no tolerance depends on
     the reward's size.
     """
-    size = g.abs().amax(-1)
-    least, most = map(float, torch.aminmax(size)) if len(g) else (1.0, 1.0)
-    far = not _NEAR_1[0] <= least <= most <= _NEAR_1[1]
+    size, start = g.abs().amax(-1), D * g
+    drive = torch.linalg.vector_norm(start, dim=-1)
+    least, most = map(float, torch.aminmax(torch.cat([size, drive]))) if len(g) else (1.0, 1.0)
+    far = g.dtype == torch.float16 or not _NEAR_1[0] <= least <= most <= _NEAR_1[1]
     if far:
         scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
         g = g / scale
+        start = D * g
+        drive = torch.linalg.vector_norm(start, dim=-1)
     problem = (tangent_problem if tangent else adjoint_problem)(W, D, g, factors, rows)
-    start = D * g
     if warm is None:
         solution = solver.solve(problem, start)
     else:
         solution = warm.solve_adjoint(solver, problem, start, torch.linalg.vector_norm(g, dim=-1, keepdim=True))
 
     s, status, residual = solution.value, solution.status, solution.residual
-    drive = torch.linalg.vector_norm(start, dim=-1)
     conditioning = torch.linalg.vector_norm(s, dim=-1) / drive
     # Where s is so large beside what drives it, rounding is amplified to the size of s, and no residual shows it.
     limit = 0.1 / torch.finfo(g.dtype).eps

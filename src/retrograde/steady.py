@@ -40,7 +40,7 @@ from retrograde.transforms import opaque, transformed, uncompiled
 from retrograde.warm import Visit, WarmStart
 
 
-def default_solver(W: Operator) -> Solver:
+def default_solver(W: Operator, f: Nonlinearity) -> Solver:
     """The network's own dynamics; where they do not settle, Newton's method, then what does not need luck.
 
     Newton's method by factors for a small full W or one of low rank, without a matrix for any other. Of a network too
@@ -50,7 +50,8 @@ def default_solver(W: Operator) -> Solver:
     settle = _BY_FACTORS if is_small(W) else _BY_PRODUCTS if _is_factorable(W) else _OF_MANY
     blocks = blocks_of(W)
     if blocks is None:
-        return Cascade(_AHEAD, *settle.solvers) if kernels.is_large(W) else settle
+        ahead = kernels.is_large(W) and kernels.why_plain(W, f) is None
+        return Cascade(_AHEAD, *settle.solvers) if ahead else settle
     by_levels = Blockwise(settle)
     return by_levels if len(blocks.levels) <= FEW_LEVELS else Cascade(FixedPoint(max_steps=100), by_levels)
 
@@ -131,7 +132,7 @@ def steady_state(
         raise TypeError(f"warm: expected a WarmStart, got {type(warm).__name__}")
     check_grad_rtol(grad_rtol, solver=solver, adjoint=adjoint)
     W = net.W.bind()
-    solver = solver or default_solver(W)
+    solver = solver or default_solver(W, net.f)
     if grad_rtol is not None:
         solver = for_the_state(solver, grad_rtol, x.dtype)
 

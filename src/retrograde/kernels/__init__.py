@@ -235,13 +235,14 @@ def _iterate(
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
 
 
-Accelerate = Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor]]
+Accelerate = Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 def anderson(W: Operator, f: Nonlinearity, b: Tensor) -> Accelerate | None:
     """Anderson acceleration of x = f(Wx + b), b (samples, n), as one call; or None. For a sparse W of many connections.
 
-    Called with (x, memory, delay, rtol, max_steps, floor), it answers x, the residual and the steps of each sample.
+    Called with (x, memory, delay, rtol, max_steps, floor), it answers x, the residual and the steps of each sample, and
+    whether x is where the dynamics lead.
     """
     if not is_large(W) or why_plain(W, f) is not None:
         return None
@@ -264,7 +265,8 @@ def tangent_anderson(W: Operator, D: Tensor, c: Tensor) -> Accelerate | None:
 
 def is_large(W: Operator) -> bool:
     """Whether W is sparse, and its products so long that what steps are saved by is cheap beside them."""
-    return isinstance(W.structure, Sparse) and W.shape[0] == W.shape[1] and W.weights[0].numel() >= _LONE
+    large = isinstance(W.structure, Sparse) and W.shape[0] == W.shape[1] and W.weights[0].numel() >= _LONE
+    return large and why_plain(W, None) is None
 
 
 def _accelerate(
@@ -279,7 +281,7 @@ def _accelerate(
     rtol: float,
     max_steps: int,
     floor: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from retrograde.kernels.cpu import anderson, sampled, tiles
 
     structure, (weight,) = W.structure, W.weights
@@ -297,18 +299,19 @@ def _accelerate(
     eps = torch.finfo(z.dtype).eps
     numbers = kind, memory, delay, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15), threads
     found, residual = np.empty((samples, n), _dtype(z)), np.empty(samples, _dtype(z))
-    steps = np.empty(samples, np.int64)
+    steps, stays = np.empty(samples, np.int64), np.empty(samples, bool)
     for first in range(0, samples, lanes):
         rows = np.minimum(np.arange(first, first + lanes), samples - 1)  # the last one again, to fill the vector
         start, drive, slopes = (
             np.ascontiguousarray(_array(each)[rows][:, neurons].T if len(each) else np.empty((0, lanes), found.dtype))
             for each in (z, c, D)
         )
-        left, taken = anderson.iterate((starts, others, values), renumbered, scattered, drive, slopes, *numbers, start)
+        told = anderson.iterate((starts, others, values), renumbered, scattered, drive, slopes, *numbers, start)
         last = min(first + lanes, samples)
         found[first:last] = start[renumbered].T[: last - first]
-        residual[first:last], steps[first:last] = left[: last - first], taken[: last - first]
-    return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
+        for each, some in zip((residual, steps, stays), told, strict=True):
+            each[first:last] = some[: last - first]
+    return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(stays)
 
 
 # So few samples are quicker one after another than side by side in a vector.
@@ -359,6 +362,7 @@ def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
         if transposed:
             from retrograde.kernels.cpu import sampled
 
+            _threads()  # before the first of Numba's parallel calls, which sets those of torch
             weight = torch.from_numpy(sampled.taken(_array(weight), _array(structure.order)))
             starts, others = structure.column_starts, structure.rows_by_column
         return _unsigned(starts), _unsigned(others), _array(weight)

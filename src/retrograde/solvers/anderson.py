@@ -8,7 +8,9 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from retrograde.solvers.base import Iteration, Problem, Solution, check_number, floor, verdict
+from retrograde.result import Status
+from retrograde.solvers.base import Iteration, Problem, Solution, check_number, floor, relative_residual, verdict
+from retrograde.solvers.fixed_point import FixedPoint
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,16 @@ class Anderson(Iteration):
     z ← z + r - (ΔZ + ΔR) γ, where γ makes |r - ΔR γ| least. γ is found by QR of ΔR, each column scaled to length 1, and
     a ridge relative to that: normal equations would square its condition, and an absolute ridge would end the
     acceleration as r becomes small. Where the residual has grown tenfold a sample forgets its history, and goes on from
-    the plain step of the best iterate it has met. Each sample has a history of its own.
+    the plain step of the best iterate it has met. Each sample has a history of its own. For a large sparse W a kernel
+    has the inner products of ΔR, in float64, in place of QR.
+
+    Acceleration finds steady states whether or not the dynamics would stay there. With a `delay`, plain steps come
+    first, after which what is left of z - z* is the slowest mode, or one that grows; an answer z* that one more of them
+    does not come nearer to is none, and the plain steps' z is told in its place.
 
     Args:
         memory: how many differences are kept, at least 1.
-        delay: how many plain steps come first, lest acceleration find a state that the dynamics would leave.
+        delay: how many plain steps come first.
         rtol: the relative residual to reach; None takes it from the dtype.
         max_steps: how many steps a sample may take.
 
@@ -47,11 +54,25 @@ class Anderson(Iteration):
 
     def solve(self, problem: Problem, z: Tensor) -> Solution:
         """All turns in one call, where a kernel takes them."""
-        if problem.accelerate is None:
-            return super().solve(problem, z)
         rtol = self.tolerance(z.dtype)
-        z, residual, steps = problem.accelerate(z, self.memory, self.delay, rtol, self.max_steps, floor(z.dtype))
-        return Solution(z, verdict(residual, rtol, steps, self.max_steps), residual, steps)
+        if problem.accelerate is not None:
+            z, residual, steps, stays = problem.accelerate(
+                z, self.memory, self.delay, rtol, self.max_steps, floor(z.dtype)
+            )
+            status = verdict(residual, rtol, steps, self.max_steps)
+            if not stays.all():
+                status = torch.where(stays, status, int(Status.MAX_STEPS))
+            return Solution(z, status, residual, steps)
+        found = super().solve(problem, z)
+        if self.delay:
+            x = FixedPoint(rtol=self.rtol, max_steps=self.delay).solve(problem, z).value
+            onward = problem.step(x)
+            after, before = (torch.linalg.vector_norm(each - found.value, dim=-1) for each in (onward, x))
+            stays = (found.status != Status.CONVERGED) | (found.steps <= self.delay) | (after < before)
+            rows = (~stays).nonzero()[:, 0]
+            left = relative_residual(onward, x)[rows]
+            found.record(rows, x[rows], torch.full_like(rows, int(Status.MAX_STEPS)), left, found.steps[rows])
+        return found
 
     def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
         """Of each sample: ΔR and ΔZ, newest first; the last r and z; the best step, its |r|; turns known, and taken."""

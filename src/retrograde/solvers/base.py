@@ -31,7 +31,7 @@ class Problem:
         affine: whether step(z) = Jz + c.
         iterate: (z, damping, rtol, max_steps, floor) -> z, residual, steps: the step taken until each sample's residual
             has fallen, or below `floor` stalled, as one call; None where there is no kernel for it.
-        accelerate: (z, memory, delay, rtol, max_steps, floor) -> z, residual, steps: the same with Anderson's
+        accelerate: (z, memory, delay, rtol, max_steps, floor) -> z, residual, steps, stays: the same with Anderson's
             acceleration.
         tangent: z -> the map v -> J(z) v, exact. None where it is not known; an affine problem's follows from its step.
         at_gain: t (samples, 1) -> the same problem with its feedback scaled by t, so that at t = 0 step is constant;
@@ -46,7 +46,7 @@ class Problem:
     factorise: Callable[..., Linear]
     affine: bool = False
     iterate: Callable[[Tensor, float, float, int, float], tuple[Tensor, Tensor, Tensor]] | None = None
-    accelerate: Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor]] | None = None
+    accelerate: Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     tangent: Callable[[Tensor], Linear] | None = None
     at_gain: Callable[[Tensor], Problem] | None = None
     factorable: bool = False

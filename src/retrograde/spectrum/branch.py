@@ -21,6 +21,7 @@ from retrograde.spectrum.curve import Curve, Point
 from retrograde.spectrum.diagram import SteadyBranch
 from retrograde.spectrum.families import family_of
 from retrograde.spectrum.special import SpecialPoint, special_points
+from retrograde.transforms import precisely
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -31,6 +32,7 @@ _STRAIGHT = 0.985
 _FIRST, _KINK, _LEAST = 0.25, 1e-4, 1e-8
 
 
+@precisely
 def continue_steady_state(
     net: Network | Recurrence | nn.RNNCellBase | None,
     parameter: str | tuple[str, Tensor] | Callable[[float], Any],

@@ -16,6 +16,7 @@ from retrograde.connectivity.sum import Sum
 from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, Sigmoid, Softplus, Tanh
 from retrograde.recurrence import Recurrence
 from retrograde.spectrum.stable import equations_of
+from retrograde.transforms import precisely
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -56,6 +57,7 @@ class Certificate:
         return self.reason
 
 
+@precisely
 def uniqueness_certificate(net: Network | Recurrence) -> Certificate:
     """A proof, where one of two conditions holds, that there is one steady state for every b, and iteration finds it.
 

@@ -12,11 +12,11 @@ from retrograde.result import ConvergenceError
 from retrograde.spectrum.components import within_components
 from retrograde.spectrum.stable import cast_to, decomposes, jacobians, searched_modes
 
-_RTOL = 1e-4  # of the slowest Ritz pair: the leading eigenvalue then has some six digits
+_RTOL = 1e-4  # of the slowest Ritz pair: the leading eigenvalue then has four to six digits
 
 
 class Glance(NamedTuple):
-    """What decides on stability, to six digits: of the network's own dynamics, and of DW, for (samples,)."""
+    """What decides on stability, to four digits or more: of the network's own dynamics, and of DW, for (samples,)."""
 
     multiplier: Tensor
     direction: Tensor

@@ -19,6 +19,7 @@ from retrograde.spectrum.deflation import DeflatedNewton
 from retrograde.spectrum.found import SteadyStates
 from retrograde.spectrum.modes import decompose, modes, spectra
 from retrograde.spectrum.resolution import norm, polished
+from retrograde.transforms import precisely
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -29,6 +30,7 @@ _ALONG = 20
 _QUIET = 2
 
 
+@precisely
 def find_steady_states(
     net: Network | Recurrence | nn.RNNCellBase | Callable[[Tensor], Tensor],
     input: Tensor | None = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from retrograde.checks import check_finite, check_last_axis, check_like
+from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Dense, Operator
 from retrograde.connectivity.convolution import Convolution
 from retrograde.recurrence import Recurrence
@@ -19,6 +19,7 @@ from retrograde.spectrum.components import within_components
 from retrograde.spectrum.eigen import Leading, Modes, leading_modes
 from retrograde.spectrum.first_order import Differential, Linear, largest_of_symmetric, least_singular, of_modes
 from retrograde.spectrum.normal_form import three_meet
+from retrograde.transforms import precisely
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -142,6 +143,7 @@ class Stability:
         )
 
 
+@precisely
 def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = None, k: int = 6) -> Stability:
     """The leading eigenvalues of DW at steady states x, and what follows: stable or not, by what margin, near what.
 
@@ -183,6 +185,8 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     W = equations.W.bind()
     n = W.shape[0]
     check_finite("x", check_last_axis("x", check_like("x", x, W.like), n))
+    if b is not None and broadcast_shapes("x and input", x=x.shape, input=b.shape) != x.shape:
+        raise ValueError(f"input: expected shape {tuple(x.shape)} or one that broadcasts to it, got {tuple(b.shape)}")
     equations, x, b = cast_to(torch.float64, equations, x, b)
     batch = x.shape[:-1]
     DW, own = jacobians(equations, x, b)
@@ -201,11 +205,10 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
                 if not isinstance(W.structure, Dense) and n > SMALL:
                     raise
                 found.append(_decomposed(some, own_some, int(k)))
-        x, b = x.detach().reshape(-1, n), None if b is None else b.detach().expand(x.shape).reshape(-1, n)
+        b = None if b is None else b.detach().expand(x.shape).reshape(-1, n)
+        x = x.detach().reshape(-1, n)
         leader = _together([each.own for each in found])
-        plain_net = replace(
-            equations, W=plain.W, leak=None if equations.leak is None else torch.as_tensor(equations.leak)
-        )
+        plain_net = replace(equations, W=plain.W)
         meet = three_meet(
             plain_net, x, b, (1 - leader.values[:, 0]).real, leader.right[:, 0].real, leader.left[:, 0].real
         )

@@ -19,6 +19,7 @@ from retrograde.solvers.base import default_rtol
 from retrograde.spectrum.cycles import Fate, course
 from retrograde.spectrum.glance import glance
 from retrograde.spectrum.stable import Bifurcation, cast_to, equations_of, stability, turns
+from retrograde.transforms import precisely
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -121,6 +122,7 @@ def _sentence(code: int, margin: float, near: int, fate: int, period: float, amp
     return f"{told}; {Fate(fate).message}{', with ' if numbers else ''}{' and '.join(numbers)}."
 
 
+@precisely
 def verdict(
     net: Network | Recurrence,
     state: SteadyState | Tensor,

@@ -77,7 +77,8 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max
     """Take turns until each lane's residual has fallen to rtol, or the lane has failed: written to z (n, lanes).
 
     step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D, (n, lanes), as are c and z: all of them
-    by the neurons' new numbers. Returns residual and steps, (lanes,).
+    by the neurons' new numbers. Returns residual, steps, and whether the answer is where the dynamics lead, (lanes,):
+    see `solvers.anderson`.
     """
     n, lanes = z.shape
     pieces = (n + _CHUNK - 1) // _CHUNK
@@ -91,6 +92,8 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max
     residual, steps = np.full(lanes, np.inf), np.zeros(lanes, np.int64)
     mark, least, known = np.full(lanes, np.inf), np.full(lanes, np.inf), np.zeros(lanes, np.int64)
     going, worse, better = np.ones(lanes, np.bool_), np.zeros(lanes, np.bool_), np.zeros(lanes, np.bool_)
+    marked = np.empty((2, n if delay else 0, lanes), z.dtype)  # x after the delay, and the plain step from there
+    at_mark, stays = np.zeros(lanes), np.ones(lanes, np.bool_)
     count, head = 0, 0
     while True:
         product(M, renumbered, scattered, x, room, u)
@@ -124,7 +127,10 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max
             gamma[:, k] = 0
             if not going[k]:
                 continue
-            residual[k] = gap / max(size, tiny)
+            # Where |x| overflows, nothing is small beside it.
+            residual[k] = gap / max(size, tiny) if size < np.inf else np.inf
+            if delay and count == delay:
+                marked[0, :, k], marked[1, :, k], at_mark[k] = x[:, k], u[:, k], residual[k]
             stalled = False
             if count and count % WINDOW == 0:
                 stalled = residual[k] < floor and residual[k] >= mark[k]
@@ -133,6 +139,9 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max
                 going[k], steps[k] = False, count
                 for i in range(n):
                     z[i, k] = x[i, k]
+                if delay and count > delay and residual[k] <= rtol and not _nearer(marked[1], marked[0], z, k):
+                    stays[k], residual[k] = False, at_mark[k]
+                    z[:, k] = marked[0, :, k]
                 continue
             some = True
             inner[head, :, k] = inner[:, head, k] = total[:memory, k]
@@ -150,7 +159,7 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max
                 if count >= delay:
                     _solve(inner[:, :, k], right[:, k], head, min(known[k] - 1, memory), ridge, gamma[:, k])
         if not some:
-            return residual, steps
+            return residual, steps, stays
         for m in range(memory):
             for k in range(lanes):
                 share[m, k] = gamma[m, k]
@@ -170,6 +179,16 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max
                 _subtract(onward, dU[m, top:end], share[m])
         count += 1
         head = (head + 1) % memory
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _nearer(a, b, z, k):
+    """Whether in lane k |a - z| < |b - z|."""
+    one = other = 0.0
+    for i in range(len(z)):
+        one += (a[i, k] - z[i, k]) ** 2
+        other += (b[i, k] - z[i, k]) ** 2
+    return one < other
 
 
 @njit(error_model="numpy", fastmath=FAST)
