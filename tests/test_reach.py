@@ -234,7 +234,7 @@ def test_a_cascade_tells_which_solver_answered_and_asks_no_other():
     n = 40
     W = 3 * randn(n, n) / n**0.5
     b = torch.cat([500 * randn(4, n, seed=1), randn(6, n, seed=2)])
-    solver = default_solver(rg.Network(W).W.bind())
+    solver = default_solver(rg.Network(W).W.bind(), rg.Tanh())
     solution = solver.solve(as_problem(W, rg.Tanh(), b), torch.zeros_like(b))
     assert (solution.status == rg.Status.CONVERGED).all()
     assert (solution.method[:4] == 0).all() and (solution.method > 0).any()
