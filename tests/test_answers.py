@@ -471,3 +471,24 @@ def test_a_narrow_terminal_shows_fewer_columns():
         console.print(answering.shown(rows, "t", 50))
     assert "720575940612453042" in text.get()
     assert not answering.shown(rows.iloc[:0], "t", 50).columns
+
+
+# --- what --help tells
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("influence", ("count", "0", "0.99", "20")),
+        ("importance", ("count", "0", "20")),
+        ("stimulate", ("all", "0.99", "l1")),
+        ("simulate", ("dt", "to the end of the stimulus", "as it is", "all")),
+        ("fit", ("gain bias", "gauss-newton up to 400 parameters", "0.2")),
+        ("stability", ("none", "0.99", "6")),
+    ],
+)
+def test_help_tells_the_defaults(command, told):
+    help = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "400", "TERM": "dumb"}).stdout
+    for each in told:
+        assert f"[default: {each}]" in help, each
+    assert "\\[" not in help

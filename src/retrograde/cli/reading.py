@@ -45,11 +45,11 @@ class Asked:
     ] = None
     example: Annotated[Example | None, _reading("A connectome that comes along, in place of EDGES.")] = None
     neurons: Annotated[Path | None, _reading("A table of the neurons: transmitter, type, side.")] = None
-    weights: Annotated[str | None, _reading("count, norm, weight or fraction. [default: count]")] = None
+    weights: Annotated[str | None, _reading("count, norm, weight or fraction. \\[default: count]")] = None
     signs: Annotated[str | None, _reading("A preset, 'column', or gaba=-1,glutamate=-1; what is not named is +1.")] = (
         None
     )
-    threshold: Annotated[float | None, _reading("Drop connections of a smaller count. [default: 0]")] = None
+    threshold: Annotated[float | None, _reading("Drop connections of a smaller count. \\[default: 0]")] = None
     silence: Annotated[Several, _reading("Neurons whose output is cut.")] = None
     exclude: Annotated[Several, _reading("Neurons to leave out.")] = None
     exclude_transmitter: Annotated[Several, _reading("Transmitters whose neurons' output is left out.")] = None
@@ -63,7 +63,7 @@ class Asked:
     json: Annotated[bool, _answer("Print the rows as JSON, and nothing else.", "--json")] = False
     figure: Annotated[Path | None, _answer("Draw the answer, as PNG, SVG or PDF by its suffix.")] = None
     report: Annotated[Path | None, _answer("Write one HTML page with tables, figures and receipts.")] = None
-    seed: Annotated[int | None, _answer("Of whatever is random. [default: 0]", min=0, show_default=False)] = None
+    seed: Annotated[int | None, _answer("Of whatever is random. \\[default: 0]", min=0, show_default=False)] = None
     threads: Annotated[int | None, _answer("How many to compute with.", min=1, show_default=False)] = None
     steps: Steps = field(default_factory=Steps)
 

@@ -22,7 +22,7 @@ def stimulate(
     asked: Asked,
     target: Annotated[Several, typer.Option(help="What is wanted: ID=ACTIVITY, or ID@STEP=ACTIVITY.")] = None,
     targets: Annotated[Path | None, typer.Option(help="Or a table of it: neuron, activity, and time.")] = None,
-    allowed: Annotated[Several, typer.Option(help="Neurons that may have input. [default: all]")] = None,
+    allowed: Annotated[Several, typer.Option(help="Neurons that may have input. \\[default: all]")] = None,
     allow_class: Annotated[
         Several, typer.Option(help="COLUMN=VALUE: neurons that may have input, such as super_class=sensory.")
     ] = None,
