@@ -492,3 +492,10 @@ def test_help_tells_the_defaults(command, told):
     for each in told:
         assert f"[default: {each}]" in help, each
     assert "\\[" not in help
+
+
+def test_under_json_the_notes_go_to_the_standard_error():
+    args = "--target", "AVAL=0.9", "--allowed", "ASHL", "--upper", 0.01
+    done = call("stimulate", *WORM, *args, "--json")
+    assert "the targets are not met" in done.stderr and json.loads(done.stdout)
+    assert "eigenvalue" in call("influence", *WORM, *BOTH, "--json").stderr

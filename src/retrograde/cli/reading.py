@@ -60,7 +60,7 @@ class Asked:
     )
     top: Annotated[int, _answer("How many rows to print.", min=1)] = 20
     out: Annotated[Path | None, _answer("Write all rows, as CSV or Parquet by its suffix.")] = None
-    json: Annotated[bool, _answer("Print the rows as JSON, and nothing else.", "--json")] = False
+    json: Annotated[bool, _answer("Print the rows as JSON; notes go to the standard error.", "--json")] = False
     figure: Annotated[Path | None, _answer("Draw the answer, as PNG, SVG or PDF by its suffix.")] = None
     report: Annotated[Path | None, _answer("Write one HTML page with tables, figures and receipts.")] = None
     seed: Annotated[int | None, _answer("Of whatever is random. \\[default: 0]", min=0, show_default=False)] = None
