@@ -1,5 +1,6 @@
 """The ways in which tables of a connectome are bad: one line that says so, exit code 2, and nothing left behind."""
 
+import contextlib
 import re
 import sqlite3
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pyarrow.feather
 import pytest
 import scipy.sparse
+import torch
 from typer.testing import CliRunner
 
 from retrograde.cli.app import app
@@ -200,3 +202,33 @@ def test_a_table_that_memory_would_not_hold(edges, tmp_path, monkeypatch, suffix
     monkeypatch.setattr(tables, "available", lambda: 1e6)
     line = said("influence", tmp_path / f"edges{suffix}", "--source", "a")
     assert re.search(r"about [67],\d{3} rows, to read which takes [\d.e+]+ GB of memory; 0.001 GB are free", line), line
+
+
+# --- databases and matrices
+
+
+@pytest.mark.parametrize("name", ["a#b.sqlite", "a?b.sqlite", "a%20b.db", "a b.sqlite3"])
+def test_a_database_of_any_name(edges, tmp_path, name):
+    with contextlib.closing(sqlite3.connect(tmp_path / name)) as data:
+        edges.to_sql("edges", data, index=False)
+    assert len(read(tmp_path / name).edges) == 7
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_array, torch.tensor])
+def test_a_matrix_that_is_not_finite(bad, kind):
+    with pytest.raises(ValueError, match="edges: 1 of 2 entries of the matrix are NaN or infinite"):
+        read(kind([[0.0, bad], [1.0, 0.0]]), orientation="post_pre")
+
+
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_array, torch.tensor])
+def test_a_complex_matrix(kind):
+    with pytest.raises(ValueError, match="edges: expected a matrix of"):
+        read(kind([[0, 1j], [1, 0]]), orientation="post_pre")
+
+
+def test_a_complex_matrix_in_a_file(tmp_path):
+    scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.csr_array(np.array([[0, 1j], [1, 0]])))
+    line = said("influence", tmp_path / "W.npz", "--orientation", "post_pre", "--source", "0")
+    assert "expected a matrix of real numbers, got complex128" in line

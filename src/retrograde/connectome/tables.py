@@ -7,6 +7,7 @@ import re
 import resource
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ class Source:
             with pa.memory_map(str(self.path)) as file:
                 return list(pa.ipc.open_file(file).schema.names)
         if self._suffix in _SQLITE:
-            with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+            with self._database() as data:
                 return [row[1] for row in data.execute(f'pragma table_info("{self._inside}")')]
         raise ValueError(f"{self.what}: expected {FORMATS}")
 
@@ -124,7 +125,7 @@ class Source:
             with pa.memory_map(str(self.path)) as file:
                 reader = pa.ipc.open_file(file)
                 return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
-        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+        with self._database() as data:
             return data.execute(f'select count(*) from "{self._inside}"').fetchone()[0]
 
     def _read(self, columns: list[str], many: bool, ids: Sequence[str]) -> pa.Table:
@@ -144,7 +145,7 @@ class Source:
             return pa.parquet.read_table(self.path, columns=columns, read_dictionary=texts)
         if self._suffix == ".feather":
             return pa.feather.read_table(self.path, columns=columns)
-        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+        with self._database() as data:
             quoted = ", ".join(f'"{column}"' for column in columns)
             pieces = pd.read_sql_query(f'select {quoted} from "{self._inside}"', data, chunksize=2**18)
             return pa.concat_tables(
@@ -161,9 +162,13 @@ class Source:
     def _delimited(self) -> pa.csv.ParseOptions:
         return pa.csv.ParseOptions(delimiter=_DELIMITERS[self._suffix])
 
+    def _database(self) -> closing[sqlite3.Connection]:
+        """The database, to be read alone; its name may hold what a URI takes for its own, # or ?."""
+        return closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True))
+
     def _tables_inside(self, wanted: Sequence[str]) -> str:
         def tables() -> list[str]:
-            with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+            with self._database() as data:
                 return [name for (name,) in data.execute("select name from sqlite_master where type = 'table'")]
 
         names = self._told(tables)
