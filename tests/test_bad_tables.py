@@ -1,6 +1,7 @@
 """The ways in which tables of a connectome are bad: one line that says so, exit code 2, and nothing left behind."""
 
 import contextlib
+import dataclasses
 import re
 import sqlite3
 
@@ -13,7 +14,8 @@ import torch
 from typer.testing import CliRunner
 
 from retrograde.cli.app import app
-from retrograde.connectome import padding, read, tables
+from retrograde.connectome import padding, read, simulate, tables
+from retrograde.connectome.recordings import recordings_of
 
 
 @pytest.fixture
@@ -202,6 +204,21 @@ def test_a_table_that_memory_would_not_hold(edges, tmp_path, monkeypatch, suffix
     monkeypatch.setattr(tables, "available", lambda: 1e6)
     line = said("influence", tmp_path / f"edges{suffix}", "--source", "a")
     assert re.search(r"about [67],\d{3} rows, to read which takes [\d.e+]+ GB of memory; 0.001 GB are free", line), line
+
+
+def test_leading_zeros_are_kept_in_stimuli_targets_and_recordings(tmp_path):
+    c = read(pd.DataFrame({"pre": ["007", "12", "7"], "post": ["12", "7", "007"], "count": 1}), weights="fraction")
+    (tmp_path / "pulses.csv").write_text("neuron,start,stop,strength\n007,0,1,2\n")
+    driven = simulate(c, tmp_path / "pulses.csv", f="identity", wide=True)
+    assert driven.iloc[-1][["007", "7"]].tolist() == [2, 0]
+    (tmp_path / "types.csv").write_text("cell_type,start,stop,strength\n01,0,1,2\n")
+    typed = dataclasses.replace(c, neurons=c.neurons.assign(cell_type=["01", "1", "x"]))
+    assert simulate(typed, tmp_path / "types.csv", f="identity", wide=True).iloc[-1][["007", "12"]].tolist() == [2, 0]
+    (tmp_path / "recorded.csv").write_text("neuron,activity\n007,0.5\n7,0.25\n")
+    (tmp_path / "drive.csv").write_text("neuron,strength\n007,0.5\n")
+    recordings = recordings_of(c, tmp_path / "recorded.csv", tmp_path / "drive.csv", None)
+    assert recordings.neuron.tolist() == c.index(["007", "7"]).tolist()
+    assert recordings.drive[0].tolist() == [0.5, 0, 0]
 
 
 # --- databases and matrices

@@ -74,7 +74,7 @@ def stimulus_of(c: Connectome, given: Any, duration: float | None) -> Stimulus:
             f"{source.what}: expected the columns neuron (or cell_type), start, stop and strength; "
             f"{', '.join(missing)} not found among {', '.join(source.names)}"
         )
-    rows = source.read([roles[role] for role in (who, "start", "stop", "strength")])
+    rows = source.read([roles[role] for role in (who, "start", "stop", "strength")], ids=(roles[who],))
     start, stop, strength = (
         numbers(rows[roles[role]], f"{source.what}, {role}") for role in ("start", "stop", "strength")
     )

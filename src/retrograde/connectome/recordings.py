@@ -102,7 +102,7 @@ def _read(table: Any, what: str, roles: Mapping[str, tuple[str, ...]], needed: t
             f"{source.what}: expected the columns {' and '.join(needed)}; {', '.join(missing)} not found among "
             f"{', '.join(source.names)}"
         )
-    rows = source.read(list(found.values()))
+    rows = source.read(list(found.values()), ids=(found["neuron"],))
     columns: dict[str, Any] = {"condition": np.full(len(rows), "")}
     for role, name in found.items():
         if role == "neuron":
