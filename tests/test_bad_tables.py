@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from retrograde.cli.app import app
-from retrograde.connectome import padding, read, simulate, tables
+from retrograde.connectome import example, importance, padding, read, simulate, stimulate, tables
 from retrograde.connectome.recordings import recordings_of
 
 
@@ -46,6 +46,7 @@ def of_a_command(table, tmp_path, *args):
             (),
             "no column of presynaptic ids found among post, count; name it by columns=",
         ),
+        (lambda e: e.drop(columns="post"), (), "or by --column post=..."),
         (lambda e: e.drop(columns="count"), (), "no column of counts or weights found among pre, post"),
         (lambda e: e.rename(columns={"post": "pre"}), (), "columns that are there twice: pre"),
         (lambda e: e.assign(pre=[720575940600000000.5, 1, 2, 3, 4, 5, 6]), (), "ids in floating-point numbers"),
@@ -85,6 +86,7 @@ def test_importance_says_the_same(edges, tmp_path):
     assert "a number behind each =" in said(*here, "--target", "d=much")
     assert "--synapses: expected a name that ends in .parquet" in said(*here, "--target", "d", "--synapses", "x.csv")
     assert "unstable from 1 on" in said(*here, "--target", "d", "--scale", "1.5")
+    assert "--target: d is there more than once" in said(*here, "--target", "d=1", "d=-1")
 
 
 # What is left of a file of each format. Half a CSV may be a whole one of fewer rows, which nothing tells; a row cut
@@ -219,6 +221,51 @@ def test_leading_zeros_are_kept_in_stimuli_targets_and_recordings(tmp_path):
     recordings = recordings_of(c, tmp_path / "recorded.csv", tmp_path / "drive.csv", None)
     assert recordings.neuron.tolist() == c.index(["007", "7"]).tolist()
     assert recordings.drive[0].tolist() == [0.5, 0, 0]
+
+
+def test_names_with_blanks_are_one_id_a_line(tmp_path):
+    scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.csr_array(np.array([[0, 2.0], [3, 0]])))
+    (tmp_path / "ids.txt").write_text("left cell\r\nright cell\n\n")
+    args = ["influence", tmp_path / "W.npz", "--ids", tmp_path / "ids.txt", "--orientation", "post_pre", "--json"]
+    done = CliRunner().invoke(app, [*map(str, args), "--target", "left cell"])
+    assert done.exit_code == 0 and '"right cell"' in done.stdout
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1, "5", None])
+def test_a_threshold_that_is_none(edges, bad):
+    with pytest.raises(ValueError, match="threshold: expected a number of at least 0, got"):
+        read(edges, threshold=bad)
+
+
+@pytest.mark.parametrize("bad", ["--5", "²", "5-", "007", "", "1_0", 5.0, True])
+def test_ids_that_are_no_integers(bad):
+    c = read(pd.DataFrame({"pre": [5, 7], "post": [7, 5], "count": 1}))
+    with pytest.raises(ValueError, match="ids: expected integer ids, got"):
+        c.index([bad])
+    assert c.index(["5", 7, np.int32(5)]).tolist() == [0, 1, 0]
+
+
+def test_ids_in_another_case_are_suggested():
+    c = example("worm")
+    for name, meant in (("aval", "AVAL"), ("E3d", "e3D")):
+        with pytest.raises(ValueError, match=f"did you mean {meant}"):
+            c.index(name)
+
+
+@pytest.mark.parametrize("bad", ["x", None, [1, 2], np.nan, np.inf])
+def test_what_is_given_of_neurons_is_numbers(edges, bad):
+    c = read(edges, weights="fraction")
+    recorded = pd.DataFrame({"neuron": ["a"], "activity": [0.5]})
+    for ask in (
+        lambda: importance(c, {"a": bad}, "b"),
+        lambda: importance(c, "a", {"b": bad}),
+        lambda: simulate(c, {"a": bad}, duration=1),
+        lambda: simulate(c, {"a": 1}, duration=1, bias={"a": bad}),
+        lambda: stimulate(c, {"a": bad}),
+        lambda: recordings_of(c, recorded, {"a": bad}, None),
+    ):
+        with pytest.raises(ValueError, match="expected a number for '[ab]', got|1 of [17] numbers are missing, NaN or"):
+            ask()
 
 
 # --- databases and matrices

@@ -129,6 +129,8 @@ def pairs_of(given: Several, option: str) -> dict[str, str]:
         name, equals, value = each.partition("=")
         if not (name.strip() and equals and value.strip()):
             raise InputError(f"{option}: expected NAME=VALUE, got {each!r}")
+        if name.strip() in found:
+            raise InputError(f"{option}: {name.strip()} is there more than once")
         found[name.strip()] = value.strip()
     return found
 
@@ -145,6 +147,7 @@ def numbers_of(given: Several, option: str, usual: float = 1) -> dict[str, float
 def _ids(path: Path) -> Any:
     """The ids of a matrix's rows: the lines of a text, or the first column of a table."""
     if path.suffix.lower() == ".txt":
-        return path.read_text(encoding="utf-8").split()
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip()]
     source = Source(path, "ids")
     return source.read(source.names[:1])[0].combine_chunks()

@@ -53,7 +53,7 @@ def connections(
         if role not in roles:
             raise ValueError(
                 f"{source.what}: no column of {role}synaptic ids found among {', '.join(source.names)}; "
-                f"name it by columns={{'{role}': ...}}"
+                f"name it by columns={{'{role}': ...}}, or by --column {role}=..."
             )
     needed = {"count", "norm", "weight", "sign"} & roles.keys()
     if not needed & {"count", "norm", "weight"}:

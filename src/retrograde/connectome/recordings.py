@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectome.columns import NEURONS, recognise
+from retrograde.connectome.given import values_of
 from retrograde.connectome.tables import Source, identities, numbers
 from retrograde.connectome.wiring import Connectome
 
@@ -138,9 +139,8 @@ def _driven(c: Connectome, drive: Any, conditions: list[str], steps: int | None,
     if drive is None:
         return still
     if isinstance(drive, Mapping):  # the same in all conditions
-        still[:, torch.from_numpy(c.index(list(drive), "drive"))] = torch.tensor(
-            [float(each) for each in drive.values()], dtype=weight.dtype
-        )
+        strengths = torch.from_numpy(values_of(drive, "drive")).to(weight.dtype)
+        still[:, torch.from_numpy(c.index(list(drive), "drive"))] = strengths
         return still
     columns = _read(drive, "drive", DRIVE, ("neuron", "strength"))
     neuron = torch.from_numpy(c.index(columns["neuron"].tolist(), "drive"))

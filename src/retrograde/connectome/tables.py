@@ -24,7 +24,7 @@ from retrograde.connectome.padding import padded
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _SQLITE = (".sqlite", ".sqlite3", ".db")
-_WHOLE = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
+WHOLE = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
 _FRACTION = re.compile(r"-?\d+\.\d*", re.ASCII)
 _ROW = 150  # bytes that a row of edges takes at the peak of its reading, with what is made of it
 _BLOCK = 2**24  # bytes of a text file that are parsed in one piece, with one dictionary
@@ -282,7 +282,7 @@ def of_one_kind(*several: Ids, what: str) -> list[Ids]:
 
 
 def _digits(text: np.ndarray) -> bool:
-    return all(map(_WHOLE.fullmatch, text))
+    return all(map(WHOLE.fullmatch, text))
 
 
 def _looks_like_a_float(text: str) -> bool:
