@@ -300,7 +300,7 @@ def test_long_tables_say_how_much_is_left_out():
 
 def test_ids_are_text_in_the_page_whatever_their_column():
     big = 720575940600000001
-    ids = dict.fromkeys(("id", "neuron", "pre", "post", "source", "target", "root_id"), [12345, 67890])
+    ids = {name: [12345, 67890] for name in ("id", "neuron", "pre", "post", "source", "target", "root_id")}
     table = pd.DataFrame({**ids, "body": [big, big + 1], "grid": [1234, 5], "low": [-big, 0], "driven": [True, False]})
     page = Answer("a", {"a": table}).page("retrograde influence")
     assert page.count("<td>12345</td>") == 7 and "12,345" not in page

@@ -264,7 +264,9 @@ def test_what_is_given_of_neurons_is_numbers(edges, bad):
         lambda: stimulate(c, {"a": bad}),
         lambda: recordings_of(c, recorded, {"a": bad}, None),
     ):
-        with pytest.raises(ValueError, match="expected a number for '[ab]', got|1 of [17] numbers are missing, NaN or"):
+        with pytest.raises(
+            ValueError, match=r"expected a number for '[ab]', got|1 of [17] numbers are missing, NaN or"
+        ):
             ask()
 
 

@@ -572,7 +572,7 @@ def test_the_command_of_importance(edges, neurons, tmp_path):
     written = pd.read_parquet(tmp_path / "who.parquet")
     assert np.allclose(written["silencing"], want.neurons["silencing"])
     assert len(pd.read_parquet(tmp_path / "all.parquet")) == 7
-    for bad, said in (("--target", "e=much"), "a number behind"), (("--by", "colour"), "colour"):
+    for bad, said in (("--target", "d=much"), "a number behind"), (("--by", "colour"), "colour"):
         done = CliRunner().invoke(app, [*map(str, args), *bad])
         assert done.exit_code == 2 and said in done.output.replace("\n", " ")
 

@@ -20,7 +20,9 @@ from retrograde.training import InputError
 @question
 def stimulate(
     asked: Asked,
-    target: Annotated[Several, typer.Option(help="What is wanted: ID=ACTIVITY, or ID@STEP=ACTIVITY; for a maximum, ID.")] = None,
+    target: Annotated[
+        Several, typer.Option(help="What is wanted: ID=ACTIVITY, or ID@STEP=ACTIVITY; for a maximum, ID.")
+    ] = None,
     targets: Annotated[Path | None, typer.Option(help="Or a table of it: neuron, activity, and time.")] = None,
     allowed: Annotated[Several, typer.Option(help="Neurons that may have input. \\[default: all]")] = None,
     allow_class: Annotated[
