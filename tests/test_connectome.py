@@ -389,7 +389,7 @@ def test_the_numbers_of_the_method_of_the_calculator_for_the_worm():
     assert abs(signed.set_index("id").loc["AVBR", "influence"] - 0.20161271) < 1e-6
     strong = read(*WORM, threshold=5)
     assert len(strong) == 289 and len(strong.edges) == 1218
-    for weights, eigenvalue in (("count", 93.712577), ("norm", 0.798995)):
+    for weights, eigenvalue in (("count", 93.712577), ("norm", 0.798995), ("fraction", 1)):
         some = influence(read(*WORM, threshold=5, weights=weights), source="ADAL", scale=0.5)
         assert abs(some.attrs["eigenvalue"] - eigenvalue) < 1e-6
 
