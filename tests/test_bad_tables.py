@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gzip
 import re
 import sqlite3
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from retrograde.cli.app import app
 from retrograde.connectome import example, importance, padding, read, simulate, stimulate, tables
 from retrograde.connectome.recordings import recordings_of
+from retrograde.connectome.tables import Source
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ def test_importance_says_the_same(edges, tmp_path):
 
 # What is left of a file of each format. Half a CSV may be a whole one of fewer rows, which nothing tells; a row cut
 # short is told.
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".feather", ".sqlite", ".npz"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz", ".parquet", ".feather", ".sqlite", ".npz"])
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.95])
 def test_files_cut_short(tmp_path, suffix, left):
     n = 3000
@@ -100,6 +102,8 @@ def test_files_cut_short(tmp_path, suffix, left):
     path = tmp_path / f"edges{suffix}"
     if suffix in (".csv", ".tsv"):
         table.to_csv(path, index=False, sep="," if suffix == ".csv" else "\t")
+    elif suffix == ".csv.gz":
+        table.to_csv(path, index=False)
     elif suffix == ".parquet":
         table.to_parquet(path)
     elif suffix == ".feather":
@@ -198,10 +202,11 @@ def _one(tmp_path):
     return tmp_path / "one.txt"
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
 def test_a_table_that_memory_would_not_hold(edges, tmp_path, monkeypatch, suffix):
     table = pd.concat([edges] * 1000)
     table.to_csv(tmp_path / "edges.csv", index=False)
+    table.to_csv(tmp_path / "edges.csv.gz", index=False)
     table.to_parquet(tmp_path / "edges.parquet")
     monkeypatch.setattr(tables, "available", lambda: 1e6)
     line = said("influence", tmp_path / f"edges{suffix}", "--source", "a")
@@ -268,6 +273,37 @@ def test_what_is_given_of_neurons_is_numbers(edges, bad):
             ValueError, match=r"expected a number for '[ab]', got|1 of [17] numbers are missing, NaN or"
         ):
             ask()
+
+
+@pytest.mark.parametrize(("name", "sep"), [("edges.csv.gz", ","), ("edges.TSV.GZ", "\t"), ("edges.txt.gz", "\t")])
+def test_a_compressed_text_file(tmp_path, name, sep):
+    text = "pre,post,count\n007,12,3\n12,7,4\n7,007,5\n".replace(",", sep).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text[:20]) + gzip.compress(text[20:]))  # in pieces, as bgzip's are
+    c = read(tmp_path / name)
+    assert list(c.ids) == ["007", "12", "7"] and c.edges["count"].tolist() == [5, 3, 4]
+    assert Source(tmp_path / name, "edges").untyped
+    numbers = gzip.compress(text.replace(b"007", b"9"))
+    (tmp_path / name).write_bytes(numbers)
+    assert read(tmp_path / name).ids.tolist() == [7, 9, 12]
+
+
+def test_rows_of_a_compressed_text_file_are_estimated(tmp_path):
+    rows = "".join(f"{i},{i * 7919 % 100_000},{i % 13}\n" for i in range(300_000))
+    path = tmp_path / "edges.csv.gz"
+    path.write_bytes(gzip.compress(f"pre,post,count\n{rows}".encode()))
+    assert abs(Source(path, "edges")._rows() / 300_000 - 1) < 0.1
+
+
+@pytest.mark.parametrize("name", ["edges.parquet.gz", "edges.gz"])
+def test_what_else_is_compressed_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(b"pre,post,count\n1,2,3\n"))
+    assert "expected .csv or .tsv (.gz too), .parquet" in said("influence", tmp_path / name, "--source", "1")
+
+
+@pytest.mark.parametrize("data", [b"pre,post,count\n1,2,3\n", gzip.compress(b"pre")[:10] + b"nonsense, and more of it"])
+def test_what_is_not_compressed_as_it_says(tmp_path, data):
+    (tmp_path / "edges.csv.gz").write_bytes(data)
+    assert "edges.csv.gz: cannot be read" in said("influence", tmp_path / "edges.csv.gz", "--source", "1")
 
 
 # --- databases and matrices

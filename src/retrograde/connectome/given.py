@@ -205,5 +205,6 @@ def targets_of(c: Connectome, given: Any, steps: int | None) -> Targets:
 
 def _is_table(given: Any) -> bool:
     return isinstance(given, pd.DataFrame | pa.Table | Path) or (
-        isinstance(given, str) and Path(given).suffix.lower() in (".csv", ".tsv", ".txt", ".parquet", ".feather")
+        isinstance(given, str)
+        and Path(given.lower().removesuffix(".gz")).suffix in (".csv", ".tsv", ".txt", ".parquet", ".feather")
     )

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import sqlite3
+import zlib
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ WHOLE = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
 _FRACTION = re.compile(r"-?\d+\.\d*", re.ASCII)
 _ROW = 150  # bytes that a row of edges takes at the peak of its reading, with what is made of it
 _BLOCK = 2**24  # bytes of a text file that are parsed in one piece, with one dictionary
-FORMATS = ".csv, .tsv, .parquet, .feather, .sqlite, a pandas or an Arrow table"
+FORMATS = ".csv or .tsv (.gz too), .parquet, .feather, .sqlite, a pandas or an Arrow table"
 
 
 class Source:
@@ -87,19 +88,30 @@ class Source:
 
     @property
     def _suffix(self) -> str:
-        return self.path.suffix.lower()
+        """The format's; a text file may be compressed, as .csv.gz."""
+        within = self.path.with_suffix("").suffix.lower() if self._zipped else ""
+        return within if within in _DELIMITERS else self.path.suffix.lower()
+
+    @property
+    def _zipped(self) -> bool:
+        return self.path.suffix.lower() == ".gz"
+
+    def _text(self) -> Any:
+        return pa.input_stream(str(self.path), compression="gzip") if self._zipped else self.path
 
     def _told(self, call: Any) -> Any:
         try:
             return call()
-        except (pa.ArrowException, sqlite3.Error, UnicodeDecodeError) as error:
+        except (pa.ArrowException, sqlite3.Error, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the file, and not of what is in it
+                raise
             raise ValueError(f"{self.what}: cannot be read: {str(error).splitlines()[0]}") from None
 
     def _schema(self) -> list[str]:
         if self._table is not None:
             return list(self._table.column_names)
         if self._suffix in _DELIMITERS:
-            with pa.csv.open_csv(self.path, parse_options=self._delimited()) as reader:
+            with pa.csv.open_csv(self._text(), parse_options=self._delimited()) as reader:
                 return list(reader.schema.names)
         if self._suffix == ".parquet":
             return list(pa.parquet.read_schema(self.path).names)
@@ -118,7 +130,12 @@ class Source:
         if self._suffix in _DELIMITERS:
             with open(self.path, "rb") as file:
                 start = file.read(2**20)
-            return self.path.stat().st_size * start.count(b"\n") / max(len(start), 1)
+            length = len(start)
+            if self._zipped:  # so many of its bytes hold so many rows
+                unzip = zlib.decompressobj(wbits=31)
+                start = unzip.decompress(start, 2**26)
+                length -= len(unzip.unconsumed_tail) + len(unzip.unused_data)
+            return self.path.stat().st_size * start.count(b"\n") / max(length, 1)
         if self._suffix == ".parquet":
             return pa.parquet.read_metadata(self.path).num_rows
         if self._suffix == ".feather":
@@ -157,7 +174,9 @@ class Source:
         encoded = {"auto_dict_encode": True, "auto_dict_max_cardinality": _BLOCK} if many else {}
         convert = pa.csv.ConvertOptions(include_columns=columns, column_types=types, **encoded)
         blocks = pa.csv.ReadOptions(block_size=_BLOCK)
-        return pa.csv.read_csv(self.path, read_options=blocks, parse_options=self._delimited(), convert_options=convert)
+        return pa.csv.read_csv(
+            self._text(), read_options=blocks, parse_options=self._delimited(), convert_options=convert
+        )
 
     def _delimited(self) -> pa.csv.ParseOptions:
         return pa.csv.ParseOptions(delimiter=_DELIMITERS[self._suffix])

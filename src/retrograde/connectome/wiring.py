@@ -114,9 +114,9 @@ def read(
     Connections that are there more than once, a row for each neuropil say, are summed before the threshold is applied.
 
     Args:
-        edges: a file (CSV, TSV, Parquet, Feather, SQLite, or SciPy's ``.npz`` of a sparse matrix), a pandas or Arrow
-            table, or a matrix. The columns of FlyWire's Codex, BANC, MaleCNS, neuPrint,
-            ConnectomeInfluenceCalculator and others are recognised; `columns` names any other.
+        edges: a file (CSV or TSV, compressed as ``.csv.gz`` too, Parquet, Feather, SQLite, or SciPy's ``.npz`` of a
+            sparse matrix), a pandas or Arrow table, or a matrix. The columns of FlyWire's Codex, BANC, MaleCNS,
+            neuPrint, ConnectomeInfluenceCalculator and others are recognised; `columns` names any other.
         neurons: the same for the neurons, by id: transmitter, cell type, class, side.
         weights: the column that W holds, "count", "norm" or "weight"; or "fraction", each connection's part of all the
             input of its post neuron, after the threshold. Where there is no "norm" it is the fraction.
