@@ -298,6 +298,16 @@ def test_long_tables_say_how_much_is_left_out():
     assert "1000 rows, the first of 1,234" in page and page.count("<tr>") < 1020
 
 
+def test_ids_are_text_in_the_page_whatever_their_column():
+    big = 720575940600000001
+    ids = {name: [12345, 67890] for name in ("id", "neuron", "pre", "post", "source", "target", "root_id")}
+    table = pd.DataFrame({**ids, "body": [big, big + 1], "grid": [1234, 5], "low": [-big, 0], "driven": [True, False]})
+    page = Answer("a", {"a": table}).page("retrograde influence")
+    assert page.count("<td>12345</td>") == 7 and "12,345" not in page
+    assert f"<td>{big}</td>" in page and f"<td>{big + 1}</td>" in page and f"<td>{-big}</td>" in page
+    assert '<td class="n" data-by="1234">1,234</td>' in page and "<td>True</td>" in page
+
+
 # --- figures
 
 
@@ -471,3 +481,31 @@ def test_a_narrow_terminal_shows_fewer_columns():
         console.print(answering.shown(rows, "t", 50))
     assert "720575940612453042" in text.get()
     assert not answering.shown(rows.iloc[:0], "t", 50).columns
+
+
+# --- what --help tells
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("influence", ("count", "0", "0.99", "20")),
+        ("importance", ("count", "0", "20")),
+        ("stimulate", ("all", "0.99", "l1")),
+        ("simulate", ("dt", "to the end of the stimulus", "as it is", "all")),
+        ("fit", ("gain bias", "gauss-newton up to 400 parameters", "0.2")),
+        ("stability", ("none", "0.99", "6")),
+    ],
+)
+def test_help_tells_the_defaults(command, told):
+    help = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "400", "TERM": "dumb"}).stdout
+    for each in told:
+        assert f"[default: {each}]" in help, each
+    assert "\\[" not in help
+
+
+def test_under_json_the_notes_go_to_the_standard_error():
+    args = "--target", "AVAL=0.9", "--allowed", "ASHL", "--upper", 0.01
+    done = call("stimulate", *WORM, *args, "--json")
+    assert "the targets are not met" in done.stderr and json.loads(done.stdout)
+    assert "eigenvalue" in call("influence", *WORM, *BOTH, "--json").stderr

@@ -1,5 +1,8 @@
 """The ways in which tables of a connectome are bad: one line that says so, exit code 2, and nothing left behind."""
 
+import contextlib
+import dataclasses
+import gzip
 import re
 import sqlite3
 
@@ -8,10 +11,13 @@ import pandas as pd
 import pyarrow.feather
 import pytest
 import scipy.sparse
+import torch
 from typer.testing import CliRunner
 
 from retrograde.cli.app import app
-from retrograde.connectome import padding, read, tables
+from retrograde.connectome import example, importance, padding, read, simulate, stimulate, tables
+from retrograde.connectome.recordings import recordings_of
+from retrograde.connectome.tables import Source
 
 
 @pytest.fixture
@@ -42,6 +48,7 @@ def of_a_command(table, tmp_path, *args):
             (),
             "no column of presynaptic ids found among post, count; name it by columns=",
         ),
+        (lambda e: e.drop(columns="post"), (), "or by --column post=..."),
         (lambda e: e.drop(columns="count"), (), "no column of counts or weights found among pre, post"),
         (lambda e: e.rename(columns={"post": "pre"}), (), "columns that are there twice: pre"),
         (lambda e: e.assign(pre=[720575940600000000.5, 1, 2, 3, 4, 5, 6]), (), "ids in floating-point numbers"),
@@ -81,11 +88,12 @@ def test_importance_says_the_same(edges, tmp_path):
     assert "a number behind each =" in said(*here, "--target", "d=much")
     assert "--synapses: expected a name that ends in .parquet" in said(*here, "--target", "d", "--synapses", "x.csv")
     assert "unstable from 1 on" in said(*here, "--target", "d", "--scale", "1.5")
+    assert "--target: d is there more than once" in said(*here, "--target", "d=1", "d=-1")
 
 
 # What is left of a file of each format. Half a CSV may be a whole one of fewer rows, which nothing tells; a row cut
 # short is told.
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".feather", ".sqlite", ".npz"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz", ".parquet", ".feather", ".sqlite", ".npz"])
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.95])
 def test_files_cut_short(tmp_path, suffix, left):
     n = 3000
@@ -94,6 +102,8 @@ def test_files_cut_short(tmp_path, suffix, left):
     path = tmp_path / f"edges{suffix}"
     if suffix in (".csv", ".tsv"):
         table.to_csv(path, index=False, sep="," if suffix == ".csv" else "\t")
+    elif suffix == ".csv.gz":
+        table.to_csv(path, index=False)
     elif suffix == ".parquet":
         table.to_parquet(path)
     elif suffix == ".feather":
@@ -192,11 +202,135 @@ def _one(tmp_path):
     return tmp_path / "one.txt"
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
 def test_a_table_that_memory_would_not_hold(edges, tmp_path, monkeypatch, suffix):
     table = pd.concat([edges] * 1000)
     table.to_csv(tmp_path / "edges.csv", index=False)
+    table.to_csv(tmp_path / "edges.csv.gz", index=False)
     table.to_parquet(tmp_path / "edges.parquet")
     monkeypatch.setattr(tables, "available", lambda: 1e6)
     line = said("influence", tmp_path / f"edges{suffix}", "--source", "a")
     assert re.search(r"about [67],\d{3} rows, to read which takes [\d.e+]+ GB of memory; 0.001 GB are free", line), line
+
+
+def test_leading_zeros_are_kept_in_stimuli_targets_and_recordings(tmp_path):
+    c = read(pd.DataFrame({"pre": ["007", "12", "7"], "post": ["12", "7", "007"], "count": 1}), weights="fraction")
+    (tmp_path / "pulses.csv").write_text("neuron,start,stop,strength\n007,0,1,2\n")
+    driven = simulate(c, tmp_path / "pulses.csv", f="identity", wide=True)
+    assert driven.iloc[-1][["007", "7"]].tolist() == [2, 0]
+    (tmp_path / "types.csv").write_text("cell_type,start,stop,strength\n01,0,1,2\n")
+    typed = dataclasses.replace(c, neurons=c.neurons.assign(cell_type=["01", "1", "x"]))
+    assert simulate(typed, tmp_path / "types.csv", f="identity", wide=True).iloc[-1][["007", "12"]].tolist() == [2, 0]
+    (tmp_path / "recorded.csv").write_text("neuron,activity\n007,0.5\n7,0.25\n")
+    (tmp_path / "drive.csv").write_text("neuron,strength\n007,0.5\n")
+    recordings = recordings_of(c, tmp_path / "recorded.csv", tmp_path / "drive.csv", None)
+    assert recordings.neuron.tolist() == c.index(["007", "7"]).tolist()
+    assert recordings.drive[0].tolist() == [0.5, 0, 0]
+
+
+def test_names_with_blanks_are_one_id_a_line(tmp_path):
+    scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.csr_array(np.array([[0, 2.0], [3, 0]])))
+    (tmp_path / "ids.txt").write_text("left cell\r\nright cell\n\n")
+    args = ["influence", tmp_path / "W.npz", "--ids", tmp_path / "ids.txt", "--orientation", "post_pre", "--json"]
+    done = CliRunner().invoke(app, [*map(str, args), "--target", "left cell"])
+    assert done.exit_code == 0 and '"right cell"' in done.stdout
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1, "5", None])
+def test_a_threshold_that_is_none(edges, bad):
+    with pytest.raises(ValueError, match="threshold: expected a number of at least 0, got"):
+        read(edges, threshold=bad)
+
+
+@pytest.mark.parametrize("bad", ["--5", "²", "5-", "007", "", "1_0", 5.0, True])
+def test_ids_that_are_no_integers(bad):
+    c = read(pd.DataFrame({"pre": [5, 7], "post": [7, 5], "count": 1}))
+    with pytest.raises(ValueError, match="ids: expected integer ids, got"):
+        c.index([bad])
+    assert c.index(["5", 7, np.int32(5)]).tolist() == [0, 1, 0]
+
+
+def test_ids_in_another_case_are_suggested():
+    c = example("worm")
+    for name, meant in (("aval", "AVAL"), ("E3d", "e3D")):
+        with pytest.raises(ValueError, match=f"did you mean {meant}"):
+            c.index(name)
+
+
+@pytest.mark.parametrize("bad", ["x", None, [1, 2], np.nan, np.inf])
+def test_what_is_given_of_neurons_is_numbers(edges, bad):
+    c = read(edges, weights="fraction")
+    recorded = pd.DataFrame({"neuron": ["a"], "activity": [0.5]})
+    for ask in (
+        lambda: importance(c, {"a": bad}, "b"),
+        lambda: importance(c, "a", {"b": bad}),
+        lambda: simulate(c, {"a": bad}, duration=1),
+        lambda: simulate(c, {"a": 1}, duration=1, bias={"a": bad}),
+        lambda: stimulate(c, {"a": bad}),
+        lambda: recordings_of(c, recorded, {"a": bad}, None),
+    ):
+        with pytest.raises(
+            ValueError, match=r"expected a number for '[ab]', got|1 of [17] numbers are missing, NaN or"
+        ):
+            ask()
+
+
+@pytest.mark.parametrize(("name", "sep"), [("edges.csv.gz", ","), ("edges.TSV.GZ", "\t"), ("edges.txt.gz", "\t")])
+def test_a_compressed_text_file(tmp_path, name, sep):
+    text = "pre,post,count\n007,12,3\n12,7,4\n7,007,5\n".replace(",", sep).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text[:20]) + gzip.compress(text[20:]))  # in pieces, as bgzip's are
+    c = read(tmp_path / name)
+    assert list(c.ids) == ["007", "12", "7"] and c.edges["count"].tolist() == [5, 3, 4]
+    assert Source(tmp_path / name, "edges").untyped
+    numbers = gzip.compress(text.replace(b"007", b"9"))
+    (tmp_path / name).write_bytes(numbers)
+    assert read(tmp_path / name).ids.tolist() == [7, 9, 12]
+
+
+def test_rows_of_a_compressed_text_file_are_estimated(tmp_path):
+    rows = "".join(f"{i},{i * 7919 % 100_000},{i % 13}\n" for i in range(300_000))
+    path = tmp_path / "edges.csv.gz"
+    path.write_bytes(gzip.compress(f"pre,post,count\n{rows}".encode()))
+    assert abs(Source(path, "edges")._rows() / 300_000 - 1) < 0.1
+
+
+@pytest.mark.parametrize("name", ["edges.parquet.gz", "edges.gz"])
+def test_what_else_is_compressed_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(b"pre,post,count\n1,2,3\n"))
+    assert "expected .csv or .tsv (.gz too), .parquet" in said("influence", tmp_path / name, "--source", "1")
+
+
+@pytest.mark.parametrize("data", [b"pre,post,count\n1,2,3\n", gzip.compress(b"pre")[:10] + b"nonsense, and more of it"])
+def test_what_is_not_compressed_as_it_says(tmp_path, data):
+    (tmp_path / "edges.csv.gz").write_bytes(data)
+    assert "edges.csv.gz: cannot be read" in said("influence", tmp_path / "edges.csv.gz", "--source", "1")
+
+
+# --- databases and matrices
+
+
+@pytest.mark.parametrize("name", ["a#b.sqlite", "a?b.sqlite", "a%20b.db", "a b.sqlite3"])
+def test_a_database_of_any_name(edges, tmp_path, name):
+    with contextlib.closing(sqlite3.connect(tmp_path / name)) as data:
+        edges.to_sql("edges", data, index=False)
+    assert len(read(tmp_path / name).edges) == 7
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_array, torch.tensor])
+def test_a_matrix_that_is_not_finite(bad, kind):
+    with pytest.raises(ValueError, match="edges: 1 of 2 entries of the matrix are NaN or infinite"):
+        read(kind([[0.0, bad], [1.0, 0.0]]), orientation="post_pre")
+
+
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_array, torch.tensor])
+def test_a_complex_matrix(kind):
+    with pytest.raises(ValueError, match="edges: expected a matrix of"):
+        read(kind([[0, 1j], [1, 0]]), orientation="post_pre")
+
+
+def test_a_complex_matrix_in_a_file(tmp_path):
+    scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.csr_array(np.array([[0, 1j], [1, 0]])))
+    line = said("influence", tmp_path / "W.npz", "--orientation", "post_pre", "--source", "0")
+    assert "expected a matrix of real numbers, got complex128" in line

@@ -222,6 +222,18 @@ def test_a_real_sigint_exits_130_with_the_folder_complete(tmp_path):
     assert {path.name for path in folder.iterdir()} == {"config.toml", "metrics.csv", "checkpoint.pt", "report.html"}
 
 
+@pytest.mark.parametrize("where", ["import", "call"])
+def test_an_interrupt_before_the_command_begins_is_quiet(where):
+    raising = {
+        "import": "class Stop:\n def find_spec(self, name, *_):\n  if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n",
+        "call": "import typer\ndef stop(*_): raise KeyboardInterrupt\ntyper.Typer.__call__ = stop\n",
+    }
+    code = f"import sys\n{raising[where]}from retrograde.cli.main import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130 and not done.stderr, done.stderr
+
+
 def test_training_that_ends_with_states_that_do_not_converge_exits_1(tmp_path, monkeypatch):
     settle = Digits.health
     monkeypatch.setattr(

@@ -389,7 +389,7 @@ def test_the_numbers_of_the_method_of_the_calculator_for_the_worm():
     assert abs(signed.set_index("id").loc["AVBR", "influence"] - 0.20161271) < 1e-6
     strong = read(*WORM, threshold=5)
     assert len(strong) == 289 and len(strong.edges) == 1218
-    for weights, eigenvalue in (("count", 93.712577), ("norm", 0.798995)):
+    for weights, eigenvalue in (("count", 93.712577), ("norm", 0.798995), ("fraction", 1)):
         some = influence(read(*WORM, threshold=5, weights=weights), source="ADAL", scale=0.5)
         assert abs(some.attrs["eigenvalue"] - eigenvalue) < 1e-6
 
@@ -572,7 +572,7 @@ def test_the_command_of_importance(edges, neurons, tmp_path):
     written = pd.read_parquet(tmp_path / "who.parquet")
     assert np.allclose(written["silencing"], want.neurons["silencing"])
     assert len(pd.read_parquet(tmp_path / "all.parquet")) == 7
-    for bad, said in (("--target", "e=much"), "a number behind"), (("--by", "colour"), "colour"):
+    for bad, said in (("--target", "d=much"), "a number behind"), (("--by", "colour"), "colour"):
         done = CliRunner().invoke(app, [*map(str, args), *bad])
         assert done.exit_code == 2 and said in done.output.replace("\n", " ")
 

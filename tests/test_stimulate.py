@@ -429,6 +429,7 @@ def test_the_command_says_what_cannot_be_met():
         ([], "expected ID=ACTIVITY or --targets, got neither"),
         (["--target", "AVAX=0.5"], "did you mean"),
         (["--target", "AVAL=high"], "expected a number behind"),
+        (["--target", "AVAR=0.1", "AVAL"], "expected ID=ACTIVITY, or --maximum, got 'AVAL'"),
         (["--target", "AVAL=2"], "outside the range of tanh"),
         (["--target", "AVAL@x=0.1", "--steps", 3], "expected a step behind the @"),
         (["--target", "AVAL@9=0.1", "--steps", 3], "whole steps from 1 to 3"),

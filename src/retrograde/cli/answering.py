@@ -178,6 +178,8 @@ def _write(asked: Asked, answer: Answer, command: str) -> None:
 def _print(asked: Asked, answer: Answer) -> None:
     if asked.json:
         typer.echo(as_json(answer.table.head(asked.top)))
+        for note in answer.notes:  # that the targets are not met, say, which no row tells
+            err.print(note, markup=False, soft_wrap=True)
         return
     if answer.summary is not None:
         for what, number in answer.summary.itertuples(index=False):

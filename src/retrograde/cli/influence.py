@@ -44,7 +44,7 @@ def influence(
     scale: Annotated[
         list[float] | None,
         typer.Option(
-            help="The largest real part of an eigenvalue, after scaling; several are compared. [default: 0.99]"
+            help="The largest real part of an eigenvalue, after scaling; several are compared. \\[default: 0.99]"
         ),
     ] = None,
     preset: Annotated[Preset | None, typer.Option(help="Read and scale as another tool does.")] = None,

@@ -26,7 +26,7 @@ class Time(StrEnum):
 @question
 def stability(
     asked: Asked,
-    drive: Annotated[Several, typer.Option(help="Neurons that are driven, ID or ID=INPUT. [default: none]")] = None,
+    drive: Annotated[Several, typer.Option(help="Neurons that are driven, ID or ID=INPUT. \\[default: none]")] = None,
     f: Annotated[str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")] = "tanh",
     scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, after scaling.")] = 0.99,
     time: Annotated[Time, typer.Option(help="τ dx/dt = -x + f(Wx + b), or x ← f(Wx + b).")] = Time.continuous,

@@ -41,15 +41,15 @@ class Asked:
     """
 
     edges: Annotated[
-        Path | None, typer.Argument(help="The connections: CSV, TSV, Parquet, Feather, SQLite or .npz.")
+        Path | None, typer.Argument(help="The connections: CSV, TSV (.gz too), Parquet, Feather, SQLite or .npz.")
     ] = None
     example: Annotated[Example | None, _reading("A connectome that comes along, in place of EDGES.")] = None
     neurons: Annotated[Path | None, _reading("A table of the neurons: transmitter, type, side.")] = None
-    weights: Annotated[str | None, _reading("count, norm, weight or fraction. [default: count]")] = None
+    weights: Annotated[str | None, _reading("count, norm, weight or fraction. \\[default: count]")] = None
     signs: Annotated[str | None, _reading("A preset, 'column', or gaba=-1,glutamate=-1; what is not named is +1.")] = (
         None
     )
-    threshold: Annotated[float | None, _reading("Drop connections of a smaller count. [default: 0]")] = None
+    threshold: Annotated[float | None, _reading("Drop connections of a smaller count. \\[default: 0]")] = None
     silence: Annotated[Several, _reading("Neurons whose output is cut.")] = None
     exclude: Annotated[Several, _reading("Neurons to leave out.")] = None
     exclude_transmitter: Annotated[Several, _reading("Transmitters whose neurons' output is left out.")] = None
@@ -60,10 +60,10 @@ class Asked:
     )
     top: Annotated[int, _answer("How many rows to print.", min=1)] = 20
     out: Annotated[Path | None, _answer("Write all rows, as CSV or Parquet by its suffix.")] = None
-    json: Annotated[bool, _answer("Print the rows as JSON, and nothing else.", "--json")] = False
+    json: Annotated[bool, _answer("Print the rows as JSON; notes go to the standard error.", "--json")] = False
     figure: Annotated[Path | None, _answer("Draw the answer, as PNG, SVG or PDF by its suffix.")] = None
     report: Annotated[Path | None, _answer("Write one HTML page with tables, figures and receipts.")] = None
-    seed: Annotated[int | None, _answer("Of whatever is random. [default: 0]", min=0, show_default=False)] = None
+    seed: Annotated[int | None, _answer("Of whatever is random. \\[default: 0]", min=0, show_default=False)] = None
     threads: Annotated[int | None, _answer("How many to compute with.", min=1, show_default=False)] = None
     steps: Steps = field(default_factory=Steps)
 
@@ -129,6 +129,8 @@ def pairs_of(given: Several, option: str) -> dict[str, str]:
         name, equals, value = each.partition("=")
         if not (name.strip() and equals and value.strip()):
             raise InputError(f"{option}: expected NAME=VALUE, got {each!r}")
+        if name.strip() in found:
+            raise InputError(f"{option}: {name.strip()} is there more than once")
         found[name.strip()] = value.strip()
     return found
 
@@ -145,6 +147,7 @@ def numbers_of(given: Several, option: str, usual: float = 1) -> dict[str, float
 def _ids(path: Path) -> Any:
     """The ids of a matrix's rows: the lines of a text, or the first column of a table."""
     if path.suffix.lower() == ".txt":
-        return path.read_text(encoding="utf-8").split()
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip()]
     source = Source(path, "ids")
     return source.read(source.names[:1])[0].combine_chunks()

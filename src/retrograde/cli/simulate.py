@@ -26,14 +26,14 @@ def simulate(
     form: Annotated[str, typer.Option(help="rate, or voltage: τ dv/dt = −v + W f(v) + b.")] = "rate",
     f: Annotated[str, typer.Option("--f", help="tanh, relu, sigmoid, softplus, identity.")] = "tanh",
     dt: Annotated[float, typer.Option(help="How long a step is, in the unit of the stimulus' times.")] = 1.0,
-    tau: Annotated[str | None, typer.Option(help="τ: a number, or a column of the neurons. [default: dt]")] = None,
+    tau: Annotated[str | None, typer.Option(help="τ: a number, or a column of the neurons. \\[default: dt]")] = None,
     bias: Annotated[str, typer.Option(help="Input that is always there: a number, or a column of the neurons.")] = "0",
-    duration: Annotated[float | None, typer.Option(help="How long. [default: to the end of the stimulus]")] = None,
+    duration: Annotated[float | None, typer.Option(help="How long. \\[default: to the end of the stimulus]")] = None,
     start: Annotated[str, typer.Option(help="rest, or steady: the steady state without the stimulus.")] = "rest",
     scale: Annotated[
-        float | None, typer.Option(help="The largest real part of an eigenvalue, after scaling. [default: as it is]")
+        float | None, typer.Option(help="The largest real part of an eigenvalue, after scaling. \\[default: as it is]")
     ] = None,
-    record: Annotated[Several, typer.Option(help="Neurons to tell of. [default: all]")] = None,
+    record: Annotated[Several, typer.Option(help="Neurons to tell of. \\[default: all]")] = None,
     by: Annotated[str | None, typer.Option(help="Means by a column of the neurons, such as cell_type.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="A column for each neuron.")] = False,
     preset: Annotated[

@@ -20,9 +20,11 @@ from retrograde.training import InputError
 @question
 def stimulate(
     asked: Asked,
-    target: Annotated[Several, typer.Option(help="What is wanted: ID=ACTIVITY, or ID@STEP=ACTIVITY.")] = None,
+    target: Annotated[
+        Several, typer.Option(help="What is wanted: ID=ACTIVITY, or ID@STEP=ACTIVITY; for a maximum, ID.")
+    ] = None,
     targets: Annotated[Path | None, typer.Option(help="Or a table of it: neuron, activity, and time.")] = None,
-    allowed: Annotated[Several, typer.Option(help="Neurons that may have input. [default: all]")] = None,
+    allowed: Annotated[Several, typer.Option(help="Neurons that may have input. \\[default: all]")] = None,
     allow_class: Annotated[
         Several, typer.Option(help="COLUMN=VALUE: neurons that may have input, such as super_class=sensory.")
     ] = None,
@@ -52,6 +54,9 @@ def stimulate(
     """
     if (target is None) == (targets is None):
         raise InputError(f"--target: expected ID=ACTIVITY or --targets, got {'neither' if target is None else 'both'}")
+    bare = [each for each in target or () if "=" not in each]
+    if bare and not maximum and preset is None:
+        raise InputError(f"--target: expected ID=ACTIVITY, or --maximum, got {bare[0]!r}")
     c = asked.connectome()
     wanted: Any = targets if targets is not None else _timed(numbers_of(target, "--target"), steps)
     some = _allowed(c, allowed, allow_class)

@@ -35,7 +35,12 @@ def connections(
         names = np.arange(matrix.shape[0]) if ids is None else _of_rows(ids)
         if len(names) != matrix.shape[0]:
             raise ValueError(f"ids: expected {matrix.shape[0]}, one for each row, got {len(names)}")
+        if matrix.dtype.kind not in "fiub":
+            raise ValueError(f"edges: expected a matrix of real numbers, got {matrix.dtype}")
         counts = matrix.data.astype(np.float64)
+        bad = int((~np.isfinite(counts)).sum())
+        if bad:
+            raise ValueError(f"edges: {bad} of {len(counts)} entries of the matrix are NaN or infinite")
         _check_weights(weights, {"count"}, "the matrix", ["count"])
         _check_counts(counts, weights, ("fraction", "norm"), "edges")
         alone = len(names) - len(np.union1d(pre, post))
@@ -48,7 +53,7 @@ def connections(
         if role not in roles:
             raise ValueError(
                 f"{source.what}: no column of {role}synaptic ids found among {', '.join(source.names)}; "
-                f"name it by columns={{'{role}': ...}}"
+                f"name it by columns={{'{role}': ...}}, or by --column {role}=..."
             )
     needed = {"count", "norm", "weight", "sign"} & roles.keys()
     if not needed & {"count", "norm", "weight"}:

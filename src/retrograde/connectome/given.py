@@ -61,8 +61,7 @@ def stimulus_of(c: Connectome, given: Any, duration: float | None) -> Stimulus:
         if duration is None:
             raise ValueError("duration: expected how long the simulation lasts, as the stimulus does not tell")
         place = c.index(list(given), "stimulus")
-        strength = np.array([float(each) for each in given.values()])
-        _check_numbers(strength, "stimulus, strength")
+        strength = values_of(given, "stimulus, strength")
         return Stimulus(place, np.zeros(len(place)), np.full(len(place), float(duration)), strength)
     source = Source(given, "stimulus")
     roles = recognise(source.names, STIMULUS, {}, source.what)
@@ -74,7 +73,7 @@ def stimulus_of(c: Connectome, given: Any, duration: float | None) -> Stimulus:
             f"{source.what}: expected the columns neuron (or cell_type), start, stop and strength; "
             f"{', '.join(missing)} not found among {', '.join(source.names)}"
         )
-    rows = source.read([roles[role] for role in (who, "start", "stop", "strength")])
+    rows = source.read([roles[role] for role in (who, "start", "stop", "strength")], ids=(roles[who],))
     start, stop, strength = (
         numbers(rows[roles[role]], f"{source.what}, {role}") for role in ("start", "stop", "strength")
     )
@@ -126,11 +125,23 @@ def per_neuron(c: Connectome, given: Any, what: str, otherwise: float = 0.0) -> 
     elif isinstance(given, Mapping):
         found = np.full(len(c), otherwise)
         types = set(c.neurons["cell_type"].astype(str)) if "cell_type" in c.neurons else set()
-        for name, number in given.items():
+        for name, number in zip(given, values_of(given, what), strict=True):
             places = of_type(c, [name], what)[0] if str(name) in types else c.index([name], what)
-            found[places] = float(number)
+            found[places] = number
     else:
         found = np.full(len(c), float(given))
+    _check_numbers(found, what)
+    return found
+
+
+def values_of(given: Mapping[Any, Any], what: str) -> np.ndarray:
+    """The numbers of a mapping, each of which has to be a finite one."""
+    found = np.empty(len(given))
+    for i, (name, value) in enumerate(given.items()):
+        try:
+            found[i] = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{what}: expected a number for {name!r}, got {value!r}") from None
     _check_numbers(found, what)
     return found
 
@@ -161,7 +172,7 @@ def targets_of(c: Connectome, given: Any, steps: int | None) -> Targets:
     if isinstance(given, Mapping):
         pairs = [key if isinstance(key, tuple) else (key, last) for key in given]
         ids, times = [key for key, _ in pairs], np.array([float(time) for _, time in pairs])
-        activity = np.array([float(each) for each in given.values()])
+        activity = values_of(given, "target, activity")
     elif _is_table(given):
         source = Source(given, "target")
         roles = recognise(source.names, TARGET, {}, source.what)
@@ -194,5 +205,6 @@ def targets_of(c: Connectome, given: Any, steps: int | None) -> Targets:
 
 def _is_table(given: Any) -> bool:
     return isinstance(given, pd.DataFrame | pa.Table | Path) or (
-        isinstance(given, str) and Path(given).suffix.lower() in (".csv", ".tsv", ".txt", ".parquet", ".feather")
+        isinstance(given, str)
+        and Path(given.lower().removesuffix(".gz")).suffix in (".csv", ".tsv", ".txt", ".parquet", ".feather")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ def padded(path: Path, delimiter: str) -> bool:
     """Whether any field of the file begins with a 0 and another digit; some milliseconds for each megabyte."""
     before = np.zeros(256, bool)
     before[[ord(each) for each in ("\n", "\r", '"', delimiter)]] = True
-    with open(path, "rb") as file:
+    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         last = b"\n"
         while piece := file.read(_PIECE):
             part = np.frombuffer(last + piece, np.uint8)

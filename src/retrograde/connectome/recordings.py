@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectome.columns import NEURONS, recognise
+from retrograde.connectome.given import values_of
 from retrograde.connectome.tables import Source, identities, numbers
 from retrograde.connectome.wiring import Connectome
 
@@ -102,7 +103,7 @@ def _read(table: Any, what: str, roles: Mapping[str, tuple[str, ...]], needed: t
             f"{source.what}: expected the columns {' and '.join(needed)}; {', '.join(missing)} not found among "
             f"{', '.join(source.names)}"
         )
-    rows = source.read(list(found.values()))
+    rows = source.read(list(found.values()), ids=(found["neuron"],))
     columns: dict[str, Any] = {"condition": np.full(len(rows), "")}
     for role, name in found.items():
         if role == "neuron":
@@ -138,9 +139,8 @@ def _driven(c: Connectome, drive: Any, conditions: list[str], steps: int | None,
     if drive is None:
         return still
     if isinstance(drive, Mapping):  # the same in all conditions
-        still[:, torch.from_numpy(c.index(list(drive), "drive"))] = torch.tensor(
-            [float(each) for each in drive.values()], dtype=weight.dtype
-        )
+        strengths = torch.from_numpy(values_of(drive, "drive")).to(weight.dtype)
+        still[:, torch.from_numpy(c.index(list(drive), "drive"))] = strengths
         return still
     columns = _read(drive, "drive", DRIVE, ("neuron", "strength"))
     neuron = torch.from_numpy(c.index(columns["neuron"].tolist(), "drive"))

@@ -73,7 +73,7 @@ def simulate(
             activities.
         preset: "ci-2.9" or "ci-2.10" for the equations of connectome_interpreter's MultilayeredNetwork in these
             releases, with its threshold, steepness, clamp and, from 2.10 on, τ = 10: see
-            `retrograde.connectome.layered`. its f is its own, and its time is counted in steps.
+            `retrograde.connectome.layered`. Its f is its own, and its time is counted in steps.
         told: called with the steps done and the steps in all, now and then.
 
     Returns:

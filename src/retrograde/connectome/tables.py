@@ -6,7 +6,9 @@ import os
 import re
 import resource
 import sqlite3
+import zlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,11 @@ from retrograde.connectome.padding import padded
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _SQLITE = (".sqlite", ".sqlite3", ".db")
-_WHOLE = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
+WHOLE = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
 _FRACTION = re.compile(r"-?\d+\.\d*", re.ASCII)
 _ROW = 150  # bytes that a row of edges takes at the peak of its reading, with what is made of it
 _BLOCK = 2**24  # bytes of a text file that are parsed in one piece, with one dictionary
-FORMATS = ".csv, .tsv, .parquet, .feather, .sqlite, a pandas or an Arrow table"
+FORMATS = ".csv or .tsv (.gz too), .parquet, .feather, .sqlite, a pandas or an Arrow table"
 
 
 class Source:
@@ -86,19 +88,30 @@ class Source:
 
     @property
     def _suffix(self) -> str:
-        return self.path.suffix.lower()
+        """The format's; a text file may be compressed, as .csv.gz."""
+        within = self.path.with_suffix("").suffix.lower() if self._zipped else ""
+        return within if within in _DELIMITERS else self.path.suffix.lower()
+
+    @property
+    def _zipped(self) -> bool:
+        return self.path.suffix.lower() == ".gz"
+
+    def _text(self) -> Any:
+        return pa.input_stream(str(self.path), compression="gzip") if self._zipped else self.path
 
     def _told(self, call: Any) -> Any:
         try:
             return call()
-        except (pa.ArrowException, sqlite3.Error, UnicodeDecodeError) as error:
+        except (pa.ArrowException, sqlite3.Error, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the file, and not of what is in it
+                raise
             raise ValueError(f"{self.what}: cannot be read: {str(error).splitlines()[0]}") from None
 
     def _schema(self) -> list[str]:
         if self._table is not None:
             return list(self._table.column_names)
         if self._suffix in _DELIMITERS:
-            with pa.csv.open_csv(self.path, parse_options=self._delimited()) as reader:
+            with pa.csv.open_csv(self._text(), parse_options=self._delimited()) as reader:
                 return list(reader.schema.names)
         if self._suffix == ".parquet":
             return list(pa.parquet.read_schema(self.path).names)
@@ -106,7 +119,7 @@ class Source:
             with pa.memory_map(str(self.path)) as file:
                 return list(pa.ipc.open_file(file).schema.names)
         if self._suffix in _SQLITE:
-            with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+            with self._database() as data:
                 return [row[1] for row in data.execute(f'pragma table_info("{self._inside}")')]
         raise ValueError(f"{self.what}: expected {FORMATS}")
 
@@ -117,14 +130,19 @@ class Source:
         if self._suffix in _DELIMITERS:
             with open(self.path, "rb") as file:
                 start = file.read(2**20)
-            return self.path.stat().st_size * start.count(b"\n") / max(len(start), 1)
+            length = len(start)
+            if self._zipped:  # so many of its bytes hold so many rows
+                unzip = zlib.decompressobj(wbits=31)
+                start = unzip.decompress(start, 2**26)
+                length -= len(unzip.unconsumed_tail) + len(unzip.unused_data)
+            return self.path.stat().st_size * start.count(b"\n") / max(length, 1)
         if self._suffix == ".parquet":
             return pa.parquet.read_metadata(self.path).num_rows
         if self._suffix == ".feather":
             with pa.memory_map(str(self.path)) as file:
                 reader = pa.ipc.open_file(file)
                 return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
-        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+        with self._database() as data:
             return data.execute(f'select count(*) from "{self._inside}"').fetchone()[0]
 
     def _read(self, columns: list[str], many: bool, ids: Sequence[str]) -> pa.Table:
@@ -144,7 +162,7 @@ class Source:
             return pa.parquet.read_table(self.path, columns=columns, read_dictionary=texts)
         if self._suffix == ".feather":
             return pa.feather.read_table(self.path, columns=columns)
-        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+        with self._database() as data:
             quoted = ", ".join(f'"{column}"' for column in columns)
             pieces = pd.read_sql_query(f'select {quoted} from "{self._inside}"', data, chunksize=2**18)
             return pa.concat_tables(
@@ -156,14 +174,20 @@ class Source:
         encoded = {"auto_dict_encode": True, "auto_dict_max_cardinality": _BLOCK} if many else {}
         convert = pa.csv.ConvertOptions(include_columns=columns, column_types=types, **encoded)
         blocks = pa.csv.ReadOptions(block_size=_BLOCK)
-        return pa.csv.read_csv(self.path, read_options=blocks, parse_options=self._delimited(), convert_options=convert)
+        return pa.csv.read_csv(
+            self._text(), read_options=blocks, parse_options=self._delimited(), convert_options=convert
+        )
 
     def _delimited(self) -> pa.csv.ParseOptions:
         return pa.csv.ParseOptions(delimiter=_DELIMITERS[self._suffix])
 
+    def _database(self) -> closing[sqlite3.Connection]:
+        """The database, to be read alone; its name may hold what a URI takes for its own, # or ?."""
+        return closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True))
+
     def _tables_inside(self, wanted: Sequence[str]) -> str:
         def tables() -> list[str]:
-            with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True) as data:
+            with self._database() as data:
                 return [name for (name,) in data.execute("select name from sqlite_master where type = 'table'")]
 
         names = self._told(tables)
@@ -277,7 +301,7 @@ def of_one_kind(*several: Ids, what: str) -> list[Ids]:
 
 
 def _digits(text: np.ndarray) -> bool:
-    return all(map(_WHOLE.fullmatch, text))
+    return all(map(WHOLE.fullmatch, text))
 
 
 def _looks_like_a_float(text: str) -> bool:

@@ -16,7 +16,7 @@ from retrograde.connectivity import Sparse
 from retrograde.connectome.columns import EDGES, NEURONS, SIGNS, transmitter
 from retrograde.connectome.edges import connections, merged, numbered
 from retrograde.connectome.neurons import neuron_table
-from retrograde.connectome.tables import Source
+from retrograde.connectome.tables import WHOLE, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +73,25 @@ def find(known: np.ndarray, ids: Any, what: str) -> np.ndarray:
     there = np.zeros(len(given), bool) if not len(known) else known[np.minimum(place, len(known) - 1)] == given
     if not there.all():
         unknown = given[~there]
-        near = difflib.get_close_matches(str(unknown[0]), known.astype(str)[:200_000], n=3, cutoff=0.5)
+        near = _nearest(str(unknown[0]), known)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ValueError(f"{what}: {len(unknown)} of {len(given)} ids are not in the connectome: {unknown[0]}{hint}")
     return place
 
 
+def _nearest(name: str, known: np.ndarray) -> list[str]:
+    """The ids that are most like a name, in whatever case it is written."""
+    alike: dict[str, list[str]] = {}
+    for each in known.astype(str)[:200_000].tolist():
+        alike.setdefault(each.casefold(), []).append(each)
+    near = difflib.get_close_matches(name.casefold(), alike, n=3, cutoff=0.5)
+    return [each for folded in near for each in alike[folded]][:3]
+
+
 def _whole(each: Any) -> bool:
     if isinstance(each, bool):
         return False
-    return isinstance(each, int | np.integer) or (isinstance(each, str) and each.lstrip("-").isdigit())
+    return isinstance(each, int | np.integer) or (isinstance(each, str) and WHOLE.fullmatch(each) is not None)
 
 
 def read(
@@ -105,9 +114,9 @@ def read(
     Connections that are there more than once, a row for each neuropil say, are summed before the threshold is applied.
 
     Args:
-        edges: a file (CSV, TSV, Parquet, Feather, SQLite, or SciPy's ``.npz`` of a sparse matrix), a pandas or Arrow
-            table, or a matrix. The columns of FlyWire's Codex, BANC, MaleCNS, neuPrint,
-            ConnectomeInfluenceCalculator and others are recognised; `columns` names any other.
+        edges: a file (CSV or TSV, compressed as ``.csv.gz`` too, Parquet, Feather, SQLite, or SciPy's ``.npz`` of a
+            sparse matrix), a pandas or Arrow table, or a matrix. The columns of FlyWire's Codex, BANC, MaleCNS,
+            neuPrint, ConnectomeInfluenceCalculator and others are recognised; `columns` names any other.
         neurons: the same for the neurons, by id: transmitter, cell type, class, side.
         weights: the column that W holds, "count", "norm" or "weight"; or "fraction", each connection's part of all the
             input of its post neuron, after the threshold. Where there is no "norm" it is the fraction.
@@ -126,7 +135,8 @@ def read(
         dtype: of W.
 
     Raises:
-        ValueError: a column that is missing, ids in floats, negative counts, ids that are not there, nothing left.
+        ValueError: a column that is missing, ids in floats, negative counts, ids that are not there, a threshold
+            that is no number >= 0, nothing left.
         TypeError: no table.
 
     >>> import pandas as pd
@@ -140,6 +150,8 @@ def read(
             [6., 3., 0.]], dtype=torch.float64)
     """
     told: list[tuple[str, int]] = []
+    if not (isinstance(threshold, int | float | np.number) and threshold >= 0):
+        raise ValueError(f"threshold: expected a number of at least 0, got {threshold!r}")
     given, roles = dict(columns or {}), {**EDGES, **NEURONS}
     strange = [role for role in given if role not in roles]
     if strange:

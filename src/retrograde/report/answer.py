@@ -16,6 +16,8 @@ from retrograde.report.ink import Sketch
 from retrograde.report.page import number
 
 ROWS = 1000  # of each table, as many are in the page
+IDS = ("id", "neuron", "pre", "post", "source", "target")
+EXACT = 2**53  # a page's script rounds larger integers
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,21 @@ class _Rows:
     @classmethod
     def of(cls, title: str, table: pd.DataFrame) -> _Rows:
         names = [name for name in table.columns if table[name].notna().any()]
-        numeric = [pd.api.types.is_numeric_dtype(table[name]) and table[name].dtype != bool for name in names]
-        numeric = [is_number and not str(name).endswith("id") for is_number, name in zip(numeric, names, strict=True)]
+        numeric = [_is_numeric(table[name]) for name in names]
         rows = [
             [_cell(value, is_number) for value, is_number in zip(row, numeric, strict=True)]
             for row in table[names].head(ROWS).itertuples(index=False, name=None)
         ]
         return cls(title, list(map(str, names)), numeric, rows, max(len(table) - ROWS, 0))
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    """Whether a column is sorted, filtered and shown as numbers. Ids are names, of however many digits."""
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return False
+    if str(column.name) in IDS or str(column.name).endswith("_id"):
+        return False
+    return not (pd.api.types.is_integer_dtype(column) and max(-column.min(), column.max()) > EXACT)
 
 
 def _cell(value: Any, is_number: bool) -> tuple[str, str]:
