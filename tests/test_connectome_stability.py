@@ -106,6 +106,13 @@ def test_at_rest_it_is_the_formula_of_the_eigenvectors():
         assert np.isclose(row.gradient, exact, rtol=1e-8, atol=1e-12)
 
 
+def test_a_synapse_that_is_silenced_moves_no_margin():
+    c = network()
+    table = stability(c, {"n00": 2.0}, scale=0.9, silence=["n01", "n04"]).synapses()
+    cut = table["pre"].isin(["n01", "n04"])
+    assert cut.any() and (table.loc[cut, "removal"] == 0).all() and (table.loc[~cut, "removal"] != 0).any()
+
+
 def test_large_networks_by_products_alone_are_as_small_ones(monkeypatch):
     c = network(80, seed=7)
     small = stability(c, {"n00": 1.0}, scale=1.2)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import retrograde as rg
 from retrograde.cli.app import app
 from retrograde.connectome import importance, influence, read
+from retrograde.report import paths
 
 
 def network(n=20, seed=0, signed=True):
@@ -218,3 +219,52 @@ def test_the_commands_sweep_linearise_and_sum_over_neuropils(tmp_path):
     assert set(table["neuropil"]) == {"LO", "ME"}
     _, said = run("influence", str(tmp_path / "rows.csv"), "--source", "a", "--target", "c", "--scale", "0.5")
     assert "No path leads there: every influence is exactly 0." in said
+
+
+def test_the_page_of_sources_and_targets_draws_the_paths_between_them(tmp_path, monkeypatch):
+    drawn = []
+    original = paths.strongest_paths
+    monkeypatch.setattr(paths, "strongest_paths", lambda *given: drawn.append(given) or original(*given))
+    said = ["influence", "--example", "worm", "--source", "ADAL", "ADAR", "--target", "AVAL", "--scale", "0.6"]
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, [*said, "--silence", "ADAR", "AVBL", "--report", str(page)])
+    assert done.exit_code == 0, done.output
+    assert "From the sources to the targets." in page.read_text(encoding="utf-8")
+    ((edges, column, sources, targets),) = drawn
+    assert (list(sources), list(targets)) == (["ADAL", "ADAR"], ["AVAL"])
+    c = rg.connectome.example("worm")
+    M = 0.6 / np.linalg.eigvals(dense(c)).real.max() * dense(c)
+    M[:, c.index("AVBL")] = 0  # the sources are exempt
+    inverse = np.linalg.inv(np.eye(len(c)) - M)
+    x, s = inverse[:, c.index(["ADAL", "ADAR"])].sum(1), inverse[c.index("AVAL")[0]]
+    post, pre = (end.numpy() for end in c.W.edges)
+    assert np.allclose(edges[column], s[post] * M[post, pre] * x[pre], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("end", ("--source", "--target"))
+def test_no_path_of_the_page_leads_through_silenced_neurons(tmp_path, monkeypatch, end):
+    drawn = []
+    original = paths.strongest_paths
+    monkeypatch.setattr(paths, "strongest_paths", lambda *given: drawn.append(given) or original(*given))
+    page = str(tmp_path / "page.html")
+    done = CliRunner().invoke(
+        app, ["influence", "--example", "worm", end, "AVAL", "--silence", "AVBL", "--report", page]
+    )
+    assert done.exit_code == 0, done.output
+    ((edges, column, *_),) = drawn
+    assert (edges.loc[edges["pre"] == "AVBL", column] == 0).all() and (edges[column] > 0).any()
+
+
+def test_silenced_synapses_carry_nothing(tmp_path):
+    c = network()
+    found = importance(c, ["n02", "n03"], "n07", scale=0.5, silence=["n03", "n05"])
+    synapses = found.synapses()
+    cut = synapses["pre"].isin(["n03", "n05"])
+    assert cut.any() and (synapses.loc[cut, "importance"] == 0).all()
+    kept = synapses[~cut]
+    assert np.allclose(kept["importance"], kept["gradient"] * found.attrs["alpha"] * kept["weight"])
+    found.write_synapses(tmp_path / "all.parquet")
+    written = pd.read_parquet(tmp_path / "all.parquet")
+    assert (written.loc[written["pre"].isin(["n03", "n05"]), "importance"] == 0).all()
+    rows = c.edges.assign(count=1, neuropil=np.where(c.edges["pre"] == "n05", "A", "B"))
+    assert found.by_neuropil(rows).set_index("neuropil").loc["A", "magnitude"] == 0

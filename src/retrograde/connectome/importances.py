@@ -49,13 +49,13 @@ class Importance:
     _connectome: Connectome
     _x: np.ndarray
     _s: np.ndarray
-    _alpha: float
+    _weight: np.ndarray
 
     def synapses(self, top: int | None = None) -> pd.DataFrame:
         """A row for each connection, the most important first: ``gradient`` s_i x_j, ``importance`` s_i W_ij x_j.
 
         W is the scaled αW, and the gradient dR/dW. The importance is how much of R the connection carries: what R
-        loses, to first order, without it.
+        loses, to first order, without it; of a silenced neuron's connections, which carry nothing, it is 0.
         """
         table = self._piece(slice(None))
         size = table["importance"].abs().to_numpy()
@@ -116,7 +116,7 @@ class Importance:
         edges = self._connectome.edges.iloc[rows]
         post, pre = (end.numpy()[rows] for end in self._connectome.W.edges)
         gradient = self._s[post] * self._x[pre]
-        return edges.assign(gradient=gradient, importance=gradient * self._alpha * edges["weight"].to_numpy())
+        return edges.assign(gradient=gradient, importance=gradient * self._weight[rows])
 
 
 def importance(
@@ -210,7 +210,7 @@ def importance(
         _connectome=c,
         _x=x.double().numpy(),
         _s=s.double().numpy(),
-        _alpha=alpha,
+        _weight=net.W.bind().weights[0].numpy(),
     )
 
 

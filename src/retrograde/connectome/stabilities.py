@@ -57,7 +57,7 @@ class ConnectomeStability:
     attrs: dict[str, Any]
     _connectome: Connectome
     _gradient: np.ndarray | ConvergenceError
-    _alpha: float
+    _weight: np.ndarray
 
     @property
     def stable_continuous(self) -> bool:
@@ -73,8 +73,9 @@ class ConnectomeStability:
         """A row for each connection, the one that moves the margin most first.
 
         ``gradient`` is d margin / dW_ij, of the scaled W, with α held; the state that the synapse moves, and so the
-        slopes, are taken into account. ``removal`` is -W_ij times that: the change to first order if it is cut. The
-        cell types of both ends come along, as ``pre_type`` and ``post_type``, where they are known.
+        slopes, are taken into account. ``removal`` is -W_ij times that: the change to first order if it is cut, 0
+        where it is cut already. The cell types of both ends come along, as ``pre_type`` and ``post_type``, where they
+        are known.
 
         Raises:
             ConvergenceError: the leading eigenvalue is not simple, and so has no derivative.
@@ -82,7 +83,7 @@ class ConnectomeStability:
         if isinstance(self._gradient, ConvergenceError):
             raise self._gradient
         edges = self._connectome.edges
-        removal = -self._alpha * edges["weight"].to_numpy() * self._gradient
+        removal = -self._weight * self._gradient
         order = np.argsort(-np.abs(removal), kind="stable")[:top]
         table = edges.iloc[order].assign(gradient=self._gradient[order], removal=removal[order])
         if "cell_type" in self._connectome.neurons:
@@ -188,7 +189,7 @@ def stability(
         attrs={"eigenvalue": eigenvalue, "alpha": alpha, "residual": float(state.residual.max()), "time": time},
         _connectome=c,
         _gradient=gradient,
-        _alpha=alpha,
+        _weight=weight.detach().double().numpy(),
     )
 
 
