@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import importance, influence, read
+from retrograde.connectome import importance, influence, influences, read
 from retrograde.report import paths
 
 
@@ -130,8 +130,13 @@ def test_a_source_that_reaches_no_target_gives_exact_zeros_and_a_note():
         ({"source": "n00", "f": "tanh", "preset": "cic-2026"}, "preset: expected None"),
         ({"source": "n00", "scale": [0.5, 1.0]}, "scale: expected 0 < scale < 1"),
         ({"source": "n00", "scale": []}, "scale: expected at least one"),
-        ({"source": "n00", "scale": None}, "scale: expected 0 < scale < 1"),
+        ({"source": "n00", "scale": None}, "scale: the linear network is unstable, for the largest real part"),
         ({"source": "n00", "scale": [0.5, None], "f": "tanh"}, "scale: expected numbers in a sweep"),
+        ({"source": "n00", "scale": [0.5, 0.6, 0.5]}, "scale: expected different ones in a sweep, got 0.5 twice"),
+        ({"source": {"id": "n00"}}, "source: expected a group's name that no other column has, got 'id'"),
+        ({"target": {"a": "n00", "is_target": "n01"}}, "target: expected a group's name .* got 'is_target'"),
+        ({"source": {"cell_type": "n00"}}, "source: expected a group's name .* got 'cell_type'"),
+        ({"source": {"a": "n00"}, "target": {"source": "n01"}}, "target: expected a group's name .* got 'source'"),
         ({"source": {"a": "n00", "b": "n01"}, "scale": [0.5, 0.6]}, "scale: expected one, where there are several"),
         ({"source": "t9", "by": "cell_type"}, "source: no neuron has the cell_type 't9'; did you mean t"),
         ({"source": "t0", "by": "colour"}, "by: expected a column of the neurons"),
@@ -268,3 +273,57 @@ def test_silenced_synapses_carry_nothing(tmp_path):
     assert (written.loc[written["pre"].isin(["n03", "n05"]), "importance"] == 0).all()
     rows = c.edges.assign(count=1, neuropil=np.where(c.edges["pre"] == "n05", "A", "B"))
     assert found.by_neuropil(rows).set_index("neuropil").loc["A", "magnitude"] == 0
+
+
+def test_scales_that_are_almost_equal_have_a_column_each():
+    found = influence(network(), "n03", scale=[0.9, 0.9000001])
+    assert {"0.9", "0.9000001"} < set(found) and (found["0.9"] != found["0.9000001"]).any()
+
+
+@pytest.mark.parametrize("scales", ([0.3, 1.4], [1.4, 0.3]))
+def test_a_sweep_tells_the_least_margin_and_the_largest_residual(scales, monkeypatch):
+    how = {"source": "n03", "f": "tanh", "drive": {"n02": 2.0}}
+    single = [influence(network(), scale=each, **how).attrs for each in scales]
+    residuals = iter([3e-9, 1e-9] if scales[0] == 0.3 else [1e-9, 3e-9])
+    states = influences.states
+    monkeypatch.setattr(influences, "states", lambda *given: (states(*given)[0], next(residuals)))
+    found = influence(network(), scale=scales, **how).attrs
+    assert np.isclose(found["margin"], min(each["margin"] for each in single), rtol=0, atol=1e-9)
+    assert found["residual"] == 3e-9 and found["scale"] == 1.4
+    assert found["alpha"] == max(each["alpha"] for each in single)
+
+
+CHAIN = pd.DataFrame({"pre": ["a", "b", "a"], "post": ["b", "c", "c"], "count": [2, 3, 4]})
+
+
+def test_a_network_without_cycles_is_taken_as_it_is(tmp_path):
+    c = read(CHAIN)
+    with pytest.raises(ValueError, match="scale=None takes W as it is"):
+        influence(c, "a")
+    assert list(in_order(influence(c, "a", scale=None), c)) == [1, 2, 10]
+    assert list(in_order(influence(c, target="c", scale=None), c)) == [10, 3, 1]
+    CHAIN.to_csv(tmp_path / "chain.csv", index=False)
+    out = tmp_path / "out.csv"
+    said = ["influence", str(tmp_path / "chain.csv"), "--source", "a", "--scale", "none", "--out", str(out)]
+    done = CliRunner().invoke(app, said)
+    assert done.exit_code == 0, done.output
+    assert list(in_order(pd.read_csv(out), c)) == [1, 2, 10]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["importance", "--source", "a", "--target", "c"],
+        ["stability"],
+        ["stimulate", "--target", "c=0.5", "--allowed", "a", "--f", "tanh"],
+        ["simulate", "--source", "a", "--duration", "20"],
+    ],
+    ids=lambda said: said[0],
+)
+def test_every_command_takes_w_as_it_is_with_scale_none(tmp_path, said):
+    CHAIN.to_csv(tmp_path / "chain.csv", index=False)
+    said = [said[0], str(tmp_path / "chain.csv"), *said[1:]]
+    done = CliRunner().invoke(app, [*said, "--scale", "none"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, [*said, "--scale", "nothing"])
+    assert done.exit_code == 2 and "expected a number or none" in done.output

@@ -12,7 +12,9 @@ import typer
 from retrograde import connectome
 from retrograde.cli.answering import question
 from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.cli.scales import scale_of
 from retrograde.connectome import Connectome
+from retrograde.connectome.influences import name_of
 from retrograde.report import Answer, Figure, drawings, paths
 
 
@@ -45,7 +47,10 @@ def influence(
     scale: Annotated[
         list[float] | None,
         typer.Option(
-            help="The largest real part of an eigenvalue, after scaling; several are compared. \\[default: 0.99]"
+            parser=scale_of,
+            metavar="FLOAT|none",
+            help="The largest real part of an eigenvalue, after scaling; several are compared; none takes W as it is. "
+            "\\[default: 0.99]",
         ),
     ] = None,
     preset: Annotated[Preset | None, typer.Option(help="Read and scale as another tool does.")] = None,
@@ -105,7 +110,7 @@ def _compared(found: pd.DataFrame, scales: list[float]) -> Figure:
     """Several columns of numbers side by side: groups, or scales."""
     if len(scales) > 1:
         others = found[~found["is_target" if "is_target" in found else "is_source"]]
-        rows = others.head(drawings.BARS).set_index("id")[[f"{each:g}" for each in scales]]
+        rows = others.head(drawings.BARS).set_index("id")[[name_of(each) for each in scales]]
         figure = drawings.groups(rows / rows.abs().max(), "influence / its largest", cluster=False, columns="scale")
         return Figure("What depends on the scale", figure, "Each column by its largest; rows by their best rank.")
     if "id" in found:

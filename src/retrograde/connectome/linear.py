@@ -106,7 +106,7 @@ def rescaled(eigenvalue: float, scale: float, how: Preset) -> float:
     if not eigenvalue > 1e-12:
         raise ValueError(
             f"scale: the largest real part of an eigenvalue of W is {eigenvalue:.3g}, which no factor makes {scale}: "
-            "without feedback that excites there is nothing to scale"
+            "without feedback that excites there is nothing to scale; scale=None takes W as it is"
         )
     return scale / eigenvalue
 
