@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import importance, influence, influences, read
+from retrograde.connectome import importance, influence, influences, linear, read
 from retrograde.report import paths
 
 
@@ -327,3 +328,33 @@ def test_every_command_takes_w_as_it_is_with_scale_none(tmp_path, said):
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(app, [*said, "--scale", "nothing"])
     assert done.exit_code == 2 and "expected a number or none" in done.output
+
+
+def test_the_eigenvalue_is_computed_once_for_the_same_weights(monkeypatch):
+    computed = []
+    largest = linear.largest_real_eigenvalue
+    monkeypatch.setattr(linear, "largest_real_eigenvalue", lambda W: computed.append(1) or largest(W))
+    c = network(signed=False)
+    first = influence(c, "n03", scale=0.5, preset="cic-2026")
+    for scale in (0.5, 0.7):
+        influence(c, target="n04", scale=scale)
+    assert len(computed) == 1
+    cut = influence(c, "n03", scale=0.5, silence=["n04"], preset="cic-2026").attrs["eigenvalue"]
+    assert len(computed) == 2 and cut < first.attrs["eigenvalue"]
+    with torch.no_grad():
+        c.W.weight.mul_(2)  # other weights, another eigenvalue
+    again = influence(c, "n03", scale=0.5, preset="cic-2026")
+    assert np.isclose(again.attrs["eigenvalue"], 2 * first.attrs["eigenvalue"]) and len(computed) == 3
+    assert np.allclose(in_order(again, c), in_order(first, c))
+
+
+@pytest.mark.parametrize("backwards", (False, True))
+def test_what_is_reached_from_several_groups_is_what_powers_of_w_reach(backwards):
+    rng = np.random.default_rng(3)
+    M = (rng.random((30, 30)) < 0.04) * 1.0
+    driven = (rng.random((4, 30)) < 0.05) * 1.0
+    driven[3] = 0
+    net = rg.Recurrence(rg.Sparse(scipy.sparse.csr_array(M)), "identity")
+    after = np.linalg.matrix_power(np.eye(30) + (M.T if backwards else M), 30) > 0
+    want = (driven @ after.T) > 0
+    assert (linear.reached(net, torch.from_numpy(driven), backwards) == want).all() and 0 < want.sum() < want[:3].size
