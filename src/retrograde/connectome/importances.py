@@ -144,8 +144,10 @@ def importance(
         silence: neurons whose outgoing connections are cut.
         exact: for how many neurons, the most important ones, the effects of silencing and flipping are computed exactly
             too: in the linear network from one more solve each, by the rank-one identity; else by solving anew without
-            them. In a linear network with negative weights they are of the formal steady state, (I - αW)⁻¹ b, and NaN
-            where the sign of the determinant tells that there is no stable one.
+            them. With negative weights the network may be unstable then. In a linear one they are of the formal steady
+            state, (I - αW)⁻¹ b, and NaN where det (I - αW) ≤ 0, which no stable one has. A number does not prove that
+            it is stable: two eigenvalues beyond 1, or a pair of complex ones, leave the sign as it is. With another `f`
+            nothing tells. `stability` with ``silence`` tells of silencing.
         progress: called with how many exact effects are known, and of how many.
 
     Raises:

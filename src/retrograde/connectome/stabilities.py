@@ -46,7 +46,9 @@ class ConnectomeStability:
             ``error`` (the order of its error), and ``neurons``, 1 / Σ|v|⁴: over how many neurons its mode v extends.
         neurons: a row for each neuron, the largest part in the leading mode first: ``id``; ``activity`` x; ``slope``
             D; ``amplitude`` and ``phase`` of v, of length 1; ``reception`` |w|, of length 1: how strongly a
-            perturbation of this neuron excites the mode; and what the neuron table says.
+            perturbation of this neuron excites the mode; and what the neuron table says. v and w are those within the
+            loops that make the mode, the strongly connected component that λ is of, and 0 elsewhere: a whole
+            eigenvector of DW goes on downstream of it, and a left one upstream.
         attrs: ``eigenvalue`` of W and ``alpha``, by which it is scaled; ``residual`` of the state, ``time``.
     """
 
