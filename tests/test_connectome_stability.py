@@ -63,7 +63,7 @@ def test_margins_eigenvalues_and_modes_against_a_full_decomposition(drive):
     assert np.allclose(in_order(found, c, "amplitude")[loops], v / np.linalg.norm(v), atol=1e-8)
     w = np.abs(np.linalg.eig(M.T)[1][:, np.argsort(-np.linalg.eigvals(M.T).real)[0]])[loops]
     assert np.allclose(in_order(found, c, "reception")[loops], w / np.linalg.norm(w), atol=1e-8)
-    assert (in_order(found, c, "amplitude")[~loops] == 0).all() and np.abs(V[~loops, order[0]]).max() > 0.01
+    assert (in_order(found, c, "amplitude")[~loops] == 0).all() and np.abs(V[~loops, order[0]]).max() > 1e-6
     assert np.isclose(found.by("cell_type")["part"].sum(), 1)
 
 

@@ -143,8 +143,8 @@ def influence(
         answers.append(found)
         receipts.append(told)
     # Of a sweep, the worst: each is a residual but the margin.
-    attrs = {name: (min if name == "margin" else max)(told[name] for told in receipts) for name in receipts[0]}
-    attrs = {"eigenvalue": eigenvalue, "alpha": alpha, "scale": largest, **attrs}
+    worst = {name: (min if name == "margin" else max)(told[name] for told in receipts) for name in receipts[0]}
+    attrs: dict[str, Any] = {"eigenvalue": eigenvalue, "alpha": alpha, "scale": largest, **worst}
     if len(scales) > 1:
         table = _swept(c, answers, scales, sources, targets)
     else:

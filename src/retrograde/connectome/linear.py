@@ -64,7 +64,7 @@ def scaled(
 
 def _eigenvalue(c: Connectome, weight: Tensor) -> float:
     """The largest of c with these weights, which is computed once for the same ones."""
-    key = hashlib.blake2b(np.ascontiguousarray(weight.numpy())).digest()
+    key = hashlib.blake2b(np.ascontiguousarray(weight.numpy()).data).digest()
     if key not in c._eigenvalues:
         c._eigenvalues[key] = largest_real_eigenvalue(c.W.bind(weight))
     return c._eigenvalues[key]
