@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import read, stability
+from retrograde.connectome import importance, read, stability
 from retrograde.connectome import stabilities as module
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -63,6 +63,7 @@ def test_margins_eigenvalues_and_modes_against_a_full_decomposition(drive):
     assert np.allclose(in_order(found, c, "amplitude")[loops], v / np.linalg.norm(v), atol=1e-8)
     w = np.abs(np.linalg.eig(M.T)[1][:, np.argsort(-np.linalg.eigvals(M.T).real)[0]])[loops]
     assert np.allclose(in_order(found, c, "reception")[loops], w / np.linalg.norm(w), atol=1e-8)
+    assert (in_order(found, c, "amplitude")[~loops] == 0).all() and np.abs(V[~loops, order[0]]).max() > 1e-6
     assert np.isclose(found.by("cell_type")["part"].sum(), 1)
 
 
@@ -104,6 +105,21 @@ def test_at_rest_it_is_the_formula_of_the_eigenvectors():
         assert max(i, j) < 37
         exact = -(np.conj(values[k]) * w[i] * V[j, k]).real / np.abs(values[k])
         assert np.isclose(row.gradient, exact, rtol=1e-8, atol=1e-12)
+
+
+def test_a_synapse_that_is_silenced_moves_no_margin():
+    c = network()
+    table = stability(c, {"n00": 2.0}, scale=0.9, silence=["n01", "n04"]).synapses()
+    cut = table["pre"].isin(["n01", "n04"])
+    assert cut.any() and (table.loc[cut, "removal"] == 0).all() and (table.loc[~cut, "removal"] != 0).any()
+
+
+def test_an_exact_effect_may_be_finite_where_silencing_makes_the_network_unstable():
+    M = 2 * np.random.default_rng(0).normal(size=(6, 6))
+    c = read(M, orientation="post_pre", ids=list("abcdef"))
+    effects = importance(c, "a", "b", scale=0.9, exact=6).neurons.set_index("id")["silencing_exact"]
+    assert np.isfinite(effects["a"])
+    assert stability(c, scale=0.9).stable_continuous and not stability(c, scale=0.9, silence="a").stable_continuous
 
 
 def test_large_networks_by_products_alone_are_as_small_ones(monkeypatch):

@@ -274,6 +274,20 @@ def test_what_is_held_out_is_not_fitted_and_depends_on_the_seed():
     assert set(by_neuron[by_neuron["held_out"]]["neuron"]).isdisjoint(by_neuron[~by_neuron["held_out"]]["neuron"])
 
 
+def test_of_one_condition_nothing_is_held_out_and_that_is_said():
+    c = network()
+    h, drive = drives(c)
+    recorded = table(c, Truth(c, 0.6, gain=GAIN).steady(h))
+    recorded = recorded[recorded["condition"] == "k0"]
+    found = fit(c, recorded, drive, parameters="gain", scale=0.6, throw=False)
+    assert not found.activities["held_out"].any() and list(found.errors["numbers"]) == ["fitted"]
+    assert "one condition was recorded, so nothing is held out" in " ".join(found.notes)
+    asked = fit(c, recorded, drive, parameters="gain", scale=0.6, hold_out=0, throw=False)
+    assert "nothing is held out" not in " ".join(asked.notes)
+    by_neuron = fit(c, recorded, drive, parameters="gain", scale=0.6, hold_out_by="neuron", throw=False)
+    assert by_neuron.activities["held_out"].any() and "nothing is held out" not in " ".join(by_neuron.notes)
+
+
 def test_many_parameters_of_single_neurons_and_those_of_no_type():
     c = network()
     h, drive = drives(c, 8)
@@ -385,7 +399,12 @@ BAD = [
     (lambda r, d: (r.assign(time=1.0), d), {"dt": 0.5, "start": {"tau": 0.1}}, "at least dt = 0.5, got 0.1"),
     (lambda r, d: (r, d), {"hold_out": 1.0}, "hold_out: expected a part"),
     (lambda r, d: (r, d), {"hold_out_by": "side"}, "hold_out_by: expected 'condition' or 'neuron'"),
-    (lambda r, d: (r[r["condition"] == "k0"], d), {}, "give hold_out_by='neuron' or hold_out=0"),
+    (lambda r, d: (r, d), {"hold_out": 0.99}, "give hold_out_by='neuron' or hold_out=0"),
+    (
+        lambda r, d: (r[r["neuron"] == r["neuron"].iloc[0]], d),
+        {"hold_out_by": "neuron"},
+        "expected more than one neuron that was recorded",
+    ),
     (lambda r, d: (r, d), {"silence": ["nobody"]}, "silence: 1 of 1 ids"),
     (lambda r, d: (r, d), {"method": "newton"}, "method: expected"),
     (lambda r, d: (r, d), {"max_steps": 0}, "max_steps: expected a number"),

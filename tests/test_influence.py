@@ -3,12 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import importance, influence, read
+from retrograde.connectome import importance, influence, influences, linear, read
+from retrograde.report import paths
 
 
 def network(n=20, seed=0, signed=True):
@@ -129,8 +131,13 @@ def test_a_source_that_reaches_no_target_gives_exact_zeros_and_a_note():
         ({"source": "n00", "f": "tanh", "preset": "cic-2026"}, "preset: expected None"),
         ({"source": "n00", "scale": [0.5, 1.0]}, "scale: expected 0 < scale < 1"),
         ({"source": "n00", "scale": []}, "scale: expected at least one"),
-        ({"source": "n00", "scale": None}, "scale: expected 0 < scale < 1"),
+        ({"source": "n00", "scale": None}, "scale: the linear network is unstable, for the largest real part"),
         ({"source": "n00", "scale": [0.5, None], "f": "tanh"}, "scale: expected numbers in a sweep"),
+        ({"source": "n00", "scale": [0.5, 0.6, 0.5]}, "scale: expected different ones in a sweep, got 0.5 twice"),
+        ({"source": {"id": "n00"}}, "source: expected a group's name that no other column has, got 'id'"),
+        ({"target": {"a": "n00", "is_target": "n01"}}, "target: expected a group's name .* got 'is_target'"),
+        ({"source": {"cell_type": "n00"}}, "source: expected a group's name .* got 'cell_type'"),
+        ({"source": {"a": "n00"}, "target": {"source": "n01"}}, "target: expected a group's name .* got 'source'"),
         ({"source": {"a": "n00", "b": "n01"}, "scale": [0.5, 0.6]}, "scale: expected one, where there are several"),
         ({"source": "t9", "by": "cell_type"}, "source: no neuron has the cell_type 't9'; did you mean t"),
         ({"source": "t0", "by": "colour"}, "by: expected a column of the neurons"),
@@ -218,3 +225,136 @@ def test_the_commands_sweep_linearise_and_sum_over_neuropils(tmp_path):
     assert set(table["neuropil"]) == {"LO", "ME"}
     _, said = run("influence", str(tmp_path / "rows.csv"), "--source", "a", "--target", "c", "--scale", "0.5")
     assert "No path leads there: every influence is exactly 0." in said
+
+
+def test_the_page_of_sources_and_targets_draws_the_paths_between_them(tmp_path, monkeypatch):
+    drawn = []
+    original = paths.strongest_paths
+    monkeypatch.setattr(paths, "strongest_paths", lambda *given: drawn.append(given) or original(*given))
+    said = ["influence", "--example", "worm", "--source", "ADAL", "ADAR", "--target", "AVAL", "--scale", "0.6"]
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, [*said, "--silence", "ADAR", "AVBL", "--report", str(page)])
+    assert done.exit_code == 0, done.output
+    assert "From the sources to the targets." in page.read_text(encoding="utf-8")
+    ((edges, column, sources, targets),) = drawn
+    assert (list(sources), list(targets)) == (["ADAL", "ADAR"], ["AVAL"])
+    c = rg.connectome.example("worm")
+    M = 0.6 / np.linalg.eigvals(dense(c)).real.max() * dense(c)
+    M[:, c.index("AVBL")] = 0  # the sources are exempt
+    inverse = np.linalg.inv(np.eye(len(c)) - M)
+    x, s = inverse[:, c.index(["ADAL", "ADAR"])].sum(1), inverse[c.index("AVAL")[0]]
+    post, pre = (end.numpy() for end in c.W.edges)
+    assert np.allclose(edges[column], s[post] * M[post, pre] * x[pre], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("end", ("--source", "--target"))
+def test_no_path_of_the_page_leads_through_silenced_neurons(tmp_path, monkeypatch, end):
+    drawn = []
+    original = paths.strongest_paths
+    monkeypatch.setattr(paths, "strongest_paths", lambda *given: drawn.append(given) or original(*given))
+    page = str(tmp_path / "page.html")
+    done = CliRunner().invoke(
+        app, ["influence", "--example", "worm", end, "AVAL", "--silence", "AVBL", "--report", page]
+    )
+    assert done.exit_code == 0, done.output
+    ((edges, column, *_),) = drawn
+    assert (edges.loc[edges["pre"] == "AVBL", column] == 0).all() and (edges[column] > 0).any()
+
+
+def test_silenced_synapses_carry_nothing(tmp_path):
+    c = network()
+    found = importance(c, ["n02", "n03"], "n07", scale=0.5, silence=["n03", "n05"])
+    synapses = found.synapses()
+    cut = synapses["pre"].isin(["n03", "n05"])
+    assert cut.any() and (synapses.loc[cut, "importance"] == 0).all()
+    kept = synapses[~cut]
+    assert np.allclose(kept["importance"], kept["gradient"] * found.attrs["alpha"] * kept["weight"])
+    found.write_synapses(tmp_path / "all.parquet")
+    written = pd.read_parquet(tmp_path / "all.parquet")
+    assert (written.loc[written["pre"].isin(["n03", "n05"]), "importance"] == 0).all()
+    rows = c.edges.assign(count=1, neuropil=np.where(c.edges["pre"] == "n05", "A", "B"))
+    assert found.by_neuropil(rows).set_index("neuropil").loc["A", "magnitude"] == 0
+
+
+def test_scales_that_are_almost_equal_have_a_column_each():
+    found = influence(network(), "n03", scale=[0.9, 0.9000001])
+    assert {"0.9", "0.9000001"} < set(found) and (found["0.9"] != found["0.9000001"]).any()
+
+
+@pytest.mark.parametrize("scales", ([0.3, 1.4], [1.4, 0.3]))
+def test_a_sweep_tells_the_least_margin_and_the_largest_residual(scales, monkeypatch):
+    how = {"source": "n03", "f": "tanh", "drive": {"n02": 2.0}}
+    single = [influence(network(), scale=each, **how).attrs for each in scales]
+    residuals = iter([3e-9, 1e-9] if scales[0] == 0.3 else [1e-9, 3e-9])
+    states = influences.states
+    monkeypatch.setattr(influences, "states", lambda *given: (states(*given)[0], next(residuals)))
+    found = influence(network(), scale=scales, **how).attrs
+    assert np.isclose(found["margin"], min(each["margin"] for each in single), rtol=0, atol=1e-9)
+    assert found["residual"] == 3e-9 and found["scale"] == 1.4
+    assert found["alpha"] == max(each["alpha"] for each in single)
+
+
+CHAIN = pd.DataFrame({"pre": ["a", "b", "a"], "post": ["b", "c", "c"], "count": [2, 3, 4]})
+
+
+def test_a_network_without_cycles_is_taken_as_it_is(tmp_path):
+    c = read(CHAIN)
+    with pytest.raises(ValueError, match="scale=None takes W as it is"):
+        influence(c, "a")
+    assert list(in_order(influence(c, "a", scale=None), c)) == [1, 2, 10]
+    assert list(in_order(influence(c, target="c", scale=None), c)) == [10, 3, 1]
+    CHAIN.to_csv(tmp_path / "chain.csv", index=False)
+    out = tmp_path / "out.csv"
+    said = ["influence", str(tmp_path / "chain.csv"), "--source", "a", "--scale", "none", "--out", str(out)]
+    done = CliRunner().invoke(app, said)
+    assert done.exit_code == 0, done.output
+    assert list(in_order(pd.read_csv(out), c)) == [1, 2, 10]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["importance", "--source", "a", "--target", "c"],
+        ["stability"],
+        ["stimulate", "--target", "c=0.5", "--allowed", "a", "--f", "tanh"],
+        ["simulate", "--source", "a", "--duration", "20"],
+    ],
+    ids=lambda said: said[0],
+)
+def test_every_command_takes_w_as_it_is_with_scale_none(tmp_path, said):
+    CHAIN.to_csv(tmp_path / "chain.csv", index=False)
+    said = [said[0], str(tmp_path / "chain.csv"), *said[1:]]
+    done = CliRunner().invoke(app, [*said, "--scale", "none"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, [*said, "--scale", "nothing"])
+    assert done.exit_code == 2 and "expected a number or none" in done.output
+
+
+def test_the_eigenvalue_is_computed_once_for_the_same_weights(monkeypatch):
+    computed = []
+    largest = linear.largest_real_eigenvalue
+    monkeypatch.setattr(linear, "largest_real_eigenvalue", lambda W: computed.append(1) or largest(W))
+    c = network(signed=False)
+    first = influence(c, "n03", scale=0.5, preset="cic-2026")
+    for scale in (0.5, 0.7):
+        influence(c, target="n04", scale=scale)
+    assert len(computed) == 1
+    cut = influence(c, "n03", scale=0.5, silence=["n04"], preset="cic-2026").attrs["eigenvalue"]
+    assert len(computed) == 2 and cut < first.attrs["eigenvalue"]
+    with torch.no_grad():
+        c.W.weight.mul_(2)  # other weights, another eigenvalue
+    again = influence(c, "n03", scale=0.5, preset="cic-2026")
+    assert np.isclose(again.attrs["eigenvalue"], 2 * first.attrs["eigenvalue"]) and len(computed) == 3
+    assert np.allclose(in_order(again, c), in_order(first, c))
+
+
+@pytest.mark.parametrize("backwards", (False, True))
+def test_what_is_reached_from_several_groups_is_what_powers_of_w_reach(backwards):
+    rng = np.random.default_rng(3)
+    M = (rng.random((30, 30)) < 0.04) * 1.0
+    driven = (rng.random((4, 30)) < 0.05) * 1.0
+    driven[3] = 0
+    net = rg.Recurrence(rg.Sparse(scipy.sparse.csr_array(M)), "identity")
+    after = np.linalg.matrix_power(np.eye(30) + (M.T if backwards else M), 30) > 0
+    want = (driven @ after.T) > 0
+    assert (linear.reached(net, torch.from_numpy(driven), backwards) == want).all() and 0 < want.sum() < want[:3].size

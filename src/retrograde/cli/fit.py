@@ -11,6 +11,7 @@ import typer
 from retrograde import connectome
 from retrograde.cli.answering import question
 from retrograde.cli.reading import Asked
+from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, fits
 
 
@@ -45,7 +46,7 @@ def fit(
     parameters: Annotated[list[Kind] | None, typer.Option(help="What is fitted. \\[default: gain bias]")] = None,
     tie: Annotated[str, typer.Option(help="The column whose groups share a parameter; id ties nothing.")] = "cell_type",
     f: Annotated[str, typer.Option("--f", help="The nonlinearity: tanh, relu, sigmoid, softplus, identity.")] = "tanh",
-    scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, before the fit.")] = 0.99,
+    scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, before the fit")] = 0.99,
     dt: Annotated[float | None, typer.Option(help="The length of a step, for activities over time.")] = None,
     hold_out: Annotated[float, typer.Option(help="Which part is held out, to be predicted; 0 for none.")] = 0.2,
     hold_out_by: Annotated[By, typer.Option(help="Whole conditions, or whole neurons.")] = By.condition,

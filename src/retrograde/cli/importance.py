@@ -10,6 +10,7 @@ import typer
 from retrograde import connectome
 from retrograde.cli.answering import check_name, question, written
 from retrograde.cli.reading import Asked, numbers_of
+from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, drawings, paths
 
 
@@ -21,7 +22,7 @@ def importance(
     f: Annotated[
         str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
     ] = "identity",
-    scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, after scaling.")] = 0.99,
+    scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, after scaling")] = 0.99,
     exact: Annotated[int, typer.Option(min=0, help="Silence so many neurons for true, too.")] = 0,
     by: Annotated[
         str | None, typer.Option(help="Sum over a column of the neurons, such as cell_type, or by neuropil.")

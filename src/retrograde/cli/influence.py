@@ -5,13 +5,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
 from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.cli.scales import scale_of
 from retrograde.connectome import Connectome
+from retrograde.connectome.influences import name_of
 from retrograde.report import Answer, Figure, drawings, paths
 
 
@@ -44,7 +47,10 @@ def influence(
     scale: Annotated[
         list[float] | None,
         typer.Option(
-            help="The largest real part of an eigenvalue, after scaling; several are compared. \\[default: 0.99]"
+            parser=scale_of,
+            metavar="FLOAT|none",
+            help="The largest real part of an eigenvalue, after scaling; several are compared; none takes W as it is. "
+            "\\[default: 0.99]",
         ),
     ] = None,
     preset: Annotated[Preset | None, typer.Option(help="Read and scale as another tool does.")] = None,
@@ -85,7 +91,7 @@ def influence(
         figures = _figures(found)
         if asked.report is not None:
             asked.step("looking for the strongest paths")
-            figures += _paths(c, found, how)
+            figures += _paths(c, found, source or [], target or [], how)
     else:
         figures = [_compared(found, scale or [])]
     notes = [
@@ -104,7 +110,7 @@ def _compared(found: pd.DataFrame, scales: list[float]) -> Figure:
     """Several columns of numbers side by side: groups, or scales."""
     if len(scales) > 1:
         others = found[~found["is_target" if "is_target" in found else "is_source"]]
-        rows = others.head(drawings.BARS).set_index("id")[[f"{each:g}" for each in scales]]
+        rows = others.head(drawings.BARS).set_index("id")[[name_of(each) for each in scales]]
         figure = drawings.groups(rows / rows.abs().max(), "influence / its largest", cluster=False, columns="scale")
         return Figure("What depends on the scale", figure, "Each column by its largest; rows by their best rank.")
     if "id" in found:
@@ -135,29 +141,35 @@ def _figures(found: pd.DataFrame) -> list[Figure]:
     ]
 
 
-def _paths(c: Connectome, found: pd.DataFrame, how: dict[str, Any]) -> list[Figure]:
-    """The strongest paths to the targets from the neurons of the largest influence on them, or the other way round.
+def _paths(
+    c: Connectome, found: pd.DataFrame, source: list[str], target: list[str], how: dict[str, Any]
+) -> list[Figure]:
+    """The strongest paths from the sources to the targets; or from or to the neurons of the largest influence.
 
-    One more solve, from these neurons, tells with the first what each synapse carries from end to end: s_i W_ij x_j.
+    What the sources drive, and what the targets depend on, tell together what each synapse carries from end to end:
+    s_i W_ij x_j. Both are of one network, in which the sources are exempt from silencing.
     """
     backwards = "is_target" in found
     at_end = found["is_target" if backwards else "is_source"]
-    here, there = list(found["id"][at_end]), list(found["id"][~at_end & (found["influence"] != 0)].head(ENDS))
-    if not there:
+    others = list(found["id"][~at_end & (found["influence"] != 0)].head(ENDS))
+    if not others:
         return []
-    other_end: dict[str, Any] = {"source" if backwards else "target": there}
-    other = connectome.influence(c, **other_end, **how)
-    s, x = (each.set_index("id")["influence"] for each in ((found, other) if backwards else (other, found)))
+    sources, targets = (list(c.ids[c.index(some)]) if some else others for some in (source, target))
+    silent = np.setdiff1d(c.index(how["silence"]), c.index(source))
+    how = {**how, "silence": list(c.ids[silent])}
+    x = found if not backwards else connectome.influence(c, sources, **how)
+    s = found if not source else connectome.influence(c, target=targets, **how)
+    x, s = (each.set_index("id")["influence"] for each in (x, s))
     edges = c.edges
-    value = s.loc[edges["post"]].to_numpy() * edges["weight"].to_numpy() * x.loc[edges["pre"]].to_numpy()
-    ends = (there, here) if backwards else (here, there)
-    strongest = paths.strongest_paths(edges.assign(value=found.attrs["alpha"] * value), "value", *ends)
+    weight = np.where(edges["pre"].isin(c.ids[silent]), 0, edges["weight"])
+    value = found.attrs["alpha"] * s.loc[edges["post"]].to_numpy() * weight * x.loc[edges["pre"]].to_numpy()
+    strongest = paths.strongest_paths(edges.assign(value=value), "value", sources, targets)
     if not len(strongest):
         return []
-    note = (
-        "From the neurons of the largest influence to the targets."
-        if backwards
-        else "From the sources to the neurons they influence most."
-    )
+    note = "From the sources to the targets."
+    if not source:
+        note = "From the neurons of the largest influence to the targets."
+    if not target:
+        note = "From the sources to the neurons they influence most."
     note += " A connection is as broad as what it carries from end to end."
-    return [Figure("The strongest paths", paths.wiring(strongest, *ends), note)]
+    return [Figure("The strongest paths", paths.wiring(strongest, sources, targets), note)]

@@ -10,6 +10,7 @@ import typer
 from retrograde import connectome
 from retrograde.cli.answering import question
 from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, drawings
 from retrograde.result import ConvergenceError
 
@@ -28,7 +29,7 @@ def stability(
     asked: Asked,
     drive: Annotated[Several, typer.Option(help="Neurons that are driven, ID or ID=INPUT. \\[default: none]")] = None,
     f: Annotated[str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")] = "tanh",
-    scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, after scaling.")] = 0.99,
+    scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, after scaling")] = 0.99,
     time: Annotated[Time, typer.Option(help="τ dx/dt = -x + f(Wx + b), or x ← f(Wx + b).")] = Time.continuous,
     modes: Annotated[int, typer.Option(min=1, help="How many eigenvalues.")] = 6,
 ) -> Answer:

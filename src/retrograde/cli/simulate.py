@@ -12,6 +12,7 @@ import typer
 from retrograde import connectome
 from retrograde.cli.answering import question
 from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, drawings
 from retrograde.training import InputError
 
@@ -31,7 +32,7 @@ def simulate(
     duration: Annotated[float | None, typer.Option(help="How long. \\[default: to the end of the stimulus]")] = None,
     start: Annotated[str, typer.Option(help="rest, or steady: the steady state without the stimulus.")] = "rest",
     scale: Annotated[
-        float | None, typer.Option(help="The largest real part of an eigenvalue, after scaling. \\[default: as it is]")
+        float | None, scaling("The largest real part of an eigenvalue, after scaling", "\\[default: as it is]")
     ] = None,
     record: Annotated[Several, typer.Option(help="Neurons to tell of. \\[default: all]")] = None,
     by: Annotated[str | None, typer.Option(help="Means by a column of the neurons, such as cell_type.")] = None,

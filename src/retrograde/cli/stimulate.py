@@ -12,6 +12,7 @@ import typer
 from retrograde import connectome
 from retrograde.cli.answering import question
 from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.cli.scales import scaling
 from retrograde.cli.simulate import number_or_name
 from retrograde.report import Answer, Figure, drawings
 from retrograde.training import InputError
@@ -35,7 +36,7 @@ def stimulate(
     maximum: Annotated[bool, typer.Option("--maximum", help="Maximise the targets' activity instead.")] = False,
     budget: Annotated[float, typer.Option(help="For a maximum: all input together.")] = float("inf"),
     f: Annotated[str, typer.Option("--f", help="tanh, relu, sigmoid, softplus, identity.")] = "tanh",
-    scale: Annotated[float, typer.Option(help="The largest real part of an eigenvalue, after scaling.")] = 0.99,
+    scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, after scaling")] = 0.99,
     bias: Annotated[str, typer.Option(help="Input that is always there: a number, or a column of the neurons.")] = "0",
     tau: Annotated[str | None, typer.Option(help="τ in steps: a number, or a column of the neurons.")] = None,
     preset: Annotated[

@@ -108,7 +108,7 @@ def fit(
             None: they are steady states.
         start: kind -> where it starts, a number or one for each group; what is not fitted stays there. By default 1, of
             biases 0, of tau 10 dt.
-        hold_out: which part of the conditions, or neurons, is held out. 0 for none.
+        hold_out: which part of the conditions, or neurons, is held out. 0 for none; none of a single condition.
         hold_out_by: "condition", or "neuron".
         seed: of what is held out.
         method: "gauss-newton", with the exact Jacobian, by default up to 400 parameters; or "lbfgs", with one adjoint
@@ -149,6 +149,8 @@ def fit(
     fitted = [parameters] if isinstance(parameters, str) else list(parameters)
     kinds, notes = kinds_of(c, fitted, tie, start or {}, dt)
     out = held_out(of, hold_out, hold_out_by, seed)
+    if hold_out and not out.any():
+        notes.append("one condition was recorded, so nothing is held out; hold_out_by='neuron' holds some neurons out")
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), Tanh())
     model = Adjustable(c, replace(net, f=nonlinearity), kinds, [k for k in kinds if k in fitted], of, dt)
     problem = Misfit(model, ~out, progress)

@@ -49,13 +49,13 @@ class Importance:
     _connectome: Connectome
     _x: np.ndarray
     _s: np.ndarray
-    _alpha: float
+    _weight: np.ndarray
 
     def synapses(self, top: int | None = None) -> pd.DataFrame:
         """A row for each connection, the most important first: ``gradient`` s_i x_j, ``importance`` s_i W_ij x_j.
 
         W is the scaled αW, and the gradient dR/dW. The importance is how much of R the connection carries: what R
-        loses, to first order, without it.
+        loses, to first order, without it; of a silenced neuron's connections, which carry nothing, it is 0.
         """
         table = self._piece(slice(None))
         size = table["importance"].abs().to_numpy()
@@ -116,7 +116,7 @@ class Importance:
         edges = self._connectome.edges.iloc[rows]
         post, pre = (end.numpy()[rows] for end in self._connectome.W.edges)
         gradient = self._s[post] * self._x[pre]
-        return edges.assign(gradient=gradient, importance=gradient * self._alpha * edges["weight"].to_numpy())
+        return edges.assign(gradient=gradient, importance=gradient * self._weight[rows])
 
 
 def importance(
@@ -144,8 +144,10 @@ def importance(
         silence: neurons whose outgoing connections are cut.
         exact: for how many neurons, the most important ones, the effects of silencing and flipping are computed exactly
             too: in the linear network from one more solve each, by the rank-one identity; else by solving anew without
-            them. In a linear network with negative weights they are of the formal steady state, (I - αW)⁻¹ b, and NaN
-            where the sign of the determinant tells that there is no stable one.
+            them. With negative weights the network may be unstable then. In a linear one they are of the formal steady
+            state, (I - αW)⁻¹ b, and NaN where det (I - αW) ≤ 0, which no stable one has. A number does not prove that
+            it is stable: two eigenvalues beyond 1, or a pair of complex ones, leave the sign as it is. With another `f`
+            nothing tells. `stability` with ``silence`` tells of silencing.
         progress: called with how many exact effects are known, and of how many.
 
     Raises:
@@ -210,7 +212,7 @@ def importance(
         _connectome=c,
         _x=x.double().numpy(),
         _s=s.double().numpy(),
-        _alpha=alpha,
+        _weight=net.W.bind().weights[0].numpy(),
     )
 
 

@@ -62,7 +62,7 @@ def influence(
             on the target; and with groups of both, a table of source groups by target groups.
         scale: the largest real part of an eigenvalue of αW, 0 < scale < 1. The nearer to 1, the more the network's
             slowest mode decides. Several give a sweep: a column for each, and ``best`` and ``worst``, the neuron's
-            ranks among all. With another `f` it may exceed 1, and None takes W as it is.
+            ranks among all. With another `f` it may exceed 1. None takes W as it is, in a network without cycles, say.
         silence: neurons whose outgoing connections are cut, by id; sources are exempt, if they are one group. α stays
             what it is for the whole network, so that what changes is the silencing alone.
         preset: "cic-2026", "banc-paper" or "influencer-R" computes α as these tools do: anew after silencing, and the
@@ -77,12 +77,14 @@ def influence(
         A row for each neuron, the largest influence first: ``id``, ``influence``, ``adjusted`` (sign times
         ln max(|influence|, e⁻²⁴) + 24), ``is_source`` or ``is_target``, and what the neuron table says. ``.attrs``
         holds ``eigenvalue``, that of W with the largest real part, ``alpha``, ``residual``, the solve's, ``margin``,
-        1 - the largest real part of an eigenvalue of DW, where `f` is not the identity, and ``note``, where no path
+        1 - the largest real part of an eigenvalue of DW, where `f` is not the identity (of a sweep, ``alpha`` at its
+        largest scale, the largest residual and the least margin), and ``note``, where no path
         leads to any other neuron or none to the target: these influences are exactly 0.
 
     Raises:
         ValueError: neither source nor target, ids or groups that are not there, a scale out of range, a network without
-            feedback scaled up, one that is unstable without the silenced neurons, or an unstable steady state.
+            feedback scaled up, one that is unstable as it is or without the silenced neurons, or an unstable steady
+            state.
         ConvergenceError: the solve did not converge.
 
     References:
@@ -117,6 +119,7 @@ def influence(
         raise ValueError("source: expected the ids of some neurons here, or as target; got neither")
     sources = None if source is None else groups(c, source, "source")
     targets = None if target is None else groups(c, target, "target")
+    _check_names(c, sources, targets, isinstance(source, Mapping))
     if len(scales) > 1 and len(targets or sources or ()) > 1:
         raise ValueError("scale: expected one, where there are several groups")
 
@@ -131,17 +134,19 @@ def influence(
     driven = indicators(c, targets if targets is not None else sources or {})
     b = None if drive is None else vector(c, drive, "drive")
     answers: list[np.ndarray] = []
-    attrs: dict[str, Any] = {}
+    receipts: list[dict[str, float]] = []
     for each in scales:
         alpha_here = alpha if each is None or each == largest else rescaled(eigenvalue, each, how)
         W = net.W.bind()
         here = Recurrence(W.bind(*(alpha_here / alpha * weight for weight in W.weights)), net.f)
         found, told = _answered(here, driven, targets is not None, b)
         answers.append(found)
-        attrs = {"eigenvalue": eigenvalue, "alpha": alpha_here, "scale": each, **told}
+        receipts.append(told)
+    # Of a sweep, the worst: each is a residual but the margin.
+    worst = {name: (min if name == "margin" else max)(told[name] for told in receipts) for name in receipts[0]}
+    attrs: dict[str, Any] = {"eigenvalue": eigenvalue, "alpha": alpha, "scale": largest, **worst}
     if len(scales) > 1:
         table = _swept(c, answers, scales, sources, targets)
-        attrs |= {"scale": largest, "alpha": alpha}
     else:
         table = _told(c, answers[0], sources, targets, source, target)
     table.attrs = {name: value for name, value in attrs.items() if value is not None}
@@ -187,13 +192,21 @@ def _scales(given: float | Sequence[float] | None, linear: bool) -> list[float |
     if not scales:
         raise ValueError("scale: expected at least one, got none")
     for each in scales:
-        if linear and (each is None or not 0 < each < 1):
+        if linear and each is not None and not 0 < each < 1:
             raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {each}")
         if each is not None and not 0 < each < np.inf:
             raise ValueError(f"scale: expected a finite scale > 0, or None, got {each}")
         if each is None and len(scales) > 1:
             raise ValueError("scale: expected numbers in a sweep, got None")
+        if scales.count(each) > 1:
+            raise ValueError(f"scale: expected different ones in a sweep, got {each} twice")
     return scales
+
+
+def name_of(scale: float) -> str:
+    """The column of a scale in a sweep: as short as tells it from all others."""
+    short = f"{scale:g}"
+    return short if float(short) == scale else repr(float(scale))
 
 
 def _of_groups(c: Connectome, by: str, source: Any, target: Any) -> tuple[Any, Any]:
@@ -219,6 +232,19 @@ def _of_groups(c: Connectome, by: str, source: Any, target: Any) -> tuple[Any, A
     return named(source, "source"), named(target, "target")
 
 
+def _check_names(
+    c: Connectome, sources: dict[str, np.ndarray] | None, targets: dict[str, np.ndarray] | None, of_groups: bool
+) -> None:
+    """Groups become columns: none may have the name of another one."""
+    what, named = ("source", sources) if targets is None else ("target", targets)
+    taken = {"id", f"is_{what}", *map(str, c.neurons)}
+    if targets is not None and sources is not None and of_groups:
+        taken = {"source"}
+    for name in named or ():
+        if name in taken:
+            raise ValueError(f"{what}: expected a group's name that no other column has, got {name!r}")
+
+
 def _elsewhere(found: np.ndarray, driven: Tensor) -> np.ndarray:
     """The influences on, or of, neurons of no group."""
     return found[:, ~(driven != 0).any(0).numpy()]
@@ -234,7 +260,8 @@ def _swept(
     """A column for each scale, and the ranks between which each neuron moves."""
     table = pd.DataFrame({"id": c.ids})
     for each, found in zip(scales, answers, strict=True):
-        table[f"{each:g}"] = found[0]
+        assert each is not None  # in a sweep
+        table[name_of(each)] = found[0]
     ranks = pd.DataFrame(np.abs([found[0] for found in answers]).T).rank(ascending=False, method="min")
     table["best"], table["worst"] = ranks.min(axis=1).astype(int), ranks.max(axis=1).astype(int)
     looked_at = targets if targets is not None else sources

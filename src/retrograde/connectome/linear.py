@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -47,11 +48,11 @@ def scaled(
     _, pre = c.W.edges
     active = torch.where(torch.from_numpy(np.isin(pre.numpy(), silenced)), 0, weight)
     anew = how.rescale_after_silencing or not len(silenced)
-    eigenvalue = largest_real_eigenvalue(c.W.bind(active if anew else weight))
+    eigenvalue = _eigenvalue(c, active if anew else weight)
     alpha = 1.0 if scale is None else rescaled(eigenvalue, scale, how)
     if isinstance(f or Identity(), Identity) and (scale is None or (len(silenced) and bool((weight < 0).any()))):
         # Without the neurons that inhibit, the others may excite one another beyond all bounds.
-        here = alpha * (eigenvalue if anew else largest_real_eigenvalue(c.W.bind(active)))
+        here = alpha * (eigenvalue if anew else _eigenvalue(c, active))
         if here >= 1:
             raise ValueError(
                 f"scale: the linear network is unstable, for the largest real part of an eigenvalue of αW is {here:.3g}"
@@ -59,6 +60,14 @@ def scaled(
                 + ", which has to be below 1"
             )
     return Recurrence(c.W.bind(alpha * active), f or Identity()), eigenvalue, alpha
+
+
+def _eigenvalue(c: Connectome, weight: Tensor) -> float:
+    """The largest of c with these weights, which is computed once for the same ones."""
+    key = hashlib.blake2b(np.ascontiguousarray(weight.numpy()).data).digest()
+    if key not in c._eigenvalues:
+        c._eigenvalues[key] = largest_real_eigenvalue(c.W.bind(weight))
+    return c._eigenvalues[key]
 
 
 def largest_real_eigenvalue(W: Operator) -> float:
@@ -106,7 +115,7 @@ def rescaled(eigenvalue: float, scale: float, how: Preset) -> float:
     if not eigenvalue > 1e-12:
         raise ValueError(
             f"scale: the largest real part of an eigenvalue of W is {eigenvalue:.3g}, which no factor makes {scale}: "
-            "without feedback that excites there is nothing to scale"
+            "without feedback that excites there is nothing to scale; scale=None takes W as it is"
         )
     return scale / eigenvalue
 
@@ -137,12 +146,16 @@ def reached(net: Recurrence, driven: Tensor, backwards: bool) -> np.ndarray:
     W = matrix(net.W.bind())
     post, pre = (W.T if backwards else W).nonzero()
     n, found = W.shape[0], np.zeros(driven.shape, bool)
-    for row, start in zip(found, driven.numpy(), strict=True):
-        (first,) = np.nonzero(start)
-        ends = np.concatenate([pre, np.full(len(first), n)]), np.concatenate([post, first])  # n leads to the group
-        paths = scipy.sparse.csr_array((np.ones(len(ends[0])), ends), shape=(n + 1, n + 1))
-        order = scipy.sparse.csgraph.breadth_first_order(paths, n, return_predecessors=False)
-        row[order[order < n]] = True
+    group, start = driven.numpy().nonzero()
+    ends = (
+        np.concatenate([pre, n + group]),
+        np.concatenate([post, start]),
+    )  # n + k leads to the group k, and nothing to it
+    size = n + len(found)
+    paths = scipy.sparse.csr_array((np.ones(len(ends[0])), ends), shape=(size, size))
+    for k, row in enumerate(found):
+        order = scipy.sparse.csgraph.breadth_first_order(paths, n + k, return_predecessors=False)
+        row[order[1:]] = True
     return found
 
 

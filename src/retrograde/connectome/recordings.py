@@ -177,10 +177,10 @@ def _told(row: pd.Series) -> str:
 
 
 def held_out(of: Recordings, part: float, by: str, seed: int) -> np.ndarray:
-    """Which rows are held out: all of some conditions, or of some neurons, chosen at random.
+    """Which rows are held out: all of some conditions, or of some neurons, chosen at random; of one condition, none.
 
     Raises:
-        ValueError: a part that is none, or nothing left of either kind.
+        ValueError: a part that is none, or nothing left to fit.
     """
     if by not in ("condition", "neuron"):
         raise ValueError(f"hold_out_by: expected 'condition' or 'neuron', got {by!r}")
@@ -189,6 +189,8 @@ def held_out(of: Recordings, part: float, by: str, seed: int) -> np.ndarray:
     labels = of.condition if by == "condition" else of.neuron
     kinds = np.unique(labels)
     count = max(1, round(part * len(kinds))) if part else 0
+    if by == "condition" and len(kinds) == 1:
+        return np.zeros(len(labels), bool)
     if count >= len(kinds):
         other = "neuron" if by == "condition" else "condition"
         raise ValueError(

@@ -46,7 +46,9 @@ class ConnectomeStability:
             ``error`` (the order of its error), and ``neurons``, 1 / Σ|v|⁴: over how many neurons its mode v extends.
         neurons: a row for each neuron, the largest part in the leading mode first: ``id``; ``activity`` x; ``slope``
             D; ``amplitude`` and ``phase`` of v, of length 1; ``reception`` |w|, of length 1: how strongly a
-            perturbation of this neuron excites the mode; and what the neuron table says.
+            perturbation of this neuron excites the mode; and what the neuron table says. v and w are those within the
+            loops that make the mode, the strongly connected component that λ is of, and 0 elsewhere: a whole
+            eigenvector of DW goes on downstream of it, and a left one upstream.
         attrs: ``eigenvalue`` of W and ``alpha``, by which it is scaled; ``residual`` of the state, ``time``.
     """
 
@@ -57,7 +59,7 @@ class ConnectomeStability:
     attrs: dict[str, Any]
     _connectome: Connectome
     _gradient: np.ndarray | ConvergenceError
-    _alpha: float
+    _weight: np.ndarray
 
     @property
     def stable_continuous(self) -> bool:
@@ -73,8 +75,9 @@ class ConnectomeStability:
         """A row for each connection, the one that moves the margin most first.
 
         ``gradient`` is d margin / dW_ij, of the scaled W, with α held; the state that the synapse moves, and so the
-        slopes, are taken into account. ``removal`` is -W_ij times that: the change to first order if it is cut. The
-        cell types of both ends come along, as ``pre_type`` and ``post_type``, where they are known.
+        slopes, are taken into account. ``removal`` is -W_ij times that: the change to first order if it is cut, 0
+        where it is cut already. The cell types of both ends come along, as ``pre_type`` and ``post_type``, where they
+        are known.
 
         Raises:
             ConvergenceError: the leading eigenvalue is not simple, and so has no derivative.
@@ -82,7 +85,7 @@ class ConnectomeStability:
         if isinstance(self._gradient, ConvergenceError):
             raise self._gradient
         edges = self._connectome.edges
-        removal = -self._alpha * edges["weight"].to_numpy() * self._gradient
+        removal = -self._weight * self._gradient
         order = np.argsort(-np.abs(removal), kind="stable")[:top]
         table = edges.iloc[order].assign(gradient=self._gradient[order], removal=removal[order])
         if "cell_type" in self._connectome.neurons:
@@ -188,7 +191,7 @@ def stability(
         attrs={"eigenvalue": eigenvalue, "alpha": alpha, "residual": float(state.residual.max()), "time": time},
         _connectome=c,
         _gradient=gradient,
-        _alpha=alpha,
+        _weight=weight.detach().double().numpy(),
     )
 
 

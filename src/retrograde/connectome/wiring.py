@@ -36,6 +36,7 @@ class Connectome:
     edges: pd.DataFrame
     W: Sparse
     summary: pd.DataFrame = field(repr=False)
+    _eigenvalues: dict[bytes, float] = field(default_factory=dict, init=False)  # of weights, by their digest
 
     def __len__(self) -> int:
         return len(self.ids)
