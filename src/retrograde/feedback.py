@@ -65,13 +65,13 @@ def _substitute(
     W: Operator, D: Tensor, c: Tensor, blocks: Blocks, transposed: bool, z: Tensor, solver: Solver
 ) -> tuple[Tensor, Tensor]:
     """s = D (Wᵀs + c), level by level downwards, or v = D (Wv + c), upwards."""
-    every = torch.arange(len(z), device=z.device)
+    none = torch.zeros(len(z), dtype=torch.int64, device=z.device)
     part_of = adjoint_problem if transposed else tangent_problem
 
     def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
         slopes = D[:, neurons]
         if W is None:
-            return slopes.T * drive, torch.zeros_like(every)
+            return slopes.T * drive, none
         problem = part_of(W, slopes, drive.T.contiguous(), Factors(slopes), None)
         found = solver.solve(problem, z[:, neurons])
         return found.value.T, found.steps

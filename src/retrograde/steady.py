@@ -191,11 +191,11 @@ def _solve(
     if grad_rtol is not None:
         settle(net, total, found, solver, problem, grad_rtol, is_small(net.W.bind()))
     value = on_its_side(net, found.value, total)
-    told = found.status, found.residual, found.steps, found.method
+    told, attempt = (found.status, found.residual, found.steps), found.method
     if x.ndim == 2:
-        return value, *told
-    status, residual, steps, attempt = (None if each is None else each.reshape(batch) for each in told)
-    return value.reshape(x.shape), status, residual, steps, attempt  # type: ignore[return-value]  # None is the last alone
+        return value, *told, attempt
+    status, residual, steps = (each.reshape(batch) for each in told)
+    return value.reshape(x.shape), status, residual, steps, None if attempt is None else attempt.reshape(batch)
 
 
 def _solve_apart(
@@ -299,11 +299,11 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor | None, 
 
 def _substitute(net: Recurrence, b: Tensor, blocks: Blocks, x: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
     """x = f(Wx + b), level by level upwards, each from its part of x."""
-    every = torch.arange(len(x), device=x.device)
+    none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
         if W is None:
-            return net.f(drive), torch.zeros_like(every)
+            return net.f(drive), none
         part = x[:, neurons]
         found = solver.solve(_problem(replace(net, W=W), drive.T.contiguous(), Factors(part), None), part)
         return found.value.T, found.steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +59,7 @@ def simulate(
     how |= {"duration": duration, "start": start, "scale": scale, "silence": asked.silence or (), "preset": preset}
     asked.step("simulating")
     given = stimulus if stimulus is not None else numbers_of(source, "--source")
-    told = lambda done, steps: asked.step("simulating", done, steps)  # noqa: E731
+    told = partial(asked.step, "simulating")
     found = connectome.simulate(c, given, record=record or None, by=by, told=told, **how)
     key = by or "id"
     activity = found.pivot(index="time", columns=key, values="activity")

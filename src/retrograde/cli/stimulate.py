@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,7 @@ def stimulate(
     wanted: Any = targets if targets is not None else _timed(numbers_of(target, "--target"), steps)
     some = _allowed(c, allowed, allow_class)
     asked.step("searching")
-    told = lambda turn, turns: asked.step("searching", turn, turns)  # noqa: E731
+    told = partial(asked.step, "searching")
     how: dict[str, Any] = {"least": least, "lower": lower, "upper": upper, "steps": steps, "maximum": maximum}
     how |= {"budget": budget, "f": f, "scale": scale, "bias": number_or_name(bias), "tau": number_or_name(tau)}
     found = connectome.stimulate(

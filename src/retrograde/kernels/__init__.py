@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from retrograde.connectivity import Dense, Operator, Sparse
 from retrograde.connectivity.low_rank import LowRank
+from retrograde.kernels.numbering import by_degree
 from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, Sigmoid, Softplus, Tanh
 
 _PRODUCTS = (Dense.product, LowRank.product, Sparse.product)
@@ -289,11 +289,10 @@ def _accelerate(
     samples, n = z.shape
     lanes = 1 if samples <= _ONE_BY_ONE else tiles.BYTES // z.itemsize
     threads, scattered = _threads(), transposed and lanes == 1
-    neurons, renumbered, others = _renumbered(structure)
-    starts, values = _array(structure.row_starts), _array(weight)
-    starts = starts.view(f"u{starts.itemsize}")
+    neurons, renumbered, others = by_degree(structure)
+    starts, values = _unsigned(structure.row_starts), _array(weight)
     if transposed and not scattered:
-        starts = _array(structure.column_starts).view(starts.dtype)
+        starts = _unsigned(structure.column_starts)
         values = sampled.taken(values, _array(structure.order))
         others = sampled.taken(renumbered, _array(structure.rows_by_column))
     eps = torch.finfo(z.dtype).eps
@@ -316,24 +315,6 @@ def _accelerate(
 
 # So few samples are quicker one after another than side by side in a vector.
 _ONE_BY_ONE = 4
-
-_new_numbers: WeakKeyDictionary[Sparse, tuple[Tensor, tuple[np.ndarray, ...]]] = WeakKeyDictionary()
-
-
-def _renumbered(structure: Sparse) -> tuple[np.ndarray, ...]:
-    """The neurons, those of most connections first; each one's place among them; and the columns in these terms."""
-    known = _new_numbers.get(structure)
-    if known is None or known[0] is not structure.columns:
-        starts, columns = structure.row_starts, structure.columns
-        degree = starts.diff() + structure.column_starts.diff()
-        neurons = torch.argsort(degree, descending=True, stable=True)
-        place = torch.empty_like(neurons)
-        place[neurons] = torch.arange(len(neurons))
-        kind = f"u{columns.itemsize}"
-        place = place.to(columns.dtype)
-        told = neurons.numpy(), place.numpy().view(kind), place[columns].numpy().view(kind)
-        known = _new_numbers[structure] = columns, told
-    return known[1]
 
 
 # One sample of so many connections is worth waiting for each other at each step.
