@@ -176,6 +176,65 @@ def test_the_gradient_in_a_full_matrix(shape, threads, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mate", ("small reward", "large reward", "no reward", "slow", "saturated"))
+@each_network
+def test_a_sample_is_the_same_in_one_call_and_in_many(make, mate, dtype, monkeypatch):
+    """Whether the whole batch is answered by one call, or needs more than that, because of another sample in it."""
+    net, b, g = make(13, "tanh", dtype), *torch.randn(2, 2, 13, dtype=dtype)
+    g[1] *= {"small reward": 1e-8, "large reward": 1e8, "no reward": 0}.get(mate, 1)
+    b[1] += 40 if mate == "saturated" else 0
+    if mate == "slow":
+        net, b[1] = rg.Network(torch.eye(13, dtype=dtype) + net.W.dense().detach() / 100), 0.01  # to a far state
+    wholes = []
+    monkeypatch.setattr(kernels, "_whole", lambda *a, whole=kernels._whole: wholes.append(whole(*a)) or wholes[-1])
+
+    def solve(rows):
+        b_rows = b[rows].clone().requires_grad_()
+        state = net.steady_state(b_rows)
+        return state.x.detach(), *torch.autograd.grad(state.x, b_rows, g[rows])
+
+    (x, s), (x_alone, s_alone) = solve(slice(0, 2)), solve(slice(0, 1))
+    assert torch.equal(x[:1], x_alone) and torch.equal(s[:1], s_alone)
+    if make is network:  # the other structures may begin with something else
+        together, alone = wholes[:2], wholes[2:]
+        assert all(each is not None and each.all_converged for each in alone)
+        assert not all(each is not None and each.all_converged for each in together)
+
+
+@pytest.mark.parametrize("f", NAMES)
+@each_network
+def test_the_iteration_in_one_call_says_what_it_says_in_many(make, f, monkeypatch):
+    net, input = make(13, f, torch.float64), torch.randn(2, 3, 13, dtype=torch.float64)
+
+    def solve():
+        state = net.steady_state(input)
+        (dW, *_) = torch.autograd.grad(state.x.sin().sum(), list(net.W.parameters()))
+        told = (getattr(state, name) for name in ("x", "status", "residual", "steps", "attempt"))
+        receipt = (getattr(state.receipt, name) for name in ("status", "residual", "steps", "conditioning", "attempt"))
+        return dW, *(each.detach() for each in (*told, *receipt))
+
+    whole = solve()
+    monkeypatch.setattr(kernels, "_whole", lambda *_: None)
+    for ours, theirs in zip(whole, solve(), strict=True):
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        assert torch.allclose(ours.double(), theirs.double(), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("where", ("input", "W"))
+@pytest.mark.parametrize("value", (torch.nan, torch.inf))
+@each_network
+def test_one_call_looks_at_the_numbers(make, value, where):
+    net, input = make(13, "tanh", torch.float32), torch.zeros(2, 13)
+    with torch.no_grad():
+        (input if where == "input" else net.W.weights[0].data).view(-1)[5] = value
+    with pytest.raises(ValueError, match=rf"{where}: expected finite"):
+        net.steady_state(input)
+    with pytest.raises(ValueError, match="dR/dx: expected finite"):
+        x = make(13, "tanh", torch.float32).steady_state(torch.zeros(2, 13, requires_grad=True)).x
+        x.backward(torch.full_like(x, value))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", (1, 3, 4, 11))
 @pytest.mark.parametrize("shape", ((1, 1), (5, 15), (63, 16), (64, 17), (65, 33), (130, 129)))
 def test_products_with_a_packed_matrix(shape, rows, dtype):
