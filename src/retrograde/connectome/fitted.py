@@ -98,6 +98,7 @@ def fit(
             is known: else it is taken to be the same for all and estimated.
         drive: a table with the columns ``neuron`` and ``strength``, of what drives the network; ``condition``, else it
             is the same in all; ``start`` and ``stop``, with `dt`. Or a mapping from id to strength.
+            ``cell_type:T4a`` in the place of an id is all of that type; a recording is of one neuron.
         parameters: which of "gain", "bias", "tau" (with `dt`) and "strength" are fitted.
         tie: the column of the neurons whose groups share a parameter; a strength is shared by the connections from one
             group to another. "id" ties nothing. What is of no group stays at its start.

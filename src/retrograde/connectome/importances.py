@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
-from retrograde.connectome.drives import vector
+from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import Preset, scaled, solvers_for
 from retrograde.connectome.neuropils import by_connection
 from retrograde.connectome.wiring import Connectome
@@ -135,7 +135,8 @@ def importance(
 
     Args:
         c: the connectome.
-        source: what is driven: ids, b = 1 there; or a mapping from id to b.
+        source: what is driven: ids, b = 1 there; or a mapping from id to b. Here and below there may be COLUMN:VALUE
+            in the place of an id, all of a cell type, say: ``"cell_type:T4a"``.
         target: the reward is the activity of these neurons: ids, whose activities are added; or a mapping from id to
             weight, such as {"left": 1, "right": -1}.
         reward: or any differentiable function of x, (n,), in the order of ``c.ids``.
@@ -175,7 +176,7 @@ def importance(
         raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
-    b = vector(c, source, "source")
+    b = at(c, source, "source")
     state = steady_state(net.W, b, net.f, solver=solver)
     x = state.x.detach()
     R, g = _rewarded(c, target, reward, x)
@@ -276,7 +277,7 @@ def _anew(
 def _rewarded(c: Connectome, target: Any, reward: Reward | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """R and dR/dx."""
     if reward is None:
-        weights = vector(c, target, "target")
+        weights = at(c, target, "target")
         return weights @ x, weights
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()

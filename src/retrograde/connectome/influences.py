@@ -7,7 +7,6 @@ Around the steady state of another f it is the same with DW in the place of W: v
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from retrograde.connectome.drives import vector
+from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import (
     PRESETS,
     Preset,
@@ -30,6 +29,7 @@ from retrograde.connectome.linear import (
     solvers_for,
     states,
 )
+from retrograde.connectome.naming import labels, of_groups
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -57,7 +57,8 @@ def influence(
 
     Args:
         c: the connectome.
-        source: ids of the neurons that are driven. Several groups, as a mapping from name to ids, give a column each.
+        source: ids of the neurons that are driven, or COLUMN:VALUE, all of a cell type, say: ``"cell_type:T4a"``.
+            Several groups, as a mapping from name to ids, give a column each.
         target: ids of the neurons that are looked at, likewise. With a source as well, each source neuron's influence
             on the target; and with groups of both, a table of source groups by target groups.
         scale: the largest real part of an eigenvalue of αW, 0 < scale < 1. The nearer to 1, the more the network's
@@ -132,7 +133,7 @@ def influence(
     largest = max((each for each in scales if each is not None), default=None)
     net, eigenvalue, alpha = scaled(c, largest, silenced, how, nonlinearity)
     driven = indicators(c, targets if targets is not None else sources or {})
-    b = None if drive is None else vector(c, drive, "drive")
+    b = None if drive is None else at(c, drive, "drive")
     answers: list[np.ndarray] = []
     receipts: list[dict[str, float]] = []
     for each in scales:
@@ -213,19 +214,15 @@ def _of_groups(c: Connectome, by: str, source: Any, target: Any) -> tuple[Any, A
     """Name -> ids of the groups that are named, of both kinds if neither is."""
     if by not in c.neurons:
         raise ValueError(f"by: expected a column of the neurons, {', '.join(map(str, c.neurons))}; got {by!r}")
-    groups = c.neurons[by].where(c.neurons[by].notna(), "").astype(str).to_numpy()
-    known = sorted(set(groups.tolist()) - {""})
+    known = sorted(set(labels(c.neurons, by).tolist()) - {""})
 
     def named(given: Any, what: str) -> Any:
         if given is None:
             return None
         names = [given] if isinstance(given, str | int | np.integer) else list(given)
-        for name in names:
-            if str(name) not in known:
-                near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-                hint = f"; did you mean {', '.join(near)}?" if near else ""
-                raise ValueError(f"{what}: no neuron has the {by} {str(name)!r}{hint}")
-        return {str(name): c.ids[groups == str(name)] for name in names}
+        return {
+            str(name): c.ids[places] for name, places in zip(names, of_groups(c.neurons, by, names, what), strict=True)
+        }
 
     if source is None and target is None:
         source = target = known

@@ -17,7 +17,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from retrograde.connectome.drives import vector
+from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import SMALL, Preset, matrix, scaled, solvers_for
 from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome
@@ -121,7 +121,8 @@ def stability(
 
     Args:
         c: the connectome.
-        drive: what is driven: ids, b = 1 there; or a mapping from id to b. None is rest, b = 0.
+        drive: what is driven: ids, b = 1 there; or a mapping from id to b; ``"cell_type:T4a"`` is all of
+            that type. None is rest, b = 0.
         f: the nonlinearity.
         scale: the largest real part of an eigenvalue of αW; None takes W as it is.
         silence: neurons whose outgoing connections are cut. α stays what it is for the whole network.
@@ -158,7 +159,7 @@ def stability(
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), Tanh())
     (weight,) = (part.detach().requires_grad_() for part in net.W.bind().weights)
     net = Recurrence(c.W.bind(weight), nonlinearity)
-    b = torch.zeros(len(c), dtype=weight.dtype) if drive is None else vector(c, drive, "drive")
+    b = torch.zeros(len(c), dtype=weight.dtype) if drive is None else at(c, drive, "drive")
     state = steady_state(net.W, b, nonlinearity, solver=solvers_for(net)[0])
 
     DW = Linear(net.W.bind(), torch.zeros_like(b)[None], slopes(net, state.x, b)[None])

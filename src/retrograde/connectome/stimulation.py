@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.driving import AlongTime, Steady
-from retrograde.connectome.given import Targets, per_neuron, targets_of
+from retrograde.connectome.given import Targets, targets_of
 from retrograde.connectome.layered import activation_maximisation, layered
 from retrograde.connectome.least import Box
 from retrograde.connectome.linear import Preset, scaled
@@ -60,7 +61,8 @@ def stimulate(
         c: the connectome.
         target: what is wanted: a mapping from id to activity, or from (id, time) to activity; or a table, or a file of
             one, with the columns ``neuron`` and ``activity``, and ``time``, a whole step (else T). For a ``maximum``,
-            ids, or their weights in place of the activities.
+            ids, or their weights in place of the activities. Here and below there may be COLUMN:VALUE in the place of
+            an id, all of a cell type, say: ``"cell_type:T4a"``.
         allowed: ids of the neurons that may have input; None for all.
         least: "l1", least Σ |b|, which few neurons bear; or "l2", least Σ b², which many do.
         lower, upper: lower <= b <= upper, for each neuron (and time). By default no input is negative.
@@ -69,7 +71,7 @@ def stimulate(
         budget: for a maximum, Σ |b| at most.
         f: the nonlinearity; "identity" is the linear network, in which what is said of the answer is proved.
         scale: the largest real part of an eigenvalue of αW; None takes W as it is.
-        bias: input that is always there: a number, a column of the neurons, or a mapping from ids or cell types.
+        bias: input that is always there: a number, a column of the neurons, or a mapping from ids.
         tau: likewise τ, in steps, at least 1; None is 1.
         silence: neurons whose outgoing connections are cut, by id.
         turns: how many linear problems are solved at most, or, with a preset, how many turns Adam takes.
