@@ -436,7 +436,7 @@ def test_the_command_says_what_cannot_be_met():
         (["--target", "AVAL=0.1", "--allowed", "mood:good"], "mood:good; the neurons have the columns id,"),
         (
             ["--target", "AVAL=0.1", "--allowed", "super_class:sensor"],
-            "no neuron has the super_class 'sensor'; did you mean sensory?",
+            "no neuron has the super_class 'sensor'; did you mean sensory",
         ),
         (["--target", "AVAL=0.1", "--lower", 2, "--upper", 1], "lower <= upper"),
     ),
