@@ -56,6 +56,30 @@ def test_nonlinear_influence_is_the_response_to_a_small_input():
     assert np.allclose(both["c"], [G[7, 3], G[7, 4]], rtol=0, atol=1e-10)
 
 
+def test_the_calculators_normalised_scores_are_those_of_its_formulas():
+    """By hand: ln(|x| / n) + 24 and ln(|x| / (sources n)) + 24 with the sign of x, and 0 from e⁻²⁴ down."""
+    c = network()
+    sources = ["n03", "n04", "n05"]
+    found = influence(c, source=sources, scale=0.5, preset="cic-2026")
+    assert (found["influence"] < 0).any()
+    for column, share in (("targets", 20), ("sources_and_targets", 60)):
+        want = [
+            np.sign(x) * (np.log(abs(x) / share) + 24) if abs(x) / share > np.exp(-24) else 0
+            for x in found["influence"]
+        ]
+        assert np.allclose(found[f"adjusted_norm_by_{column}"], want, rtol=1e-14)
+    # Its own example: three neurons of scores 1, 0.5 and 0.1.
+    chain = pd.DataFrame({"pre": ["A", "A", "C"], "post": ["B", "C", "C"], "weight": [0.5, 0.1, 1e-9]})
+    table = influence(read(chain, weights="weight"), source="A", scale=1e-9, preset="cic-2026").set_index("id")
+    assert np.isclose(table.loc["A", "adjusted_norm_by_targets"], np.log(1 / 3) + 24)
+    for other in (
+        influence(c, target=sources, preset="cic-2026"),
+        influence(c, source=sources, preset="banc-paper"),
+        influence(c, source=sources, scale=[0.2, 0.5], preset="cic-2026"),
+    ):
+        assert not any("norm_by" in name for name in other)
+
+
 def test_at_rest_a_tanh_network_is_the_linear_one():
     c = network()
     linear, tanh = influence(c, "n03", scale=0.8), influence(c, "n03", scale=0.8, f="tanh")

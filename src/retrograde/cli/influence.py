@@ -14,7 +14,7 @@ from retrograde.cli.answering import question
 from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scale_of
 from retrograde.connectome import Connectome
-from retrograde.connectome.influences import name_of
+from retrograde.connectome.ranks import name_of
 from retrograde.report import Answer, Figure, drawings, paths
 
 

@@ -30,12 +30,11 @@ from retrograde.connectome.linear import (
     states,
 )
 from retrograde.connectome.naming import labels, of_groups
+from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.steady import steady_state
-
-_SHIFT = 24  # of the adjusted scores: ln of what counts as nothing, with its sign turned
 
 
 def influence(
@@ -76,11 +75,14 @@ def influence(
 
     Returns:
         A row for each neuron, the largest influence first: ``id``, ``influence``, ``adjusted`` (sign times
-        ln max(|influence|, e⁻²⁴) + 24), ``is_source`` or ``is_target``, and what the neuron table says. ``.attrs``
-        holds ``eigenvalue``, that of W with the largest real part, ``alpha``, ``residual``, the solve's, ``margin``,
-        1 - the largest real part of an eigenvalue of DW, where `f` is not the identity (of a sweep, ``alpha`` at its
-        largest scale, the largest residual and the least margin), and ``note``, where no path
-        leads to any other neuron or none to the target: these influences are exactly 0.
+        ln max(|influence|, e⁻²⁴) + 24), ``is_source`` or ``is_target``, and what the neuron table says. With
+        ``preset="cic-2026"`` and sources there are its other two scores, ``adjusted_norm_by_targets`` and
+        ``adjusted_norm_by_sources_and_targets``: those of the influence divided by the number of neurons in the
+        table, and by that of the sources as well. ``.attrs`` holds ``eigenvalue``, that of W with the largest real
+        part, ``alpha``, ``residual``, the solve's, ``margin``, 1 - the largest real part of an eigenvalue of DW, where
+        `f` is not the identity (of a sweep, ``alpha`` at its largest scale, the largest residual and the least
+        margin), and ``note``, where no path leads to any other neuron or none to the target: these influences are
+        exactly 0.
 
     Raises:
         ValueError: neither source nor target, ids or groups that are not there, a scale out of range, a network without
@@ -147,9 +149,11 @@ def influence(
     worst = {name: (min if name == "margin" else max)(told[name] for told in receipts) for name in receipts[0]}
     attrs: dict[str, Any] = {"eigenvalue": eigenvalue, "alpha": alpha, "scale": largest, **worst}
     if len(scales) > 1:
-        table = _swept(c, answers, scales, sources, targets)
+        table = swept(c, answers, scales, sources, targets)
     else:
-        table = _told(c, answers[0], sources, targets, source, target)
+        table = ranked(c, answers[0], sources, targets, source, target)
+        if preset == "cic-2026" and targets is None and "adjusted" in table:
+            normalise(table)
     table.attrs = {name: value for name, value in attrs.items() if value is not None}
     nowhere = answers[0][:, exempt] if targets is not None and len(exempt) else _elsewhere(answers[0], driven)
     if not nowhere.any():
@@ -204,12 +208,6 @@ def _scales(given: float | Sequence[float] | None, linear: bool) -> list[float |
     return scales
 
 
-def name_of(scale: float) -> str:
-    """The column of a scale in a sweep: as short as tells it from all others."""
-    short = f"{scale:g}"
-    return short if float(short) == scale else repr(float(scale))
-
-
 def _of_groups(c: Connectome, by: str, source: Any, target: Any) -> tuple[Any, Any]:
     """Name -> ids of the groups that are named, of both kinds if neither is."""
     if by not in c.neurons:
@@ -245,65 +243,3 @@ def _check_names(
 def _elsewhere(found: np.ndarray, driven: Tensor) -> np.ndarray:
     """The influences on, or of, neurons of no group."""
     return found[:, ~(driven != 0).any(0).numpy()]
-
-
-def _swept(
-    c: Connectome,
-    answers: list[np.ndarray],
-    scales: Sequence[float | None],
-    sources: dict[str, np.ndarray] | None,
-    targets: dict[str, np.ndarray] | None,
-) -> pd.DataFrame:
-    """A column for each scale, and the ranks between which each neuron moves."""
-    table = pd.DataFrame({"id": c.ids})
-    for each, found in zip(scales, answers, strict=True):
-        assert each is not None  # in a sweep
-        table[name_of(each)] = found[0]
-    ranks = pd.DataFrame(np.abs([found[0] for found in answers]).T).rank(ascending=False, method="min")
-    table["best"], table["worst"] = ranks.min(axis=1).astype(int), ranks.max(axis=1).astype(int)
-    looked_at = targets if targets is not None else sources
-    assert looked_at is not None
-    what = "is_target" if targets is not None else "is_source"
-    table[what] = np.isin(np.arange(len(c)), np.concatenate(list(looked_at.values())))
-    table = pd.concat([table, c.neurons[[name for name in c.neurons if name not in table]]], axis=1)
-    if sources is not None and targets is not None:
-        table = table.iloc[np.sort(np.concatenate(list(sources.values())))]
-    return table.sort_values(["best", "worst"], kind="stable", ignore_index=True)
-
-
-def _told(
-    c: Connectome,
-    found: np.ndarray,
-    sources: dict[str, np.ndarray] | None,
-    targets: dict[str, np.ndarray] | None,
-    source: Any,
-    target: Any,
-) -> pd.DataFrame:
-    """The answer as a table."""
-    if sources is not None and targets is not None and isinstance(source, Mapping):
-        # dR/db summed over a source group is the influence of driving all of it.
-        rows = [[float(each[places].sum()) for each in found] for places in sources.values()]
-        names = list(targets) if isinstance(target, Mapping) else ["influence"]
-        return pd.DataFrame(rows, index=pd.Index(list(sources), name="source"), columns=names)
-    looked_at = targets if targets is not None else sources
-    assert looked_at is not None
-    what = "is_target" if targets is not None else "is_source"
-    table = pd.DataFrame({"id": c.ids})
-    if list(looked_at) == [""]:
-        table["influence"], table["adjusted"] = found[0], adjusted(found[0])
-        order = np.argsort(-np.abs(found[0]), kind="stable")
-    else:
-        for name, each in zip(looked_at, found, strict=True):
-            table[name] = each
-        order = np.argsort(-np.abs(found).max(0), kind="stable")
-    table[what] = np.isin(np.arange(len(c)), np.concatenate(list(looked_at.values())))
-    table = pd.concat([table, c.neurons[[name for name in c.neurons if name not in table]]], axis=1)
-    if sources is not None and targets is not None:
-        here = np.concatenate(list(sources.values()))
-        order = order[np.isin(order, here)]
-    return table.iloc[order].reset_index(drop=True)
-
-
-def adjusted(x: np.ndarray) -> np.ndarray:
-    """sign(x) (ln max(|x|, e⁻²⁴) + 24): 0 for what counts as nothing."""
-    return np.sign(x) * (np.log(np.maximum(np.abs(x), np.exp(-_SHIFT))) + _SHIFT)
