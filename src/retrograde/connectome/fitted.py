@@ -2,7 +2,7 @@
 
 The network is x = f(g ∘ (Wx + h + b)): gains g, the given drive h, biases b; with time, τ dx/dt = -x + f(...), taken in
 steps of dt: a leak dt/τ. A steady state or a trajectory is solved for at each θ, and its exact derivatives are those of
-`steady_state` and `trajectory`: tangents for the Jacobian of Gauss and Newton, one adjoint for a gradient.
+`steady_state` and `trajectory`: tangents or adjoints for the Jacobian of Gauss and Newton, one adjoint for a gradient.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def fit(
         seed: of what is held out.
         method: "gauss-newton", with the exact Jacobian, by default up to 400 parameters; or "lbfgs", with one adjoint
             a step.
-        uncertainty: whether standard errors are computed, which take a tangent solve for each parameter.
+        uncertainty: whether standard errors are computed, which take one Jacobian more.
         max_steps: evaluations at most.
         throw: whether a fit that has not converged raises.
         progress: called with the number of evaluations so far and the cost.
