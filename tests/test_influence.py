@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import importance, influence, influences, linear, read
+from retrograde.connectome import importance, influence, influences, linear, read, tables
 from retrograde.report import paths
 
 
@@ -206,6 +206,22 @@ def test_importance_by_neuropil_divides_each_connection_by_its_counts():
         found.by_neuropil(rows.drop(columns="neuropil"))
     named = found.by_neuropil(rows.rename(columns={"neuropil": "where"}), {"neuropil": "where"})
     assert (named["importance"] == found.by_neuropil(rows)["importance"]).all()
+
+
+def test_neuropils_are_of_the_same_neurons_however_ids_and_neuropils_are_written(monkeypatch):
+    rows = pd.DataFrame(
+        {"pre": [1, 1, 2, 2], "post": [2, 2, 1, 3], "syn_count": [3, 1, 4, 2], "neuropil": [7, 8, 8, 7]}
+    )
+    found = importance(read(rows), 1, 3, scale=0.5)
+    want = found.by_neuropil(rows)
+    assert want["neuropil"].tolist() == ["7", "8"] and want["count"].tolist() == [5, 5]
+    as_text = rows.astype({"pre": str, "post": str, "neuropil": "category"})
+    pd.testing.assert_frame_equal(found.by_neuropil(as_text), want)
+    shuffled = rows.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(found.by_neuropil(shuffled), want)
+    monkeypatch.setattr(tables, "available", lambda: 100.0)
+    with pytest.raises(ValueError, match="about 4 rows, to read which takes"):
+        found.by_neuropil(rows)
 
 
 @pytest.mark.parametrize("f", ("identity", "tanh"))

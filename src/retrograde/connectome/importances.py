@@ -106,10 +106,15 @@ class Importance:
         Raises:
             ValueError: no column of neuropils, or of counts.
         """
-        row, neuropil, count, part = by_connection(self._connectome, edges, columns or {})
-        part = part * self._piece(slice(None))["importance"].to_numpy()[row]
-        table = pd.DataFrame({"neuropil": neuropil, "count": count, "importance": part, "magnitude": np.abs(part)})
-        grouped = table.groupby("neuropil", as_index=False).sum()
+        found = by_connection(self._connectome, edges, columns or {})
+        part = found.part * self._piece(slice(None))["importance"].to_numpy()[found.row]
+
+        def summed(values: np.ndarray) -> np.ndarray:
+            return np.bincount(found.neuropil, values, minlength=len(found.names))
+
+        told = {"count": summed(found.synapses), "importance": summed(part), "magnitude": summed(np.abs(part))}
+        grouped = pd.DataFrame({"neuropil": found.names, **told})
+        grouped = grouped[np.isin(np.arange(len(grouped)), found.neuropil)].sort_values("neuropil")
         return grouped.sort_values("magnitude", ascending=False, kind="stable", ignore_index=True)
 
     def _piece(self, rows: slice) -> pd.DataFrame:
