@@ -194,6 +194,7 @@ def importance(
     told = {"activity": x, "sensitivity": s, "silencing": silencing, "flipping": 2 * silencing}
     if exact:
         some = order[: int(exact)]
+        here = _Solved(c, net, b, x, s, g, R, lambda x: _rewarded(c, target, reward, x)[0])
         how = _rank_one if isinstance(net.f, Identity) and reward is None else _anew
         for half, (name, part) in enumerate((("silencing_exact", 1.0), ("flipping_exact", 2.0))):
 
@@ -202,7 +203,7 @@ def importance(
                     progress(before + done, 2 * len(some))
 
             told[name] = torch.full_like(x, torch.nan)
-            told[name][some] = how(c, net, x, s, g, b, some, part, tell, R, target, reward)
+            told[name][some] = how(here, some, part, tell)
     table = pd.DataFrame({"id": c.ids, **{name: value.double().numpy() for name, value in told.items()}})
     table = pd.concat([table, c.neurons.drop(columns=[name for name in c.neurons if name in table])], axis=1)
     attrs = {
@@ -222,59 +223,49 @@ def importance(
     )
 
 
-def _rank_one(
-    c: Connectome,
-    net: Recurrence,
-    x: Tensor,
-    s: Tensor,
-    g: Tensor,
-    b: Tensor,
-    some: Tensor,
-    part: float,
-    tell: Callable[[int], None],
-    *_: Any,
-) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """The network as it is: x for the input b, the reward R with g = dR/dx, and its adjoint s."""
+
+    connectome: Connectome
+    net: Recurrence
+    b: Tensor
+    x: Tensor
+    s: Tensor
+    g: Tensor
+    R: Tensor
+    reward: Reward
+
+
+def _rank_one(here: _Solved, some: Tensor, part: float, tell: Callable[[int], None]) -> Tensor:
     """What R changes by when the output of neuron k is taken away (part 1), or turned (part 2), in a linear network.
 
     A = I - αW becomes A + p w eₖᵀ, where w = αW eₖ. By Sherman and Morrison, and as A⁻¹ w = (A⁻¹ - I) eₖ, R changes by
-    -p (sₖ - cₖ) xₖ / (1 + p (Gₖₖ - 1)), where c = dR/dx and G = A⁻¹.
+    -p (sₖ - gₖ) xₖ / (1 + p (Gₖₖ - 1)), where G = A⁻¹.
     """
-    n, changes = len(x), []
+    net, x, changes = here.net, here.x, []
     solver, _adjoint = solvers_for(net)
     for places in some.split(_AT_ONCE):
-        ones = torch.zeros(len(places), n, dtype=x.dtype)
+        ones = torch.zeros(len(places), len(x), dtype=x.dtype)
         ones[torch.arange(len(places)), places] = 1
         G = steady_state(net.W, ones, net.f, solver=solver).x.detach()[torch.arange(len(places)), places]
         factor = 1 + part * (G - 1)  # of det(I - αW): the network is unstable where it is not positive
-        changes.append(torch.where(factor > 0, -part * (s - g)[places] * x[places] / factor, torch.nan))
+        changes.append(torch.where(factor > 0, -part * (here.s - here.g)[places] * x[places] / factor, torch.nan))
         tell(sum(map(len, changes)))
     return torch.cat(changes)
 
 
-def _anew(
-    c: Connectome,
-    net: Recurrence,
-    x: Tensor,
-    s: Tensor,
-    g: Tensor,
-    b: Tensor,
-    some: Tensor,
-    part: float,
-    tell: Callable[[int], None],
-    R: Tensor,
-    target: Any,
-    reward: Reward | None,
-) -> Tensor:
+def _anew(here: _Solved, some: Tensor, part: float, tell: Callable[[int], None]) -> Tensor:
     """The same by solving without the neuron's output, or with it turned, from x on."""
-    W = net.W.bind()
+    net, W = here.net, here.net.W.bind()
     (weight,) = W.weights
-    _, pre = c.W.edges
+    _, pre = here.connectome.W.edges
     solver, _adjoint = solvers_for(net)
     changes = []
     for k in some.tolist():
         changed = W.bind(torch.where(pre == k, (1 - part) * weight, weight))
-        found = steady_state(changed, b, net.f, x0=x, solver=solver).x.detach()
-        changes.append(_rewarded(c, target, reward, found)[0] - R)
+        found = steady_state(changed, here.b, net.f, x0=here.x, solver=solver).x.detach()
+        changes.append(here.reward(found) - here.R)
         tell(len(changes))
     return torch.stack(changes)
 
