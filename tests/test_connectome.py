@@ -682,7 +682,7 @@ def test_importance_of_any_reward_in_a_nonlinear_network(edges, neurons):
         ({"target": "a", "scale": 2.0}, "scale: expected 0 < scale < 1"),
         ({"target": "a", "scale": -1.0, "f": "tanh"}, "scale: expected a finite scale > 0"),
         ({"target": "a", "scale": np.inf, "f": "tanh"}, "scale: expected a finite scale > 0"),
-        ({"target": "a", "scale": np.nan}, "scale: expected a finite scale > 0"),
+        ({"target": "a", "scale": np.nan}, "scale: expected 0 < scale < 1"),
         ({"target": "a", "exact": -1}, "exact: expected a number"),
         ({"reward": lambda x: x}, "reward: expected a function that gives one number"),
     ],

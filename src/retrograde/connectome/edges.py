@@ -13,7 +13,8 @@ import scipy.sparse
 import torch
 
 from retrograde.connectome.columns import EDGES, recognise, transmitter
-from retrograde.connectome.tables import Ids, Source, identities, numbers, of_one_kind, texts
+from retrograde.connectome.ids import Ids, identities, of_one_kind, texts
+from retrograde.connectome.tables import Source, numbers
 
 
 def connections(

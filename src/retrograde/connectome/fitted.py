@@ -21,6 +21,7 @@ from retrograde.connectome.certainty import Certainty, certainty
 from retrograde.connectome.linear import Preset, scaled
 from retrograde.connectome.misfit import Misfit, Progress
 from retrograde.connectome.recordings import held_out, recordings_of
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.tied import kinds_of
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, Tanh, as_nonlinearity
@@ -140,8 +141,7 @@ def fit(
     2     T    T   1.13            0.14        True
     """
     nonlinearity = as_nonlinearity(f)
-    if scale is not None and not 0 < scale < np.inf:
-        raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
+    check_scale(scale)
     if method not in (None, "gauss-newton", "lbfgs"):
         raise ValueError(f"method: expected 'gauss-newton' or 'lbfgs', got {method!r}")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int | np.integer) or max_steps < 1:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from retrograde.connectome.amounts import check_numbers, column, values_of
 from retrograde.connectome.columns import NEURONS, recognise
+from retrograde.connectome.ids import identities
 from retrograde.connectome.naming import of_groups
-from retrograde.connectome.tables import Source, identities, numbers
+from retrograde.connectome.tables import Source, numbers
 from retrograde.connectome.wiring import Connectome
 
 # Role, then the names it goes by, in a table of stimuli and in one of targets.

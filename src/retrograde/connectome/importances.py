@@ -18,6 +18,7 @@ from retrograde.by_hand import recurrent_backpropagation
 from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import Preset, scaled, solvers_for
 from retrograde.connectome.neuropils import by_connection
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -175,10 +176,7 @@ def importance(
     if isinstance(exact, bool) or not isinstance(exact, int | np.integer) or exact < 0:
         raise ValueError(f"exact: expected a number of neurons, got {exact!r}")
     nonlinearity = as_nonlinearity(f)
-    if scale is not None and not 0 < scale < np.inf:
-        raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
-    if scale is not None and isinstance(nonlinearity, Identity) and scale >= 1:
-        raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
+    check_scale(scale, nonlinearity)
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
     b = at(c, source, "source")

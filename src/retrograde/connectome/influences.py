@@ -31,6 +31,7 @@ from retrograde.connectome.linear import (
 )
 from retrograde.connectome.naming import labels, of_groups
 from retrograde.connectome.ranks import normalise, ranked, swept
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -109,7 +110,7 @@ def influence(
     """
     nonlinearity = as_nonlinearity(f)
     linear = isinstance(nonlinearity, Identity)
-    scales = _scales(scale, linear)
+    scales = _scales(scale, nonlinearity)
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     if preset is not None and not linear:
@@ -191,16 +192,13 @@ def _answered(
     return found, {**attrs, "residual": residual}
 
 
-def _scales(given: float | Sequence[float] | None, linear: bool) -> list[float | None]:
+def _scales(given: float | Sequence[float] | None, f: Nonlinearity) -> list[float | None]:
     scales: list[float | None] = []
     scales += [given] if given is None or isinstance(given, int | float | np.number) else list(given)
     if not scales:
         raise ValueError("scale: expected at least one, got none")
     for each in scales:
-        if linear and each is not None and not 0 < each < 1:
-            raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {each}")
-        if each is not None and not 0 < each < np.inf:
-            raise ValueError(f"scale: expected a finite scale > 0, or None, got {each}")
+        check_scale(each, f)
         if each is None and len(scales) > 1:
             raise ValueError("scale: expected numbers in a sweep, got None")
         if scales.count(each) > 1:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from retrograde.connectome.columns import NEURONS
-from retrograde.connectome.tables import WHOLE
+from retrograde.connectome.ids import WHOLE
 
 
 def meant(known: np.ndarray, table: pd.DataFrame, given: Any, what: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from retrograde.connectome.columns import EDGES, recognise
-from retrograde.connectome.tables import Ids, Source, identities, numbers, of_one_kind, texts
+from retrograde.connectome.ids import Ids, identities, of_one_kind, texts
+from retrograde.connectome.tables import Source, numbers
 from retrograde.connectome.wiring import Connectome
 
 

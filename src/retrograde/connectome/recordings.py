@@ -13,8 +13,9 @@ from torch import Tensor
 
 from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.columns import NEURONS, recognise
+from retrograde.connectome.ids import identities
 from retrograde.connectome.naming import find
-from retrograde.connectome.tables import Source, identities, numbers
+from retrograde.connectome.tables import Source, numbers
 from retrograde.connectome.wiring import Connectome
 
 # Role, then the names it goes by.

@@ -15,6 +15,7 @@ from retrograde.connectome.amounts import column, per_neuron
 from retrograde.connectome.given import Stimulus, stimulus_of
 from retrograde.connectome.layered import RELEASES, Layered, layered
 from retrograde.connectome.linear import Preset, scaled
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -144,9 +145,8 @@ def simulate(
 
 def network(c: Connectome, scale: float | None, silenced: np.ndarray, f: Nonlinearity) -> Recurrence:
     """The network αW, which may well be unstable for a while."""
+    check_scale(scale)
     if scale is not None:
-        if not 0 < scale < np.inf:
-            raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
         return scaled(c, scale, silenced, Preset(), f)[0]
     (weight,) = (w.detach() for w in c.W.weights)
     _, pre = c.W.edges

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import SMALL, Preset, matrix, scaled, solvers_for
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, Tanh, as_nonlinearity
@@ -152,8 +153,7 @@ def stability(
         raise ValueError(f"time: expected 'continuous' or 'discrete', got {time!r}")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k: expected a number of eigenvalues, got {k!r}")
-    if scale is not None and not 0 < scale < np.inf:
-        raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
+    check_scale(scale)
     nonlinearity = as_nonlinearity(f)
     # Whether a linear network is stable is asked here, so it is not refused where it is not.
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), Tanh())

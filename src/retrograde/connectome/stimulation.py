@@ -20,6 +20,7 @@ from retrograde.connectome.given import Targets, targets_of
 from retrograde.connectome.layered import activation_maximisation, layered
 from retrograde.connectome.least import Box
 from retrograde.connectome.linear import Preset, scaled
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.searching import bring, maximise, size_of
 from retrograde.connectome.simulation import leak_of, network
 from retrograde.connectome.wiring import Connectome
@@ -195,10 +196,7 @@ def _check(places: np.ndarray, lower: float, upper: float, least: str, maximum: 
 def _steady_network(c: Connectome, scale: float | None, cut: np.ndarray, f: Nonlinearity) -> Recurrence:
     """Of a linear network it is made sure that it is stable."""
     if isinstance(f, Identity):
-        if scale is not None and not 0 < scale < 1:
-            raise ValueError(
-                f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}"
-            )
+        check_scale(scale, f)
         return scaled(c, scale, cut, Preset(), f)[0]
     return network(c, scale, cut, f)
 
