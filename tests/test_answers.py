@@ -427,7 +427,7 @@ def test_paths_of_ids_that_are_numbers(tmp_path):
 ASKED = {
     "influence": BOTH,
     "importance": ("--source", "ASHL", *BOTH),
-    "stimulate": ("--target", "AVAL=0.1", "--allow-class", "super_class=sensory", "--scale", 0.8),
+    "stimulate": ("--target", "AVAL=0.1", "--allowed", "super_class:sensory", "--scale", 0.8),
     "simulate": ("--source", "ASHL", "ASHR", "--duration", 20, "--tau", 5, "--scale", 0.8),
     "fit": ("--tie", "super_class", "--parameters", "gain", "--scale", 0.5, "--hold-out", 0),
     "stability": (

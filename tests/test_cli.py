@@ -223,7 +223,7 @@ def test_a_real_sigint_exits_130_with_the_folder_complete(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["import", "call"])
-def test_an_interrupt_before_the_command_begins_is_quiet(where):
+def test_an_interrupt_before_the_command_begins_is_one_line(where):
     raising = {
         "import": "class Stop:\n def find_spec(self, name, *_):\n  if name == 'typer': raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Stop())\n",
@@ -231,7 +231,36 @@ def test_an_interrupt_before_the_command_begins_is_quiet(where):
     }
     code = f"import sys\n{raising[where]}from retrograde.cli.main import main\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 130 and not done.stderr, done.stderr
+    assert done.returncode == 130 and done.stderr == "interrupted\n", done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_an_interrupt_while_torch_is_imported_is_one_line(tmp_path, how):
+    script = tmp_path / "retrograde"
+    script.write_text(
+        "import sys\nfrom retrograde.cli.main import main\nif __name__ == '__main__':\n sys.exit(main())\n"
+    )
+    run = {"module": ["-m", "retrograde"], "script": [str(script)]}[how]
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", *run, "check"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert any("torch._C" in line for line in process.stderr)  # of which there are many more to come
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    said = [line for line in errors.splitlines() if not line.startswith("import time:")]
+    assert process.returncode == 130 and said == ["interrupted"], errors
+
+
+def test_a_program_that_imports_the_package_has_its_interrupts_as_they_were(tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(
+        "import signal, retrograde\nassert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    assert subprocess.run([sys.executable, str(script)]).returncode == 0
 
 
 def test_training_that_ends_with_states_that_do_not_converge_exits_1(tmp_path, monkeypatch):

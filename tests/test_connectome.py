@@ -100,6 +100,35 @@ def test_excluded_and_silenced_neurons(edges, neurons):
     assert (dense(read(edges, neurons, exclude_transmitters=["gaba"]))[:, 1] == 0).all()
 
 
+def test_a_list_of_pairs_alone_counts_rows(tmp_path, edges):
+    pairs = pd.concat([edges[["pre", "post"]]] * 2)[:11]
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    c = read(tmp_path / "pairs.csv", threshold=2)
+    want = read(pairs.assign(count=1), threshold=2)
+    pd.testing.assert_frame_equal(c.edges, want.edges)
+    assert ("rows without a count, each taken for 1", 11) in c.summary.itertuples(index=False, name=None)
+    assert "rows without a count, each taken for 1" not in set(want.summary["what"])
+    named = read(pairs.rename(columns={"pre": "x", "post": "y"}), columns={"pre": "x", "post": "y"}, weights="fraction")
+    assert np.allclose(dense(named).sum(1)[dense(named).any(1)], 1)
+
+
+def test_a_fraction_is_of_what_is_left_and_a_norm_of_what_was_there_before_the_exclusion():
+    """ConnectomeInfluenceCalculator's order: the threshold; count over the sum per post; transmitters dropped."""
+    table = pd.DataFrame({"pre": list("abcda"), "post": list("eeeeb"), "count": [6, 3, 9, 2, 4]})
+    about = pd.DataFrame({"root_id": list("abcde"), "top_nt": ["ach", "ach", "gaba", "ach", "ach"]})
+    how = {"threshold": 3, "exclude_transmitters": "gaba"}
+    of_e = {"a": 6, "b": 3, "c": 9}  # d is below the threshold
+    norm, fraction = (read(table, about, weights=each, **how).edges.set_index("pre") for each in ("norm", "fraction"))
+    norm, fraction = (each.loc[each["post"] == "e", "weight"].to_dict() for each in (norm, fraction))
+    assert norm == {k: of_e[k] / 18 for k in "ab"} and fraction == {k: of_e[k] / 9 for k in "ab"}
+    # As a column of it would be.
+    as_column = table.assign(norm=[6 / 18, 3 / 18, 9 / 18, 0.0, 1.0])
+    assert read(as_column, about, weights="norm", **how).edges["weight"].tolist() == pytest.approx([1, 6 / 18, 3 / 18])
+    assert read(table, about, weights="norm", **how).edges["weight"].tolist() == pytest.approx([1, 6 / 18, 3 / 18])
+    left = read(table, weights="norm", exclude=["c"], threshold=3).edges
+    assert left.loc[left["post"] == "e", "weight"].tolist() == pytest.approx([6 / 18, 3 / 18])
+
+
 CODEX = {"pre": "pre_root_id", "post": "post_root_id", "count": "syn_count"}
 MALE_CNS = {"pre": "body_pre", "post": "body_post", "count": "weight"}
 NEUPRINT = {"pre": "bodyId_pre", "post": "bodyId_post", "count": "weight"}
@@ -164,7 +193,8 @@ ROWS = {"orientation": "post_pre"}
     ("change", "how", "said"),
     [
         (lambda e: e.drop(columns="pre"), {}, "no column of presynaptic ids found among post, count"),
-        (lambda e: e.drop(columns="count"), {}, "no column of counts or weights"),
+        (lambda e: e.drop(columns="count").assign(x=1), {}, "no column of counts or weights"),
+        (lambda e: e.drop(columns="count"), {"weights": "weight"}, "has no column that is a 'weight'"),
         (lambda e: e.assign(pre=np.arange(8.0)), {}, "ids in floating-point numbers"),
         (lambda e: e.assign(pre=["7.20e+17"] * 8), {}, "have lost digits"),
         (lambda e: e.assign(pre=[None, *"aabbccd"]), {}, "1 of 8 ids are missing"),
@@ -652,7 +682,7 @@ def test_importance_of_any_reward_in_a_nonlinear_network(edges, neurons):
         ({"target": "a", "scale": 2.0}, "scale: expected 0 < scale < 1"),
         ({"target": "a", "scale": -1.0, "f": "tanh"}, "scale: expected a finite scale > 0"),
         ({"target": "a", "scale": np.inf, "f": "tanh"}, "scale: expected a finite scale > 0"),
-        ({"target": "a", "scale": np.nan}, "scale: expected a finite scale > 0"),
+        ({"target": "a", "scale": np.nan}, "scale: expected 0 < scale < 1"),
         ({"target": "a", "exact": -1}, "exact: expected a number"),
         ({"reward": lambda x: x}, "reward: expected a function that gives one number"),
     ],

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import fit, read
+from retrograde.connectome import fit, read, sensitivities
 from retrograde.connectome.certainty import certainty
 from retrograde.connectome.linear import largest_real_eigenvalue
 
@@ -171,16 +171,22 @@ def jacobian_of(c, recorded, drive, theta, **how):
     return misfit.jacobian(theta), misfit.residual
 
 
-@pytest.mark.parametrize("dt", (None, 0.5))
-def test_the_jacobian_against_finite_differences(dt):
+@pytest.mark.parametrize(("dt", "part", "route"), ((None, 0.2, "adjoints"), (None, 0.6, "tangents"), (0.5, 0.6, "")))
+def test_the_jacobian_against_finite_differences(dt, part, route, monkeypatch):
+    """At steady states by 15 tangents in each of six conditions, or by an adjoint for each number if these are few."""
+    asked = []
+    for name in ("_by_adjoints", "_by_tangents"):
+        plain = getattr(sensitivities, name)
+        monkeypatch.setattr(sensitivities, name, lambda *a, plain=plain, name=name: (asked.append(name), plain(*a))[1])
     c = network()
     h, drive = drives(c)
     x = Truth(c, 0.6).steady(h)
-    recorded = table(c, x if dt is None else np.tile(x, (5, 1, 1))).assign(sd=0.3)
+    recorded = table(c, x if dt is None else np.tile(x, (5, 1, 1)), part=part).assign(sd=0.3)
     kinds = ["gain", "bias", "strength"] + ["tau"] * (dt is not None)
     theta = 0.3 * np.random.default_rng(3).normal(size=15 + 3 * (dt is not None))
     theta[15:] += 1
     J, residual = jacobian_of(c, recorded, drive, theta, parameters=kinds, scale=0.6, dt=dt)
+    assert set(asked) == ({f"_by_{route}"} if route else set())
     h = 2e-4
 
     def slope(d):  # to fourth order

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import importance, influence, influences, linear, read
+from retrograde.connectome import importance, influence, influences, linear, read, tables
 from retrograde.report import paths
 
 
@@ -54,6 +54,30 @@ def test_nonlinear_influence_is_the_response_to_a_small_input():
     assert np.allclose(in_order(on, c), G[7], rtol=0, atol=1e-10)
     both = influence(c, {"a": ["n03"], "b": ["n04"]}, {"c": ["n07"]}, scale=1.2, f="tanh", drive=drive)
     assert np.allclose(both["c"], [G[7, 3], G[7, 4]], rtol=0, atol=1e-10)
+
+
+def test_the_calculators_normalised_scores_are_those_of_its_formulas():
+    """By hand: ln(|x| / n) + 24 and ln(|x| / (sources n)) + 24 with the sign of x, and 0 from e⁻²⁴ down."""
+    c = network()
+    sources = ["n03", "n04", "n05"]
+    found = influence(c, source=sources, scale=0.5, preset="cic-2026")
+    assert (found["influence"] < 0).any()
+    for column, share in (("targets", 20), ("sources_and_targets", 60)):
+        want = [
+            np.sign(x) * (np.log(abs(x) / share) + 24) if abs(x) / share > np.exp(-24) else 0
+            for x in found["influence"]
+        ]
+        assert np.allclose(found[f"adjusted_norm_by_{column}"], want, rtol=1e-14)
+    # Its own example: three neurons of scores 1, 0.5 and 0.1.
+    chain = pd.DataFrame({"pre": ["A", "A", "C"], "post": ["B", "C", "C"], "weight": [0.5, 0.1, 1e-9]})
+    table = influence(read(chain, weights="weight"), source="A", scale=1e-9, preset="cic-2026").set_index("id")
+    assert np.isclose(table.loc["A", "adjusted_norm_by_targets"], np.log(1 / 3) + 24)
+    for other in (
+        influence(c, target=sources, preset="cic-2026"),
+        influence(c, source=sources, preset="banc-paper"),
+        influence(c, source=sources, scale=[0.2, 0.5], preset="cic-2026"),
+    ):
+        assert not any("norm_by" in name for name in other)
 
 
 def test_at_rest_a_tanh_network_is_the_linear_one():
@@ -182,6 +206,22 @@ def test_importance_by_neuropil_divides_each_connection_by_its_counts():
         found.by_neuropil(rows.drop(columns="neuropil"))
     named = found.by_neuropil(rows.rename(columns={"neuropil": "where"}), {"neuropil": "where"})
     assert (named["importance"] == found.by_neuropil(rows)["importance"]).all()
+
+
+def test_neuropils_are_of_the_same_neurons_however_ids_and_neuropils_are_written(monkeypatch):
+    rows = pd.DataFrame(
+        {"pre": [1, 1, 2, 2], "post": [2, 2, 1, 3], "syn_count": [3, 1, 4, 2], "neuropil": [7, 8, 8, 7]}
+    )
+    found = importance(read(rows), 1, 3, scale=0.5)
+    want = found.by_neuropil(rows)
+    assert want["neuropil"].tolist() == ["7", "8"] and want["count"].tolist() == [5, 5]
+    as_text = rows.astype({"pre": str, "post": str, "neuropil": "category"})
+    pd.testing.assert_frame_equal(found.by_neuropil(as_text), want)
+    shuffled = rows.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(found.by_neuropil(shuffled), want)
+    monkeypatch.setattr(tables, "available", lambda: 100.0)
+    with pytest.raises(ValueError, match="about 4 rows, to read which takes"):
+        found.by_neuropil(rows)
 
 
 @pytest.mark.parametrize("f", ("identity", "tanh"))

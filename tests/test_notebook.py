@@ -28,6 +28,14 @@ def test_the_notebook_runs():
 
     # What its text promises.
     rg, c = names["rg"], names["c"]
+    command, sweep = ["AVAL", "AVAR"], names["sweep"]
+    assert sorted(names["influence"].query("is_target")["id"]) == command
+    want = rg.connectome.influence(c, target=command, scale=0.9).set_index("id")["influence"]
+    assert (sweep.set_index("id")["0.9"] - want[sweep["id"]]).abs().max() < 1e-12 and (
+        sweep["best"] < sweep["worst"]
+    ).any()
+    assert set(names["on"].index) == set(names["on"].columns) == set(c.neurons["class"])
+    assert "margin" in names["touched"].attrs and list(names["touched"]["id"]) != list(names["rest"]["id"])
     assert {"influence", "importance", "stimulate", "simulate", "fit", "stability"} <= set(dir(rg.connectome))
     first = names["ranked"].iloc[:10]
     assert first["silencing_exact"].notna().all()

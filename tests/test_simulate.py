@@ -55,7 +55,7 @@ def inputs(pulses, steps, dt):
     return b
 
 
-@pytest.mark.parametrize("tau", (None, 2.0, {"p": 1.5, "q": 4.0, "i": 0.5}))
+@pytest.mark.parametrize("tau", (None, 2.0, {"cell_type:p": 1.5, "type:q": 4.0, "i": 0.5}))
 @pytest.mark.parametrize("form", ("rate", "voltage"))
 def test_every_step_is_the_equation(c, pulses, form, tau):
     found = simulate(c, pulses, form=form, f="tanh", dt=0.5, tau=tau, bias="rest", duration=8, wide=True)
@@ -204,8 +204,8 @@ def test_connectome_interpreters_layers(c, release, tau):
 def test_the_gradient_of_the_layers_is_that_of_differences(c, release):
     random = np.random.default_rng(3)
     u, driven = random.uniform(0.05, 0.8, (5, 4)), np.array([0, 2, 5, 6])
-    steep = {"p": 2.0, "q": 3.0}
-    net = layered(c, release, steepness=steep, tau={"r": 2.0})
+    steep = {"cell_type:p": 2.0, "cell_type:q": 3.0}
+    net = layered(c, release, steepness=steep, tau={"cell_type:r": 2.0})
     weights = random.normal(size=(5, N, 2))
     leaf = torch.from_numpy(np.stack([u, u[::-1]], -1).copy()).requires_grad_()
     (net(leaf, torch.from_numpy(driven)) * torch.from_numpy(weights)).sum().backward()
@@ -242,7 +242,11 @@ BAD = {
         {},
         "at least one row",
     ),
-    "type": (pd.DataFrame({"cell_type": ["z"], "start": [0], "stop": [1], "strength": [1]}), {}, "cell type 'z'"),
+    "type": (
+        pd.DataFrame({"cell_type": ["z"], "start": [0], "stop": [1], "strength": [1]}),
+        {},
+        "no neuron has the cell_type 'z'",
+    ),
     "NaN in a mapping": ({"a": np.nan}, {"duration": 3}, "NaN or infinite"),
     "no duration": ({"a": 1.0}, {}, "duration: expected how long"),
     "endless": ({"a": 1.0}, {"duration": np.inf}, "duration: expected a finite"),

@@ -404,7 +404,7 @@ def run(*words):
 
 def test_the_command_gives_what_the_function_gives(tmp_path):
     out, figure, page = tmp_path / "out.csv", tmp_path / "out.svg", tmp_path / "out.html"
-    words = ["--target", "AVAL@3=0.05", "AVAR=0.1", "--steps", 4, "--allow-class", "super_class=sensory", "--tau", 1.5]
+    words = ["--target", "AVAL@3=0.05", "AVAR=0.1", "--steps", 4, "--allowed", "super_class:sensory", "--tau", 1.5]
     told = run(*words, "--out", out, "--figure", figure, "--report", page)
     assert told.exit_code == 0, told.output
     assert "every target is met" in told.output and "is less than" in told.output
@@ -433,8 +433,11 @@ def test_the_command_says_what_cannot_be_met():
         (["--target", "AVAL=2"], "outside the range of tanh"),
         (["--target", "AVAL@x=0.1", "--steps", 3], "expected a step behind the @"),
         (["--target", "AVAL@9=0.1", "--steps", 3], "whole steps from 1 to 3"),
-        (["--target", "AVAL=0.1", "--allow-class", "mood=good"], "a column of id"),
-        (["--target", "AVAL=0.1", "--allow-class", "super_class=good"], "no neuron has the super_class 'good'"),
+        (["--target", "AVAL=0.1", "--allowed", "mood:good"], "mood:good; the neurons have the columns id,"),
+        (
+            ["--target", "AVAL=0.1", "--allowed", "super_class:sensor"],
+            "no neuron has the super_class 'sensor'; did you mean sensory",
+        ),
         (["--target", "AVAL=0.1", "--lower", 2, "--upper", 1], "lower <= upper"),
     ),
 )

@@ -1,5 +1,6 @@
 """Exact gradients of any reward through a recurrent network, at a steady state or along a trajectory."""
 
+from retrograde import starting  # before torch: from here on an interrupt of the command is looked after
 from retrograde.by_hand import backpropagation_through_time, recurrent_backpropagation
 from retrograde.connectivity.base import Connectivity
 from retrograde.connectivity.convolution import Convolution

@@ -51,7 +51,8 @@ def question(ask: Callable[..., Answer]) -> Callable[..., None]:
                 _write(asked, answer, as_typed(context))
             _print(asked, answer)
 
-    command.__signature__ = inspect.Signature([context, shared[0], *own, *shared[1:]])  # type: ignore[attr-defined]
+    signature = inspect.Signature([context, shared[0], *own, *shared[1:]])
+    command.__signature__ = signature  # type: ignore[attr-defined]  # what typer reads
     command.__annotations__ = {each.name: each.annotation for each in (context, *own, *shared)}
     command.__name__, command.__doc__ = ask.__name__, ask.__doc__
     return command

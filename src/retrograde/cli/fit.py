@@ -51,7 +51,7 @@ def fit(
     hold_out: Annotated[float, typer.Option(help="Which part is held out, to be predicted; 0 for none.")] = 0.2,
     hold_out_by: Annotated[By, typer.Option(help="Whole conditions, or whole neurons.")] = By.condition,
     method: Annotated[Method | None, typer.Option(help="\\[default: gauss-newton up to 400 parameters]")] = None,
-    uncertainty: Annotated[bool, typer.Option(help="Standard errors, a tangent solve for each parameter.")] = True,
+    uncertainty: Annotated[bool, typer.Option(help="Standard errors, from one Jacobian more.")] = True,
     max_steps: Annotated[int, typer.Option(min=1, help="Evaluations at most.")] = 200,
 ) -> Answer:
     """Fit gains, biases, time constants or synaptic strengths, tied by cell type, to recorded activities.

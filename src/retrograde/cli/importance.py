@@ -9,7 +9,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import check_name, question, written
-from retrograde.cli.reading import Asked, numbers_of
+from retrograde.cli.reading import WHO, Asked, numbers_of
 from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, drawings, paths
 
@@ -17,8 +17,8 @@ from retrograde.report import Answer, Figure, drawings, paths
 @question
 def importance(
     asked: Asked,
-    source: Annotated[list[str], typer.Option(help="Neurons that are driven, ID or ID=INPUT.")],
-    target: Annotated[list[str], typer.Option(help="Neurons whose activity is the reward, ID or ID=WEIGHT.")],
+    source: Annotated[list[str], typer.Option(help=f"Neurons that are driven: {WHO}; or either with =INPUT.")],
+    target: Annotated[list[str], typer.Option(help="Neurons whose activity is the reward, likewise; or with =WEIGHT.")],
     f: Annotated[
         str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
     ] = "identity",

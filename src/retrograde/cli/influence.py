@@ -11,10 +11,10 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
-from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scale_of
 from retrograde.connectome import Connectome
-from retrograde.connectome.influences import name_of
+from retrograde.connectome.ranks import name_of
 from retrograde.report import Answer, Figure, drawings, paths
 
 
@@ -39,8 +39,8 @@ ENDS = 4  # neurons at the other end of the wiring diagram
 @question
 def influence(
     asked: Asked,
-    source: Annotated[Several, typer.Option(help="Neurons that are driven; with --by, groups.")] = None,
-    target: Annotated[Several, typer.Option(help="Neurons that are looked at; with --by, groups.")] = None,
+    source: Annotated[Several, typer.Option(help=f"Neurons that are driven: {WHO}. With --by, groups.")] = None,
+    target: Annotated[Several, typer.Option(help="Neurons that are looked at, likewise.")] = None,
     by: Annotated[
         str | None, typer.Option(help="A column of the neurons, such as cell_type; else all groups on all.")
     ] = None,
@@ -58,7 +58,7 @@ def influence(
         str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
     ] = "identity",
     drive: Annotated[
-        Several, typer.Option(help="Around which state: neurons that are driven, ID or ID=INPUT. Not for identity.")
+        Several, typer.Option(help="Around which state: neurons that are driven, or with =INPUT. Not for identity.")
     ] = None,
 ) -> Answer:
     """Rank neurons by their influence, in the linear network x = αWx + b, or around a steady state of another f.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from retrograde import starting
+
 
 def main() -> None:
     """The entry point. Exit codes: 0 done, 1 the numbers failed, 2 bad input, 130 interrupted."""
@@ -15,8 +17,10 @@ def main() -> None:
                 f"retrograde: {error.name} is missing; install it with: pip install 'retrograde[app]'", file=sys.stderr
             )
             sys.exit(2)
+        starting.over()
         app()
-    except KeyboardInterrupt:  # during the imports, say, which take a second or two
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
-from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, drawings
 from retrograde.result import ConvergenceError
@@ -27,7 +27,9 @@ class Time(StrEnum):
 @question
 def stability(
     asked: Asked,
-    drive: Annotated[Several, typer.Option(help="Neurons that are driven, ID or ID=INPUT. \\[default: none]")] = None,
+    drive: Annotated[
+        Several, typer.Option(help=f"Neurons that are driven: {WHO}; or with =INPUT. \\[default: none]")
+    ] = None,
     f: Annotated[str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")] = "tanh",
     scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, after scaling")] = 0.99,
     time: Annotated[Time, typer.Option(help="τ dx/dt = -x + f(Wx + b), or x ← f(Wx + b).")] = Time.continuous,

@@ -16,6 +16,7 @@ from retrograde.connectome.tables import Source
 from retrograde.training import InputError
 
 Several = list[str] | None
+WHO = "ID, or COLUMN:VALUE such as cell_type:AVA"  # how neurons are named
 _READING, _ANSWER = "Reading the connectome", "The answer"
 
 
@@ -50,8 +51,8 @@ class Asked:
         None
     )
     threshold: Annotated[float | None, _reading("Drop connections of a smaller count. \\[default: 0]")] = None
-    silence: Annotated[Several, _reading("Neurons whose output is cut.")] = None
-    exclude: Annotated[Several, _reading("Neurons to leave out.")] = None
+    silence: Annotated[Several, _reading(f"Neurons whose output is cut: {WHO}.")] = None
+    exclude: Annotated[Several, _reading("Neurons to leave out, likewise.")] = None
     exclude_transmitter: Annotated[Several, _reading("Transmitters whose neurons' output is left out.")] = None
     column: Annotated[Several, _reading("ROLE=COLUMN where one is not recognised: pre=from_id, id=cell.")] = None
     orientation: Annotated[str | None, _reading("Of a matrix: post_pre or pre_post.")] = None

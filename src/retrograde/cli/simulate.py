@@ -12,7 +12,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
-from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, drawings
 from retrograde.training import InputError
@@ -24,7 +24,9 @@ SHOWN = 200  # neurons in a figure, the liveliest
 def simulate(
     asked: Asked,
     stimulus: Annotated[Path | None, typer.Option(help="A table: neuron or cell_type, start, stop, strength.")] = None,
-    source: Annotated[Several, typer.Option(help="Neurons that are driven all the time, ID or ID=STRENGTH.")] = None,
+    source: Annotated[
+        Several, typer.Option(help=f"Neurons that are driven all the time: {WHO}; or with =STRENGTH.")
+    ] = None,
     form: Annotated[str, typer.Option(help="rate, or voltage: τ dv/dt = −v + W f(v) + b.")] = "rate",
     f: Annotated[str, typer.Option("--f", help="tanh, relu, sigmoid, softplus, identity.")] = "tanh",
     dt: Annotated[float, typer.Option(help="How long a step is, in the unit of the stimulus' times.")] = 1.0,
@@ -35,7 +37,7 @@ def simulate(
     scale: Annotated[
         float | None, scaling("The largest real part of an eigenvalue, after scaling", "\\[default: as it is]")
     ] = None,
-    record: Annotated[Several, typer.Option(help="Neurons to tell of. \\[default: all]")] = None,
+    record: Annotated[Several, typer.Option(help="Neurons to tell of, likewise. \\[default: all]")] = None,
     by: Annotated[str | None, typer.Option(help="Means by a column of the neurons, such as cell_type.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="A column for each neuron.")] = False,
     preset: Annotated[

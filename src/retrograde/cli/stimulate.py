@@ -12,7 +12,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
-from retrograde.cli.reading import Asked, Several, numbers_of
+from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
 from retrograde.cli.simulate import number_or_name
 from retrograde.report import Answer, Figure, drawings
@@ -23,13 +23,14 @@ from retrograde.training import InputError
 def stimulate(
     asked: Asked,
     target: Annotated[
-        Several, typer.Option(help="What is wanted: ID=ACTIVITY, or ID@STEP=ACTIVITY; for a maximum, ID.")
+        Several,
+        typer.Option(
+            help="What is wanted: ID=ACTIVITY, or ID@STEP=ACTIVITY; for a maximum, ID. Each of a type: "
+            "cell_type:AVA=ACTIVITY."
+        ),
     ] = None,
     targets: Annotated[Path | None, typer.Option(help="Or a table of it: neuron, activity, and time.")] = None,
-    allowed: Annotated[Several, typer.Option(help="Neurons that may have input. \\[default: all]")] = None,
-    allow_class: Annotated[
-        Several, typer.Option(help="COLUMN=VALUE: neurons that may have input, such as super_class=sensory.")
-    ] = None,
+    allowed: Annotated[Several, typer.Option(help=f"Neurons that may have input: {WHO}. \\[default: all]")] = None,
     least: Annotated[str, typer.Option(help="l1, which few neurons bear, or l2.")] = "l1",
     lower: Annotated[float, typer.Option(help="No input is below; -inf for any.")] = 0.0,
     upper: Annotated[float, typer.Option(help="No input is above.")] = float("inf"),
@@ -50,7 +51,7 @@ def stimulate(
 
     Examples:
 
-    [bold]retrograde stimulate --example worm --weights fraction --target AVAL=0.1 --allow-class super_class=sensory[/]
+    [bold]retrograde stimulate --example worm --weights fraction --target AVAL=0.1 --allowed super_class:sensory[/]
 
     [bold]retrograde stimulate edges.csv --target AVAL@4=0.2 --steps 5 --allowed ASHL ASHR --upper 1[/]
     """
@@ -61,13 +62,12 @@ def stimulate(
         raise InputError(f"--target: expected ID=ACTIVITY, or --maximum, got {bare[0]!r}")
     c = asked.connectome()
     wanted: Any = targets if targets is not None else _timed(numbers_of(target, "--target"), steps)
-    some = _allowed(c, allowed, allow_class)
     asked.step("searching")
     told = partial(asked.step, "searching")
     how: dict[str, Any] = {"least": least, "lower": lower, "upper": upper, "steps": steps, "maximum": maximum}
     how |= {"budget": budget, "f": f, "scale": scale, "bias": number_or_name(bias), "tau": number_or_name(tau)}
     found = connectome.stimulate(
-        c, wanted, allowed=some, silence=asked.silence or (), preset=preset, seed=asked.seed or 0, told=told, **how
+        c, wanted, allowed=allowed, silence=asked.silence or (), preset=preset, seed=asked.seed or 0, told=told, **how
     )
     title = "the most that the targets can be driven" if maximum else "the least input that brings the targets there"
     receipts = {"the search": {name: str(value) for name, value in found.attrs.items()}}
@@ -85,23 +85,6 @@ def _timed(given: dict[str, float], steps: int | None) -> dict[Any, float]:
         if not step.isdigit():
             raise InputError(f"--target: expected a step behind the @, got {name!r}")
         found[who, int(step)] = activity
-    return found
-
-
-def _allowed(c: connectome.Connectome, ids: Several, classes: Several) -> list[Any] | None:
-    """The neurons named, and those of the classes; None where neither is."""
-    if ids is None and classes is None:
-        return None
-    found: list[Any] = list(ids or ())
-    for each in classes or ():
-        column, equals, value = each.partition("=")
-        if not equals or column not in c.neurons:
-            there = ", ".join(map(str, c.neurons))
-            raise InputError(f"--allow-class: expected COLUMN=VALUE, a column of {there}; got {each!r}")
-        some = c.neurons.loc[c.neurons[column].astype(str) == value, "id"]
-        if some.empty:
-            raise InputError(f"--allow-class: no neuron has the {column} {value!r}")
-        found += some.tolist()
     return found
 
 

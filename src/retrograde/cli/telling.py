@@ -25,6 +25,7 @@ def telling(context: typer.Context) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
+        err.print("interrupted")
         raise typer.Exit(130) from None
     except Exception as error:
         if context.find_root().params.get("debug"):

@@ -63,6 +63,12 @@ class Adjustable:
         leak = None if self.dt is None else (self.dt / values["tau"]).clamp(max=1.0)
         return W, gain * values["bias"], leak
 
+    def inputs(self, theta: Tensor, x: Tensor, drive: Tensor) -> Tensor:
+        """u = g ∘ (Wx + h + b), of which f makes the next x."""
+        values = self.values(theta)
+        Wx = self.net.W.bind(self.weight * values["strength"]) @ x
+        return values["gain"] * (Wx + drive + values["bias"])
+
     def activities(self, theta: Tensor, start: Tensor | None = None, throw: bool = True) -> tuple[Tensor, Tensor]:
         """What was recorded, as the network has it; and the states."""
         values = self.values(theta)

@@ -13,14 +13,15 @@ import scipy.sparse
 import torch
 
 from retrograde.connectome.columns import EDGES, recognise, transmitter
-from retrograde.connectome.tables import Ids, Source, identities, numbers, of_one_kind, texts
+from retrograde.connectome.ids import Ids, identities, of_one_kind, texts
+from retrograde.connectome.tables import Source, numbers
 
 
 def connections(
     edges: Any, given: Mapping[str, str], orientation: str | None, ids: Any, weights: str, signs: Any, ask: bool
-) -> tuple[Ids, Ids, dict[str, np.ndarray], pd.Categorical | None, int]:
+) -> tuple[Ids, Ids, dict[str, np.ndarray], pd.Categorical | None, int, bool]:
     """pre and post, the columns of numbers by role, the transmitters that an edge list may tell, if these are
-    asked for, and how many rows of a matrix neither send nor receive."""
+    asked for, how many rows of a matrix neither send nor receive, and whether a list has no more than pre and post."""
     matrix = _matrix(edges)
     if matrix is not None:
         if orientation not in ("post_pre", "pre_post"):
@@ -44,7 +45,7 @@ def connections(
         _check_weights(weights, {"count"}, "the matrix", ["count"])
         _check_counts(counts, weights, ("fraction", "norm"), "edges")
         alone = len(names) - len(np.union1d(pre, post))
-        return Ids(names, pre), Ids(names, post), {"count": counts}, None, alone
+        return Ids(names, pre), Ids(names, post), {"count": counts}, None, alone, False
     if orientation is not None:
         raise ValueError("orientation: expected None for an edge list, whose columns say which neuron sends")
     source = Source(edges, "edges", ("edgelist_simple", "edgelist", "edges"))
@@ -56,9 +57,10 @@ def connections(
                 f"name it by columns={{'{role}': ...}}, or by --column {role}=..."
             )
     needed = {"count", "norm", "weight", "sign"} & roles.keys()
-    if not needed & {"count", "norm", "weight"}:
+    bare = len(source.names) == 2  # pre and post: each row is one connection
+    if not needed & {"count", "norm", "weight"} and not bare:
         raise ValueError(f"{source.what}: no column of counts or weights found among {', '.join(source.names)}")
-    _check_weights(weights, needed - {"sign"}, source.what, source.names)
+    _check_weights(weights, {"count"} if bare else needed - {"sign"}, source.what, source.names)
     if signs != "column":
         needed -= {"sign"}
     elif "sign" not in needed:
@@ -71,13 +73,15 @@ def connections(
     pre, post = (identities(table[roles[role]], f"{source.what}, {roles[role]}") for role in ("pre", "post"))
     pre, post = of_one_kind(pre, post, what=source.what)
     values = {role: numbers(table[roles[role]], f"{source.what}, {roles[role]}") for role in sorted(needed)}
+    if bare:
+        values["count"] = np.ones(len(pre))
     if "count" in values:
         _check_counts(values["count"], weights, ("count", "fraction", "norm"), source.what)
     odd = int((~np.isin(values["sign"], (1, -1))).sum()) if "sign" in values else 0
     if odd:
         raise ValueError(f"{source.what}, {roles['sign']}: {odd} of {len(pre)} signs are neither +1 nor -1")
     spoken = _transmitters(table[roles["transmitter"]]) if "transmitter" in told else None
-    return pre, post, values, spoken, 0
+    return pre, post, values, spoken, 0, bare
 
 
 def _check_weights(weights: str, there: set[str], what: str, names: list[str]) -> None:

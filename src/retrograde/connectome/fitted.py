@@ -2,7 +2,7 @@
 
 The network is x = f(g ∘ (Wx + h + b)): gains g, the given drive h, biases b; with time, τ dx/dt = -x + f(...), taken in
 steps of dt: a leak dt/τ. A steady state or a trajectory is solved for at each θ, and its exact derivatives are those of
-`steady_state` and `trajectory`: tangents for the Jacobian of Gauss and Newton, one adjoint for a gradient.
+`steady_state` and `trajectory`: tangents or adjoints for the Jacobian of Gauss and Newton, one adjoint for a gradient.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from retrograde.connectome.certainty import Certainty, certainty
 from retrograde.connectome.linear import Preset, scaled
 from retrograde.connectome.misfit import Misfit, Progress
 from retrograde.connectome.recordings import held_out, recordings_of
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.tied import kinds_of
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, Tanh, as_nonlinearity
@@ -98,6 +99,7 @@ def fit(
             is known: else it is taken to be the same for all and estimated.
         drive: a table with the columns ``neuron`` and ``strength``, of what drives the network; ``condition``, else it
             is the same in all; ``start`` and ``stop``, with `dt`. Or a mapping from id to strength.
+            ``cell_type:T4a`` in the place of an id is all of that type; a recording is of one neuron.
         parameters: which of "gain", "bias", "tau" (with `dt`) and "strength" are fitted.
         tie: the column of the neurons whose groups share a parameter; a strength is shared by the connections from one
             group to another. "id" ties nothing. What is of no group stays at its start.
@@ -113,7 +115,7 @@ def fit(
         seed: of what is held out.
         method: "gauss-newton", with the exact Jacobian, by default up to 400 parameters; or "lbfgs", with one adjoint
             a step.
-        uncertainty: whether standard errors are computed, which take a tangent solve for each parameter.
+        uncertainty: whether standard errors are computed, which take one Jacobian more.
         max_steps: evaluations at most.
         throw: whether a fit that has not converged raises.
         progress: called with the number of evaluations so far and the cost.
@@ -139,8 +141,7 @@ def fit(
     2     T    T   1.13            0.14        True
     """
     nonlinearity = as_nonlinearity(f)
-    if scale is not None and not 0 < scale < np.inf:
-        raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
+    check_scale(scale)
     if method not in (None, "gauss-newton", "lbfgs"):
         raise ValueError(f"method: expected 'gauss-newton' or 'lbfgs', got {method!r}")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int | np.integer) or max_steps < 1:

@@ -1,4 +1,4 @@
-"""What is given about neurons: a number for each, and a table of when which are driven."""
+"""When which neurons are driven, and what their activities should be, as tables tell it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from retrograde.connectome.amounts import check_numbers, column, values_of
 from retrograde.connectome.columns import NEURONS, recognise
-from retrograde.connectome.tables import Source, identities, numbers
+from retrograde.connectome.ids import identities
+from retrograde.connectome.naming import of_groups
+from retrograde.connectome.tables import Source, numbers
 from retrograde.connectome.wiring import Connectome
 
 # Role, then the names it goes by, in a table of stimuli and in one of targets.
@@ -60,8 +63,8 @@ def stimulus_of(c: Connectome, given: Any, duration: float | None) -> Stimulus:
     if isinstance(given, Mapping):
         if duration is None:
             raise ValueError("duration: expected how long the simulation lasts, as the stimulus does not tell")
-        place = c.index(list(given), "stimulus")
-        strength = values_of(given, "stimulus, strength")
+        place, which = c.meant(list(given), "stimulus")
+        strength = values_of(given, "stimulus, strength")[which]
         return Stimulus(place, np.zeros(len(place)), np.full(len(place), float(duration)), strength)
     source = Source(given, "stimulus")
     roles = recognise(source.names, STIMULUS, {}, source.what)
@@ -88,68 +91,13 @@ def stimulus_of(c: Connectome, given: Any, duration: float | None) -> Stimulus:
                 f"(row {row + 1})"
             )
     if who == "neuron":
-        return Stimulus(c.index(names, source.what), start, stop, strength)
-    by_type = of_type(c, names, source.what)
-    again = np.repeat(np.arange(len(names)), [len(places) for places in by_type])
-    return Stimulus(np.concatenate(by_type), start[again], stop[again], strength[again])
-
-
-def of_type(c: Connectome, names: Any, what: str) -> list[np.ndarray]:
-    """The places of the neurons of each of these cell types."""
-    told = column(c, "cell_type", what).astype(str).to_numpy()
-    places: dict[str, np.ndarray] = {}
-    for name in dict.fromkeys(str(each) for each in names):
-        (places[name],) = np.nonzero(told == name)
-        if not len(places[name]):
-            raise ValueError(f"{what}: no neuron is of the cell type {name!r}")
-    return [places[str(each)] for each in names]
-
-
-def column(c: Connectome, name: str, what: str) -> pd.Series:
-    """That column of the neurons; ValueError where there is none."""
-    if name not in c.neurons:
-        raise ValueError(f"{what}: the neurons have no column {name!r}; they have {', '.join(map(str, c.neurons))}")
-    return c.neurons[name]
-
-
-def per_neuron(c: Connectome, given: Any, what: str, otherwise: float = 0.0) -> np.ndarray:
-    """(n,): one number for all; a column of the neurons, by name; or a mapping from ids or cell types to numbers.
-
-    Those that the mapping does not name have the number `otherwise`.
-
-    Raises:
-        ValueError: no such column, ids or types that are not there, numbers that are missing or not finite.
-    """
-    if isinstance(given, str):
-        found = np.array(pd.to_numeric(column(c, given, what), errors="coerce"), dtype=np.float64)
-    elif isinstance(given, Mapping):
-        found = np.full(len(c), otherwise)
-        types = set(c.neurons["cell_type"].astype(str)) if "cell_type" in c.neurons else set()
-        for name, number in zip(given, values_of(given, what), strict=True):
-            places = of_type(c, [name], what)[0] if str(name) in types else c.index([name], what)
-            found[places] = number
+        places, which = c.meant(names, source.what)
     else:
-        found = np.full(len(c), float(given))
-    _check_numbers(found, what)
-    return found
-
-
-def values_of(given: Mapping[Any, Any], what: str) -> np.ndarray:
-    """The numbers of a mapping, each of which has to be a finite one."""
-    found = np.empty(len(given))
-    for i, (name, value) in enumerate(given.items()):
-        try:
-            found[i] = float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{what}: expected a number for {name!r}, got {value!r}") from None
-    _check_numbers(found, what)
-    return found
-
-
-def _check_numbers(values: np.ndarray, what: str) -> None:
-    bad = int((~np.isfinite(values)).sum())
-    if bad:
-        raise ValueError(f"{what}: {bad} of {len(values)} numbers are missing, NaN or infinite")
+        column(c, who, source.what)
+        by_type = of_groups(c.neurons, who, names, source.what)
+        places = np.concatenate(by_type)
+        which = np.repeat(np.arange(len(names)), [len(each) for each in by_type])
+    return Stimulus(places, start[which], stop[which], strength[which])
 
 
 class Targets(NamedTuple):
@@ -191,13 +139,14 @@ def targets_of(c: Connectome, given: Any, steps: int | None) -> Targets:
         activity, times = np.ones(len(ids)), np.full(len(ids), last)
     if not len(ids):
         raise ValueError("target: expected at least one, got none")
-    _check_numbers(activity, "target, activity")
+    check_numbers(activity, "target, activity")
     wrong = (times != np.floor(times)) | (times < (0 if steps is None else 1)) | (times > last)
     if wrong.any():
         row = int(np.argmax(wrong))
         expected = f"whole steps from 1 to {steps}" if steps else "no time at a steady state; give steps=T"
         raise ValueError(f"target: expected {expected}, got time {times[row]:g} for {ids[row]}")
-    place, time = c.index(ids, "target"), times.astype(np.int64)
+    place, which = c.meant(ids, "target")
+    time, activity = times.astype(np.int64)[which], activity[which]
     if len({*zip(place.tolist(), time.tolist(), strict=True)}) < len(place):
         raise ValueError("target: some neuron is there more than once at one time")
     return Targets(place, time, activity)

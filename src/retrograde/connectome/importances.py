@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
-from retrograde.connectome.drives import vector
+from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import Preset, scaled, solvers_for
 from retrograde.connectome.neuropils import by_connection
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -106,10 +107,15 @@ class Importance:
         Raises:
             ValueError: no column of neuropils, or of counts.
         """
-        row, neuropil, count, part = by_connection(self._connectome, edges, columns or {})
-        part = part * self._piece(slice(None))["importance"].to_numpy()[row]
-        table = pd.DataFrame({"neuropil": neuropil, "count": count, "importance": part, "magnitude": np.abs(part)})
-        grouped = table.groupby("neuropil", as_index=False).sum()
+        found = by_connection(self._connectome, edges, columns or {})
+        part = found.part * self._piece(slice(None))["importance"].to_numpy()[found.row]
+
+        def summed(values: np.ndarray) -> np.ndarray:
+            return np.bincount(found.neuropil, values, minlength=len(found.names))
+
+        told = {"count": summed(found.synapses), "importance": summed(part), "magnitude": summed(np.abs(part))}
+        grouped = pd.DataFrame({"neuropil": found.names, **told})
+        grouped = grouped[np.isin(np.arange(len(grouped)), found.neuropil)].sort_values("neuropil")
         return grouped.sort_values("magnitude", ascending=False, kind="stable", ignore_index=True)
 
     def _piece(self, rows: slice) -> pd.DataFrame:
@@ -135,7 +141,8 @@ def importance(
 
     Args:
         c: the connectome.
-        source: what is driven: ids, b = 1 there; or a mapping from id to b.
+        source: what is driven: ids, b = 1 there; or a mapping from id to b. Here and below there may be COLUMN:VALUE
+            in the place of an id, all of a cell type, say: ``"cell_type:T4a"``.
         target: the reward is the activity of these neurons: ids, whose activities are added; or a mapping from id to
             weight, such as {"left": 1, "right": -1}.
         reward: or any differentiable function of x, (n,), in the order of ``c.ids``.
@@ -169,13 +176,10 @@ def importance(
     if isinstance(exact, bool) or not isinstance(exact, int | np.integer) or exact < 0:
         raise ValueError(f"exact: expected a number of neurons, got {exact!r}")
     nonlinearity = as_nonlinearity(f)
-    if scale is not None and not 0 < scale < np.inf:
-        raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
-    if scale is not None and isinstance(nonlinearity, Identity) and scale >= 1:
-        raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}")
+    check_scale(scale, nonlinearity)
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
-    b = vector(c, source, "source")
+    b = at(c, source, "source")
     state = steady_state(net.W, b, net.f, solver=solver)
     x = state.x.detach()
     R, g = _rewarded(c, target, reward, x)
@@ -188,6 +192,7 @@ def importance(
     told = {"activity": x, "sensitivity": s, "silencing": silencing, "flipping": 2 * silencing}
     if exact:
         some = order[: int(exact)]
+        here = _Solved(c, net, b, x, s, g, R, lambda x: _rewarded(c, target, reward, x)[0])
         how = _rank_one if isinstance(net.f, Identity) and reward is None else _anew
         for half, (name, part) in enumerate((("silencing_exact", 1.0), ("flipping_exact", 2.0))):
 
@@ -196,7 +201,7 @@ def importance(
                     progress(before + done, 2 * len(some))
 
             told[name] = torch.full_like(x, torch.nan)
-            told[name][some] = how(c, net, x, s, g, b, some, part, tell, R, target, reward)
+            told[name][some] = how(here, some, part, tell)
     table = pd.DataFrame({"id": c.ids, **{name: value.double().numpy() for name, value in told.items()}})
     table = pd.concat([table, c.neurons.drop(columns=[name for name in c.neurons if name in table])], axis=1)
     attrs = {
@@ -216,59 +221,49 @@ def importance(
     )
 
 
-def _rank_one(
-    c: Connectome,
-    net: Recurrence,
-    x: Tensor,
-    s: Tensor,
-    g: Tensor,
-    b: Tensor,
-    some: Tensor,
-    part: float,
-    tell: Callable[[int], None],
-    *_: Any,
-) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """The network as it is: x for the input b, the reward R with g = dR/dx, and its adjoint s."""
+
+    connectome: Connectome
+    net: Recurrence
+    b: Tensor
+    x: Tensor
+    s: Tensor
+    g: Tensor
+    R: Tensor
+    reward: Reward
+
+
+def _rank_one(here: _Solved, some: Tensor, part: float, tell: Callable[[int], None]) -> Tensor:
     """What R changes by when the output of neuron k is taken away (part 1), or turned (part 2), in a linear network.
 
     A = I - αW becomes A + p w eₖᵀ, where w = αW eₖ. By Sherman and Morrison, and as A⁻¹ w = (A⁻¹ - I) eₖ, R changes by
-    -p (sₖ - cₖ) xₖ / (1 + p (Gₖₖ - 1)), where c = dR/dx and G = A⁻¹.
+    -p (sₖ - gₖ) xₖ / (1 + p (Gₖₖ - 1)), where G = A⁻¹.
     """
-    n, changes = len(x), []
+    net, x, changes = here.net, here.x, []
     solver, _adjoint = solvers_for(net)
     for places in some.split(_AT_ONCE):
-        ones = torch.zeros(len(places), n, dtype=x.dtype)
+        ones = torch.zeros(len(places), len(x), dtype=x.dtype)
         ones[torch.arange(len(places)), places] = 1
         G = steady_state(net.W, ones, net.f, solver=solver).x.detach()[torch.arange(len(places)), places]
         factor = 1 + part * (G - 1)  # of det(I - αW): the network is unstable where it is not positive
-        changes.append(torch.where(factor > 0, -part * (s - g)[places] * x[places] / factor, torch.nan))
+        changes.append(torch.where(factor > 0, -part * (here.s - here.g)[places] * x[places] / factor, torch.nan))
         tell(sum(map(len, changes)))
     return torch.cat(changes)
 
 
-def _anew(
-    c: Connectome,
-    net: Recurrence,
-    x: Tensor,
-    s: Tensor,
-    g: Tensor,
-    b: Tensor,
-    some: Tensor,
-    part: float,
-    tell: Callable[[int], None],
-    R: Tensor,
-    target: Any,
-    reward: Reward | None,
-) -> Tensor:
+def _anew(here: _Solved, some: Tensor, part: float, tell: Callable[[int], None]) -> Tensor:
     """The same by solving without the neuron's output, or with it turned, from x on."""
-    W = net.W.bind()
+    net, W = here.net, here.net.W.bind()
     (weight,) = W.weights
-    _, pre = c.W.edges
+    _, pre = here.connectome.W.edges
     solver, _adjoint = solvers_for(net)
     changes = []
     for k in some.tolist():
         changed = W.bind(torch.where(pre == k, (1 - part) * weight, weight))
-        found = steady_state(changed, b, net.f, x0=x, solver=solver).x.detach()
-        changes.append(_rewarded(c, target, reward, found)[0] - R)
+        found = steady_state(changed, here.b, net.f, x0=here.x, solver=solver).x.detach()
+        changes.append(here.reward(found) - here.R)
         tell(len(changes))
     return torch.stack(changes)
 
@@ -276,7 +271,7 @@ def _anew(
 def _rewarded(c: Connectome, target: Any, reward: Reward | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """R and dR/dx."""
     if reward is None:
-        weights = vector(c, target, "target")
+        weights = at(c, target, "target")
         return weights @ x, weights
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()

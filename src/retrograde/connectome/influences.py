@@ -7,7 +7,6 @@ Around the steady state of another f it is the same with DW in the place of W: v
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from retrograde.connectome.drives import vector
+from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import (
     PRESETS,
     Preset,
@@ -30,12 +29,13 @@ from retrograde.connectome.linear import (
     solvers_for,
     states,
 )
+from retrograde.connectome.naming import labels, of_groups
+from retrograde.connectome.ranks import normalise, ranked, swept
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.steady import steady_state
-
-_SHIFT = 24  # of the adjusted scores: ln of what counts as nothing, with its sign turned
 
 
 def influence(
@@ -57,7 +57,8 @@ def influence(
 
     Args:
         c: the connectome.
-        source: ids of the neurons that are driven. Several groups, as a mapping from name to ids, give a column each.
+        source: ids of the neurons that are driven, or COLUMN:VALUE, all of a cell type, say: ``"cell_type:T4a"``.
+            Several groups, as a mapping from name to ids, give a column each.
         target: ids of the neurons that are looked at, likewise. With a source as well, each source neuron's influence
             on the target; and with groups of both, a table of source groups by target groups.
         scale: the largest real part of an eigenvalue of αW, 0 < scale < 1. The nearer to 1, the more the network's
@@ -75,11 +76,14 @@ def influence(
 
     Returns:
         A row for each neuron, the largest influence first: ``id``, ``influence``, ``adjusted`` (sign times
-        ln max(|influence|, e⁻²⁴) + 24), ``is_source`` or ``is_target``, and what the neuron table says. ``.attrs``
-        holds ``eigenvalue``, that of W with the largest real part, ``alpha``, ``residual``, the solve's, ``margin``,
-        1 - the largest real part of an eigenvalue of DW, where `f` is not the identity (of a sweep, ``alpha`` at its
-        largest scale, the largest residual and the least margin), and ``note``, where no path
-        leads to any other neuron or none to the target: these influences are exactly 0.
+        ln max(|influence|, e⁻²⁴) + 24), ``is_source`` or ``is_target``, and what the neuron table says. With
+        ``preset="cic-2026"`` and sources there are its other two scores, ``adjusted_norm_by_targets`` and
+        ``adjusted_norm_by_sources_and_targets``: those of the influence divided by the number of neurons in the
+        table, and by that of the sources as well. ``.attrs`` holds ``eigenvalue``, that of W with the largest real
+        part, ``alpha``, ``residual``, the solve's, ``margin``, 1 - the largest real part of an eigenvalue of DW, where
+        `f` is not the identity (of a sweep, ``alpha`` at its largest scale, the largest residual and the least
+        margin), and ``note``, where no path leads to any other neuron or none to the target: these influences are
+        exactly 0.
 
     Raises:
         ValueError: neither source nor target, ids or groups that are not there, a scale out of range, a network without
@@ -106,7 +110,7 @@ def influence(
     """
     nonlinearity = as_nonlinearity(f)
     linear = isinstance(nonlinearity, Identity)
-    scales = _scales(scale, linear)
+    scales = _scales(scale, nonlinearity)
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     if preset is not None and not linear:
@@ -132,7 +136,7 @@ def influence(
     largest = max((each for each in scales if each is not None), default=None)
     net, eigenvalue, alpha = scaled(c, largest, silenced, how, nonlinearity)
     driven = indicators(c, targets if targets is not None else sources or {})
-    b = None if drive is None else vector(c, drive, "drive")
+    b = None if drive is None else at(c, drive, "drive")
     answers: list[np.ndarray] = []
     receipts: list[dict[str, float]] = []
     for each in scales:
@@ -146,9 +150,11 @@ def influence(
     worst = {name: (min if name == "margin" else max)(told[name] for told in receipts) for name in receipts[0]}
     attrs: dict[str, Any] = {"eigenvalue": eigenvalue, "alpha": alpha, "scale": largest, **worst}
     if len(scales) > 1:
-        table = _swept(c, answers, scales, sources, targets)
+        table = swept(c, answers, scales, sources, targets)
     else:
-        table = _told(c, answers[0], sources, targets, source, target)
+        table = ranked(c, answers[0], sources, targets, source, target)
+        if preset == "cic-2026" and targets is None and "adjusted" in table:
+            normalise(table)
     table.attrs = {name: value for name, value in attrs.items() if value is not None}
     nowhere = answers[0][:, exempt] if targets is not None and len(exempt) else _elsewhere(answers[0], driven)
     if not nowhere.any():
@@ -186,16 +192,13 @@ def _answered(
     return found, {**attrs, "residual": residual}
 
 
-def _scales(given: float | Sequence[float] | None, linear: bool) -> list[float | None]:
+def _scales(given: float | Sequence[float] | None, f: Nonlinearity) -> list[float | None]:
     scales: list[float | None] = []
     scales += [given] if given is None or isinstance(given, int | float | np.number) else list(given)
     if not scales:
         raise ValueError("scale: expected at least one, got none")
     for each in scales:
-        if linear and each is not None and not 0 < each < 1:
-            raise ValueError(f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {each}")
-        if each is not None and not 0 < each < np.inf:
-            raise ValueError(f"scale: expected a finite scale > 0, or None, got {each}")
+        check_scale(each, f)
         if each is None and len(scales) > 1:
             raise ValueError("scale: expected numbers in a sweep, got None")
         if scales.count(each) > 1:
@@ -203,29 +206,19 @@ def _scales(given: float | Sequence[float] | None, linear: bool) -> list[float |
     return scales
 
 
-def name_of(scale: float) -> str:
-    """The column of a scale in a sweep: as short as tells it from all others."""
-    short = f"{scale:g}"
-    return short if float(short) == scale else repr(float(scale))
-
-
 def _of_groups(c: Connectome, by: str, source: Any, target: Any) -> tuple[Any, Any]:
     """Name -> ids of the groups that are named, of both kinds if neither is."""
     if by not in c.neurons:
         raise ValueError(f"by: expected a column of the neurons, {', '.join(map(str, c.neurons))}; got {by!r}")
-    groups = c.neurons[by].where(c.neurons[by].notna(), "").astype(str).to_numpy()
-    known = sorted(set(groups.tolist()) - {""})
+    known = sorted(set(labels(c.neurons, by).tolist()) - {""})
 
     def named(given: Any, what: str) -> Any:
         if given is None:
             return None
         names = [given] if isinstance(given, str | int | np.integer) else list(given)
-        for name in names:
-            if str(name) not in known:
-                near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-                hint = f"; did you mean {', '.join(near)}?" if near else ""
-                raise ValueError(f"{what}: no neuron has the {by} {str(name)!r}{hint}")
-        return {str(name): c.ids[groups == str(name)] for name in names}
+        return {
+            str(name): c.ids[places] for name, places in zip(names, of_groups(c.neurons, by, names, what), strict=True)
+        }
 
     if source is None and target is None:
         source = target = known
@@ -248,65 +241,3 @@ def _check_names(
 def _elsewhere(found: np.ndarray, driven: Tensor) -> np.ndarray:
     """The influences on, or of, neurons of no group."""
     return found[:, ~(driven != 0).any(0).numpy()]
-
-
-def _swept(
-    c: Connectome,
-    answers: list[np.ndarray],
-    scales: Sequence[float | None],
-    sources: dict[str, np.ndarray] | None,
-    targets: dict[str, np.ndarray] | None,
-) -> pd.DataFrame:
-    """A column for each scale, and the ranks between which each neuron moves."""
-    table = pd.DataFrame({"id": c.ids})
-    for each, found in zip(scales, answers, strict=True):
-        assert each is not None  # in a sweep
-        table[name_of(each)] = found[0]
-    ranks = pd.DataFrame(np.abs([found[0] for found in answers]).T).rank(ascending=False, method="min")
-    table["best"], table["worst"] = ranks.min(axis=1).astype(int), ranks.max(axis=1).astype(int)
-    looked_at = targets if targets is not None else sources
-    assert looked_at is not None
-    what = "is_target" if targets is not None else "is_source"
-    table[what] = np.isin(np.arange(len(c)), np.concatenate(list(looked_at.values())))
-    table = pd.concat([table, c.neurons[[name for name in c.neurons if name not in table]]], axis=1)
-    if sources is not None and targets is not None:
-        table = table.iloc[np.sort(np.concatenate(list(sources.values())))]
-    return table.sort_values(["best", "worst"], kind="stable", ignore_index=True)
-
-
-def _told(
-    c: Connectome,
-    found: np.ndarray,
-    sources: dict[str, np.ndarray] | None,
-    targets: dict[str, np.ndarray] | None,
-    source: Any,
-    target: Any,
-) -> pd.DataFrame:
-    """The answer as a table."""
-    if sources is not None and targets is not None and isinstance(source, Mapping):
-        # dR/db summed over a source group is the influence of driving all of it.
-        rows = [[float(each[places].sum()) for each in found] for places in sources.values()]
-        names = list(targets) if isinstance(target, Mapping) else ["influence"]
-        return pd.DataFrame(rows, index=pd.Index(list(sources), name="source"), columns=names)
-    looked_at = targets if targets is not None else sources
-    assert looked_at is not None
-    what = "is_target" if targets is not None else "is_source"
-    table = pd.DataFrame({"id": c.ids})
-    if list(looked_at) == [""]:
-        table["influence"], table["adjusted"] = found[0], adjusted(found[0])
-        order = np.argsort(-np.abs(found[0]), kind="stable")
-    else:
-        for name, each in zip(looked_at, found, strict=True):
-            table[name] = each
-        order = np.argsort(-np.abs(found).max(0), kind="stable")
-    table[what] = np.isin(np.arange(len(c)), np.concatenate(list(looked_at.values())))
-    table = pd.concat([table, c.neurons[[name for name in c.neurons if name not in table]]], axis=1)
-    if sources is not None and targets is not None:
-        here = np.concatenate(list(sources.values()))
-        order = order[np.isin(order, here)]
-    return table.iloc[order].reset_index(drop=True)
-
-
-def adjusted(x: np.ndarray) -> np.ndarray:
-    """sign(x) (ln max(|x|, e⁻²⁴) + 24): 0 for what counts as nothing."""
-    return np.sign(x) * (np.log(np.maximum(np.abs(x), np.exp(-_SHIFT))) + _SHIFT)

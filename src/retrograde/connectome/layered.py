@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectivity import Operator
-from retrograde.connectome.given import per_neuron
+from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.wiring import Connectome
 
 # What each release does: the time constant, and what of the input and the state is cut off below the threshold.

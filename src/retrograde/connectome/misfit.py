@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retrograde.connectome.adjustable import Adjustable
 from retrograde.connectome.certainty import Certainty
+from retrograde.connectome.sensitivities import jacobian
 from retrograde.result import ConvergenceError
 
 _EXACT = 1e-8  # a residual this small beside what was recorded is 0
@@ -47,17 +48,18 @@ class Misfit:
         return residual
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """d residual / dθ, (rows, parameters), by tangents."""
+        """d residual / dθ, (rows, parameters): at steady states by tangents or adjoints, along time by tangents."""
         self.residual(theta)
         rows = torch.from_numpy(np.flatnonzero(self.rows))
-        start = self.model.x0  # the states at θ, or near it
+        at = torch.from_numpy(theta)
+        if self.model.x0 is not None:  # the states at θ
+            return jacobian(self.model, at, self.model.x0, rows).numpy() / self.unit[:, None]
         drive = self.model.of.drive
-        size = drive.numel() * (self.model.of.steps if self.model.dt is not None and drive.ndim == 2 else 1)
+        size = drive.numel() * (self.model.of.steps if drive.ndim == 2 else 1)
 
         def activities(theta: Tensor) -> Tensor:
-            return self.model.activities(theta, start)[0][rows].double()
+            return self.model.activities(theta)[0][rows].double()
 
-        at = torch.from_numpy(theta)
         push = torch.func.vmap(
             lambda v: torch.func.jvp(activities, (at,), (v,))[1], chunk_size=max(1, _AT_ONCE // size)
         )

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from retrograde.connectome.columns import NEURONS, recognise, transmitter
-from retrograde.connectome.tables import Source, identities, of_one_kind
+from retrograde.connectome.ids import identities, of_one_kind
+from retrograde.connectome.tables import Source
 
 
 def neuron_table(

@@ -11,9 +11,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.columns import NEURONS, recognise
-from retrograde.connectome.given import values_of
-from retrograde.connectome.tables import Source, identities, numbers
+from retrograde.connectome.ids import identities
+from retrograde.connectome.naming import find
+from retrograde.connectome.tables import Source, numbers
 from retrograde.connectome.wiring import Connectome
 
 # Role, then the names it goes by.
@@ -75,7 +77,7 @@ def recordings_of(c: Connectome, recorded: Any, drive: Any, dt: float | None) ->
         raise ValueError(f"dt: expected a finite length of a step > 0, got {dt}")
     if dt is not None and "time" not in columns:
         raise ValueError("recorded: expected a column of times, as dt was given; found none")
-    neuron = c.index(columns["neuron"].tolist(), "recorded")
+    neuron = find(c.ids, columns["neuron"].tolist(), "recorded")
     conditions, condition = np.unique(columns["condition"].astype(str), return_inverse=True)
     step = np.zeros(len(neuron), np.int64) if dt is None else _steps(columns["time"], dt)
     table = pd.DataFrame({"neuron": c.ids[neuron], "condition": conditions[condition]})
@@ -139,11 +141,11 @@ def _driven(c: Connectome, drive: Any, conditions: list[str], steps: int | None,
     if drive is None:
         return still
     if isinstance(drive, Mapping):  # the same in all conditions
-        strengths = torch.from_numpy(values_of(drive, "drive")).to(weight.dtype)
-        still[:, torch.from_numpy(c.index(list(drive), "drive"))] = strengths
-        return still
+        return still + torch.from_numpy(per_neuron(c, drive, "drive")).to(weight.dtype)
     columns = _read(drive, "drive", DRIVE, ("neuron", "strength"))
-    neuron = torch.from_numpy(c.index(columns["neuron"].tolist(), "drive"))
+    places, which = c.meant(columns["neuron"].tolist(), "drive")
+    columns = {role: column[which] for role, column in columns.items()}
+    neuron = torch.from_numpy(places)
     strength = torch.from_numpy(columns["strength"]).to(weight.dtype)
     place = {name: k for k, name in enumerate(conditions)}
     everywhere = (columns["condition"] == "").all()

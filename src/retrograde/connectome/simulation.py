@@ -11,9 +11,11 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from retrograde.connectome.given import Stimulus, column, per_neuron, stimulus_of
+from retrograde.connectome.amounts import column, per_neuron
+from retrograde.connectome.given import Stimulus, stimulus_of
 from retrograde.connectome.layered import RELEASES, Layered, layered
 from retrograde.connectome.linear import Preset, scaled
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -55,12 +57,13 @@ def simulate(
         c: the connectome.
         stimulus: a table, or a file of one, with the columns ``neuron`` (or ``cell_type``), ``start``, ``stop`` and
             ``strength``: what is added to the neuron's input from start to stop. Or a mapping from id to strength, for
-            what is on all the time. Times, ``dt`` and ``tau`` have one unit, say milliseconds; the strength has that of
-            Wx. What overlaps is added, and what is on for a part of a step counts for that part.
+            what is on all the time. Here and below there may be COLUMN:VALUE in the place of an id, all of a cell type,
+            say: ``"cell_type:T4a"``. Times, ``dt`` and ``tau`` have one unit, say milliseconds; the strength has that
+            of Wx. What overlaps is added, and what is on for a part of a step counts for that part.
         f: the nonlinearity; flyvis has "relu".
         dt: how long a step is.
-        tau: τ, at least dt: a number, a column of the neurons, or a mapping from ids or cell types to numbers (others:
-            dt). None is dt, so that x(t) = f(αW x(t - dt) + b(t)).
+        tau: τ, at least dt: a number, a column of the neurons, or a mapping from ids to numbers (others: dt). None
+            is dt, so that x(t) = f(αW x(t - dt) + b(t)).
         bias: input that is always there, likewise; others: 0.
         duration: how long to go on; None for the end of the stimulus.
         start: "rest" from x(0) = 0, or from v(0) = bias as flyvis does; or "steady", from the steady state without the
@@ -114,7 +117,7 @@ def simulate(
     steps = int(np.ceil(end / dt - _TOLERANCE)) if 0 < end < np.inf else 0
     if steps < 1:
         raise ValueError(f"duration: expected a finite time above 0, got {end:g}")
-    places = np.arange(len(c)) if record is None else c.index(record, "record")
+    places = np.arange(len(c)) if record is None else pd.unique(c.index(record, "record"))
     if not len(places):
         raise ValueError("record: expected at least one id, got none")
     telling = _Telling(c, places, by, form == "voltage")
@@ -142,9 +145,8 @@ def simulate(
 
 def network(c: Connectome, scale: float | None, silenced: np.ndarray, f: Nonlinearity) -> Recurrence:
     """The network αW, which may well be unstable for a while."""
+    check_scale(scale)
     if scale is not None:
-        if not 0 < scale < np.inf:
-            raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
         return scaled(c, scale, silenced, Preset(), f)[0]
     (weight,) = (w.detach() for w in c.W.weights)
     _, pre = c.W.edges

@@ -17,8 +17,9 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from retrograde.connectome.drives import vector
+from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import SMALL, Preset, matrix, scaled, solvers_for
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, Tanh, as_nonlinearity
@@ -121,7 +122,8 @@ def stability(
 
     Args:
         c: the connectome.
-        drive: what is driven: ids, b = 1 there; or a mapping from id to b. None is rest, b = 0.
+        drive: what is driven: ids, b = 1 there; or a mapping from id to b; ``"cell_type:T4a"`` is all of
+            that type. None is rest, b = 0.
         f: the nonlinearity.
         scale: the largest real part of an eigenvalue of αW; None takes W as it is.
         silence: neurons whose outgoing connections are cut. α stays what it is for the whole network.
@@ -151,14 +153,13 @@ def stability(
         raise ValueError(f"time: expected 'continuous' or 'discrete', got {time!r}")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k: expected a number of eigenvalues, got {k!r}")
-    if scale is not None and not 0 < scale < np.inf:
-        raise ValueError(f"scale: expected a finite scale > 0, or None, got {scale}")
+    check_scale(scale)
     nonlinearity = as_nonlinearity(f)
     # Whether a linear network is stable is asked here, so it is not refused where it is not.
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), Tanh())
     (weight,) = (part.detach().requires_grad_() for part in net.W.bind().weights)
     net = Recurrence(c.W.bind(weight), nonlinearity)
-    b = torch.zeros(len(c), dtype=weight.dtype) if drive is None else vector(c, drive, "drive")
+    b = torch.zeros(len(c), dtype=weight.dtype) if drive is None else at(c, drive, "drive")
     state = steady_state(net.W, b, nonlinearity, solver=solvers_for(net)[0])
 
     DW = Linear(net.W.bind(), torch.zeros_like(b)[None], slopes(net, state.x, b)[None])

@@ -14,11 +14,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.driving import AlongTime, Steady
-from retrograde.connectome.given import Targets, per_neuron, targets_of
+from retrograde.connectome.given import Targets, targets_of
 from retrograde.connectome.layered import activation_maximisation, layered
 from retrograde.connectome.least import Box
 from retrograde.connectome.linear import Preset, scaled
+from retrograde.connectome.outcomes import ROUNDING, met, of_search, tabulated
+from retrograde.connectome.scales import check_scale
 from retrograde.connectome.searching import bring, maximise, size_of
 from retrograde.connectome.simulation import leak_of, network
 from retrograde.connectome.wiring import Connectome
@@ -27,7 +30,6 @@ from retrograde.recurrence import Recurrence
 
 _ENTRIES = 5 * 10**7  # of the Jacobian of the targets
 _ON = 0.1  # the first input to a network of ReLUs
-_ROUNDING = 1e-6  # by which an activity may miss its target and still be said to meet it
 
 
 def stimulate(
@@ -60,7 +62,8 @@ def stimulate(
         c: the connectome.
         target: what is wanted: a mapping from id to activity, or from (id, time) to activity; or a table, or a file of
             one, with the columns ``neuron`` and ``activity``, and ``time``, a whole step (else T). For a ``maximum``,
-            ids, or their weights in place of the activities.
+            ids, or their weights in place of the activities. Here and below there may be COLUMN:VALUE in the place of
+            an id, all of a cell type, say: ``"cell_type:T4a"``.
         allowed: ids of the neurons that may have input; None for all.
         least: "l1", least Σ |b|, which few neurons bear; or "l2", least Σ b², which many do.
         lower, upper: lower <= b <= upper, for each neuron (and time). By default no input is negative.
@@ -69,7 +72,7 @@ def stimulate(
         budget: for a maximum, Σ |b| at most.
         f: the nonlinearity; "identity" is the linear network, in which what is said of the answer is proved.
         scale: the largest real part of an eigenvalue of αW; None takes W as it is.
-        bias: input that is always there: a number, a column of the neurons, or a mapping from ids or cell types.
+        bias: input that is always there: a number, a column of the neurons, or a mapping from ids.
         tau: likewise τ, in steps, at least 1; None is 1.
         silence: neurons whose outgoing connections are cut, by id.
         turns: how many linear problems are solved at most, or, with a preset, how many turns Adam takes.
@@ -142,7 +145,7 @@ def stimulate(
                 driven.x = driven.x_of_targets()  # of several steady states that may be, this one
                 driven.at(whole)
                 attrs = {"settled": True, "proved": True, "turns": 0, "size_bound": size_of(whole, least)}
-                return _table(c, driven, whole, places, targets, attrs, least, maximum)
+                return of_search(c, driven, whole, places, targets, attrs, least, maximum)
         if len(targets.place) * m > _ENTRIES:
             raise ValueError(
                 f"target: {len(targets.place):,} targets of {m:,} inputs are more than a Jacobian can be held of; "
@@ -153,10 +156,10 @@ def stimulate(
         # A ReLU that is off has no slope to tell the way: all are a little on, at first.
         start = np.full(m, _ON) if net.f.kinked else None
         found = bring(driven, low, high, box, least, linear, turns, ticking, start)
-        if not linear and start is None and not _met(driven, targets):
+        if not linear and start is None and not met(driven, targets):
             # Where rest is no stable state, nothing near it leads on.
             found = bring(driven, low, high, box, least, linear, turns, ticking, np.full(m, _ON))
-        if not linear and driven.by_drive and not _met(driven, targets):
+        if not linear and driven.by_drive and not met(driven, targets):
             # Out of reach: from here on it is x that has to come near, not u, which f may stretch without end.
             driven.by_drive = False
             near = targets.activity
@@ -164,7 +167,7 @@ def stimulate(
         b = found.b
         attrs = {"settled": found.settled, "proved": linear, "turns": found.turns}
         attrs |= {"size_bound": found.size_bound, "distance_bound": found.distance_bound}
-    return _table(c, driven, b, places, targets, attrs, least, maximum)
+    return of_search(c, driven, b, places, targets, attrs, least, maximum)
 
 
 def _check_steps(steps: int | None, turns: int) -> None:
@@ -193,10 +196,7 @@ def _check(places: np.ndarray, lower: float, upper: float, least: str, maximum: 
 def _steady_network(c: Connectome, scale: float | None, cut: np.ndarray, f: Nonlinearity) -> Recurrence:
     """Of a linear network it is made sure that it is stable."""
     if isinstance(f, Identity):
-        if scale is not None and not 0 < scale < 1:
-            raise ValueError(
-                f"scale: expected 0 < scale < 1, for the linear network is unstable from 1 on; got {scale}"
-            )
+        check_scale(scale, f)
         return scaled(c, scale, cut, Preset(), f)[0]
     return network(c, scale, cut, f)
 
@@ -225,56 +225,6 @@ def _closed_form(net: Steady, box: Box, low: np.ndarray, high: np.ndarray) -> np
     if not inside.all() or (least[others] > slack).any() or (most[others] < -slack).any():
         return None
     return box.clip(b)
-
-
-def _met(net: Steady | AlongTime, targets: Targets) -> bool:
-    return bool((np.abs(net.activity() - targets.activity) <= _ROUNDING * (1 + np.abs(targets.activity))).all())
-
-
-def _table(
-    c: Connectome,
-    net: Steady | AlongTime,
-    b: np.ndarray,
-    places: np.ndarray,
-    targets: Targets,
-    attrs: dict[str, Any],
-    least: str,
-    maximum: bool,
-) -> pd.DataFrame:
-    """The answer as a table, and what is told of it."""
-    attrs = {"size": size_of(b, least), **attrs}
-    if not maximum:
-        met = _met(net, targets)
-        attrs |= {"met": met, "distance": float(np.abs(net.activity() - targets.activity).sum())}
-        attrs["distance_bound"] = float("nan") if met else attrs.get("distance_bound", float("nan"))
-        attrs["size_bound"] = attrs["size_bound"] if met else float("nan")
-    if isinstance(net, Steady):
-        attrs["from_rest"] = net.settles(1e-5)
-        x, input = net.states[None], np.zeros((1, len(c)))
-        input[0, places] = b
-    else:
-        x, input = net.states, np.zeros((net.T + 1, len(c)))
-        input[1:, places] = b.reshape(net.T, -1)
-    return tabulated(c, x, input, None if maximum else targets, isinstance(net, Steady), attrs)
-
-
-def tabulated(
-    c: Connectome, x: np.ndarray, input: np.ndarray, targets: Targets | None, steady: bool, attrs: dict[str, Any]
-) -> pd.DataFrame:
-    """A row for each neuron and time with an input or a target; at a steady state, time 0 alone, for every neuron."""
-    wanted = np.full(x.shape, np.nan)
-    if targets is not None:
-        wanted[targets.time, targets.place] = targets.activity
-    shown = np.ones(x.shape, bool) if steady else (input != 0) | ~np.isnan(wanted)
-    time, place = np.nonzero(shown)
-    order = np.lexsort([-np.abs(input[time, place]), time])
-    time, place = time[order], place[order]
-    told: dict[str, Any] = {} if steady else {"time": time}
-    told |= {"id": c.ids[place], "input": input[time, place], "activity": x[time, place], "wanted": wanted[time, place]}
-    about = c.neurons[[name for name in c.neurons if name not in told]].iloc[place].reset_index(drop=True)
-    table = pd.concat([pd.DataFrame(told), about], axis=1)
-    table.attrs = attrs
-    return table
 
 
 def _by_preset(
@@ -313,7 +263,7 @@ def _by_preset(
     off = np.abs(states[targets.time, targets.place] - targets.activity)
     attrs = {
         "size": float(np.abs(input).sum()),
-        "met": bool((off <= _ROUNDING * (1 + np.abs(targets.activity))).all()),
+        "met": bool((off <= ROUNDING * (1 + np.abs(targets.activity))).all()),
         "distance": float(off.sum()),
         "loss": float(losses[-1]),
         "turns": len(losses),

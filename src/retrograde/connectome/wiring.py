@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,8 +14,9 @@ import torch
 from retrograde.connectivity import Sparse
 from retrograde.connectome.columns import EDGES, NEURONS, SIGNS, transmitter
 from retrograde.connectome.edges import connections, merged, numbered
+from retrograde.connectome.naming import meant
 from retrograde.connectome.neurons import neuron_table
-from retrograde.connectome.tables import WHOLE, Source
+from retrograde.connectome.tables import Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,48 +51,18 @@ class Connectome:
     def index(self, ids: Any, what: str = "ids") -> np.ndarray:
         """The places of these neurons, given by one id or several.
 
+        In the place of an id there may be COLUMN:VALUE, ``"cell_type:T4a"`` say, for all neurons of that value in a
+        column of ``neurons``; then each neuron is there once, though several may mean it.
+
         Raises:
-            ValueError: ids that are not there; the nearest are suggested.
+            ValueError: ids or values that are not there; the nearest are suggested.
         """
-        return find(self.ids, ids, what)
+        places, which = self.meant(ids, what)
+        return places if len(which) == len(set(which.tolist())) else pd.unique(places)
 
-
-def find(known: np.ndarray, ids: Any, what: str) -> np.ndarray:
-    """The places of `ids` among the sorted `known` ones; ValueError, with suggestions, for those that are not there."""
-    wanted = [ids] if isinstance(ids, str | int | np.integer) else list(ids)
-    if known.dtype.kind == "i":
-        bad = [each for each in wanted if not _whole(each)]
-        if bad:
-            raise ValueError(f"{what}: expected integer ids, got {bad[0]!r}")
-        beyond = [each for each in wanted if not -(2**63) <= int(each) < 2**63]
-        if beyond:
-            raise ValueError(f"{what}: expected ids that 64-bit integers hold, got {beyond[0]}")
-        given = np.array([int(each) for each in wanted], dtype=np.int64)
-    else:
-        given = np.array([str(each) for each in wanted], dtype=known.dtype if not wanted else None)
-    place = np.searchsorted(known, given) if len(known) else np.zeros(len(given), np.int64)
-    there = np.zeros(len(given), bool) if not len(known) else known[np.minimum(place, len(known) - 1)] == given
-    if not there.all():
-        unknown = given[~there]
-        near = _nearest(str(unknown[0]), known)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"{what}: {len(unknown)} of {len(given)} ids are not in the connectome: {unknown[0]}{hint}")
-    return place
-
-
-def _nearest(name: str, known: np.ndarray) -> list[str]:
-    """The ids that are most like a name, in whatever case it is written."""
-    alike: dict[str, list[str]] = {}
-    for each in known.astype(str)[:200_000].tolist():
-        alike.setdefault(each.casefold(), []).append(each)
-    near = difflib.get_close_matches(name.casefold(), alike, n=3, cutoff=0.5)
-    return [each for folded in near for each in alike[folded]][:3]
-
-
-def _whole(each: Any) -> bool:
-    if isinstance(each, bool):
-        return False
-    return isinstance(each, int | np.integer) or (isinstance(each, str) and WHOLE.fullmatch(each) is not None)
+    def meant(self, ids: Any, what: str = "ids") -> tuple[np.ndarray, np.ndarray]:
+        """The same, and for each place which of the ids it is of; a neuron that several mean is there as often."""
+        return meant(self.ids, self.neurons, ids, what)
 
 
 def read(
@@ -113,6 +83,7 @@ def read(
     """A connectome from an edge list and, if there is one, a table of its neurons.
 
     Connections that are there more than once, a row for each neuropil say, are summed before the threshold is applied.
+    In a table of two columns, pre and post alone, the count of each row is 1.
 
     Args:
         edges: a file (CSV or TSV, compressed as ``.csv.gz`` too, Parquet, Feather, SQLite, or SciPy's ``.npz`` of a
@@ -120,15 +91,17 @@ def read(
             neuPrint, ConnectomeInfluenceCalculator and others are recognised; `columns` names any other.
         neurons: the same for the neurons, by id: transmitter, cell type, class, side.
         weights: the column that W holds, "count", "norm" or "weight"; or "fraction", each connection's part of all the
-            input of its post neuron, after the threshold. Where there is no "norm" it is the fraction.
+            input of its post neuron, of what is left after the threshold and everything that is excluded. Where there
+            is no column "norm", it is the part of what is left after the threshold alone, and what is excluded leaves
+            that as it is, as it leaves a column: ConnectomeInfluenceCalculator's order.
         signs: transmitter -> +1 or -1, by which the weights of a neuron's outgoing connections are multiplied; what is
             not named is +1, and what is named has to be there. Or a preset's name, see
             ``retrograde.connectome.SIGNS``; or "column", for a column of signs, +1 or -1, in the edges. None leaves all
             weights as they are. Transmitters that edges tell are voted on, by count.
         threshold: connections of a smaller count, by absolute value, are dropped.
-        exclude: neurons to leave out, by id.
+        exclude: neurons to leave out, by id, or as COLUMN:VALUE: ``"cell_type:T4a"``.
         exclude_transmitters: transmitters whose neurons' outgoing connections are dropped.
-        silence: neurons whose outgoing connections are given weight 0, by id.
+        silence: neurons whose outgoing connections are given weight 0, likewise.
         columns: role -> column, for columns that are not recognised: roles "pre", "post", "count", "norm", "weight",
             "sign", "transmitter" of the edges, "id", "cell_type", ... of the neurons.
         orientation: of a matrix, and required there: "post_pre" where rows receive, "pre_post" where rows send.
@@ -163,10 +136,12 @@ def read(
     of_edges = {role: column for role, column in given.items() if role not in of_neurons}
     unwanted = [exclude_transmitters] if isinstance(exclude_transmitters, str) else list(exclude_transmitters)
     by_transmitter = signs is not None and signs != "column"
-    senders, receivers, values, spoken, alone = connections(
+    senders, receivers, values, spoken, alone, bare = connections(
         edges, of_edges, orientation, ids, weights, signs, by_transmitter or bool(unwanted)
     )
     told.append(("rows read", len(senders)))
+    if bare:
+        told.append(("rows without a count, each taken for 1", len(senders)))
     if alone:
         told.append(("rows of the matrix without a connection", alone))
     known, (pre, post) = numbered(senders, receivers)
@@ -189,7 +164,9 @@ def read(
         if "count" not in values:
             raise ValueError("threshold: expected a column of counts in the edges, found none")
         keep(np.abs(values["count"]) >= threshold, f"connections dropped, count below {threshold:g}")
-    out = find(known, exclude, "exclude")
+    if weights == "norm" and "norm" not in values:
+        values["norm"] = _fractions(values["count"], post, len(known))
+    out, _ = meant(known, table, exclude, "exclude")
     if len(out):
         keep(~(np.isin(pre, out) | np.isin(post, out)), "connections dropped, of excluded neurons")
     if unwanted:
@@ -202,7 +179,7 @@ def read(
     here = np.unique(np.concatenate([pre, post]))
     told.append(("neurons without a connection left, dropped", len(known) - len(here)))
     weight = _weights(weights, values, post, len(known)) * _signs(signs, values, table, pre)
-    weight = np.where(np.isin(pre, find(known, silence, "silence")), 0.0, weight)
+    weight = np.where(np.isin(pre, meant(known, table, silence, "silence")[0]), 0.0, weight)
 
     place = np.full(len(known), -1)
     place[here] = np.arange(len(here))
@@ -231,10 +208,12 @@ def _sparse(pre: np.ndarray, post: np.ndarray, weight: torch.Tensor, n: int) -> 
 
 
 def _weights(weights: str, values: dict[str, np.ndarray], post: np.ndarray, n: int) -> np.ndarray:
-    if weights == "fraction" or (weights == "norm" and "norm" not in values):
-        total = np.bincount(post, values["count"], minlength=n)[post]
-        return np.divide(values["count"], total, out=np.zeros_like(total), where=total > 0)
-    return values[weights]
+    return _fractions(values["count"], post, n) if weights == "fraction" else values[weights]
+
+
+def _fractions(counts: np.ndarray, post: np.ndarray, n: int) -> np.ndarray:
+    total = np.bincount(post, counts, minlength=n)[post]
+    return np.divide(counts, total, out=np.zeros_like(total), where=total > 0)
 
 
 def _signs(

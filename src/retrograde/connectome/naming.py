@@ -1,0 +1,127 @@
+"""Who is meant: a neuron by its id, or all of a cell type, class, side, ... as COLUMN:VALUE, such as cell_type:T4a."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from retrograde.connectome.columns import NEURONS
+from retrograde.connectome.ids import WHOLE
+
+
+def meant(known: np.ndarray, table: pd.DataFrame, given: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """The places, among the sorted `known` ids, of the neurons that are given; and which of the given each is of.
+
+    What is an id means that neuron, even with a colon in it. Whoever is in two groups is there twice.
+
+    Args:
+        table: what is told of the neurons, in the order of the ids.
+        given: one, or several: ids, and COLUMN:VALUE.
+
+    Raises:
+        ValueError: ids or values that are not there; the nearest are suggested.
+    """
+    wanted = [given] if isinstance(given, str | int | np.integer) else list(given)
+    columns = [_column(known, table, each) for each in wanted]
+    single = [each for each, column in zip(wanted, columns, strict=True) if column is None]
+    if len(single) == len(wanted):
+        return find(known, wanted, what, table), np.arange(len(wanted))
+    places = iter(find(known, single, what, table).tolist())
+    found: list[np.ndarray] = []
+    for each, column in zip(wanted, columns, strict=True):
+        if column is None:
+            found.append(np.array([next(places)]))
+        else:
+            found += of_groups(table, column, [str(each).partition(":")[2]], what)
+    sizes = [len(each) for each in found]
+    return np.concatenate([np.empty(0, np.int64), *found]), np.repeat(np.arange(len(wanted)), sizes)
+
+
+def _column(known: np.ndarray, table: pd.DataFrame, name: Any) -> str | None:
+    """Which column of the table a name is of: under its own name, or under one that it had where it was read."""
+    if not isinstance(name, str) or ":" not in name or (known.dtype.kind != "i" and _holds(known, name)):
+        return None
+    column = name.partition(":")[0]
+    roles = [role for role, aliases in NEURONS.items() if column.lower() in aliases]
+    return next((each for each in (column, *roles) if each in table), None)
+
+
+def _holds(known: np.ndarray, name: str) -> bool:
+    place = int(np.searchsorted(known, name))
+    return place < len(known) and known[place] == name
+
+
+def of_groups(table: pd.DataFrame, column: str, names: Iterable[Any], what: str) -> list[np.ndarray]:
+    """The places of the neurons of each of these groups, which that column of theirs tells.
+
+    Raises:
+        ValueError: a group that no neuron is of; the nearest are suggested.
+    """
+    values = labels(table, column)
+    places: dict[str, np.ndarray] = {}
+    for name in (names := [str(each) for each in names]):
+        if name in places:
+            continue
+        (places[name],) = np.nonzero(values == name)
+        if not name or not len(places[name]):
+            near = _nearest(name, np.unique(values))
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise ValueError(f"{what}: no neuron has the {column} {name!r}{hint}")
+    return [places[name] for name in names]
+
+
+def labels(table: pd.DataFrame, column: str) -> np.ndarray:
+    """Each neuron's value in a column as text, "" where none is told."""
+    return table[column].where(table[column].notna(), "").astype(str).to_numpy(object)
+
+
+def find(known: np.ndarray, ids: Any, what: str, table: pd.DataFrame | None = None) -> np.ndarray:
+    """The places of `ids` among the sorted `known` ones; ValueError, with suggestions, for those that are not there."""
+    wanted = [ids] if isinstance(ids, str | int | np.integer) else list(ids)
+    if known.dtype.kind == "i":
+        bad = [each for each in wanted if not _whole(each)]
+        if bad:
+            raise ValueError(f"{what}: expected integer ids, got {bad[0]!r}" + _hint(str(bad[0]), table))
+        beyond = [each for each in wanted if not -(2**63) <= int(each) < 2**63]
+        if beyond:
+            raise ValueError(f"{what}: expected ids that 64-bit integers hold, got {beyond[0]}")
+        given = np.array([int(each) for each in wanted], dtype=np.int64)
+    else:
+        given = np.array([str(each) for each in wanted], dtype=known.dtype if not wanted else None)
+    place = np.searchsorted(known, given) if len(known) else np.zeros(len(given), np.int64)
+    there = np.zeros(len(given), bool) if not len(known) else known[np.minimum(place, len(known) - 1)] == given
+    if not there.all():
+        unknown = given[~there]
+        hint = _hint(str(unknown[0]), table, known)
+        raise ValueError(f"{what}: {len(unknown)} of {len(given)} ids are not in the connectome: {unknown[0]}{hint}")
+    return place
+
+
+def _hint(name: str, table: pd.DataFrame | None, known: np.ndarray | None = None) -> str:
+    """What a name that is no id may mean: a type or class by itself, an id that is like it, a column that is none."""
+    near = [] if known is None else _nearest(name, known)
+    if table is not None and name:
+        columns = [role for role in NEURONS if role in table and role not in ("id", "transmitter")]
+        near = [f"{each}:{name}" for each in columns if (table[each].astype(str) == name).any()] or near
+    if near:
+        return f"; did you mean {', '.join(near)}?"
+    return f"; the neurons have the columns {', '.join(map(str, table))}" if ":" in name and table is not None else ""
+
+
+def _nearest(name: str, known: np.ndarray) -> list[str]:
+    """The names that are most like this one, in whatever case it is written."""
+    alike: dict[str, list[str]] = {}
+    for each in known.astype(str)[:200_000].tolist():
+        alike.setdefault(each.casefold(), []).append(each)
+    near = difflib.get_close_matches(name.casefold(), alike, n=3, cutoff=0.5)
+    return [each for folded in near for each in alike[folded]][:3]
+
+
+def _whole(each: Any) -> bool:
+    if isinstance(each, bool):
+        return False
+    return isinstance(each, int | np.integer) or (isinstance(each, str) and WHOLE.fullmatch(each) is not None)
