@@ -49,7 +49,7 @@ def of_a_command(table, tmp_path, *args):
             "no column of presynaptic ids found among post, count; name it by columns=",
         ),
         (lambda e: e.drop(columns="post"), (), "or by --column post=..."),
-        (lambda e: e.rename(columns={"count": "n"}), (), "no column of counts or weights found among pre, post, n"),
+        (lambda e: e.drop(columns="count"), (), "no column of counts or weights found among pre, post"),
         (lambda e: e.rename(columns={"post": "pre"}), (), "columns that are there twice: pre"),
         (lambda e: e.assign(pre=[720575940600000000.5, 1, 2, 3, 4, 5, 6]), (), "ids in floating-point numbers"),
         (lambda e: e.assign(count=-e["count"]), (), "7 of 7 counts are negative"),

@@ -103,13 +103,15 @@ def test_excluded_and_silenced_neurons(edges, neurons):
 def test_a_list_of_pairs_alone_counts_rows(tmp_path, edges):
     pairs = pd.concat([edges[["pre", "post"]]] * 2)[:11]
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
-    c = read(tmp_path / "pairs.csv", threshold=2)
+    c = read(tmp_path / "pairs.csv", weights="rows", threshold=2)
     want = read(pairs.assign(count=1), threshold=2)
     pd.testing.assert_frame_equal(c.edges, want.edges)
-    assert ("rows without a count, each taken for 1", 11) in c.summary.itertuples(index=False, name=None)
-    assert "rows without a count, each taken for 1" not in set(want.summary["what"])
-    named = read(pairs.rename(columns={"pre": "x", "post": "y"}), columns={"pre": "x", "post": "y"}, weights="fraction")
-    assert np.allclose(dense(named).sum(1)[dense(named).any(1)], 1)
+    named = read(
+        pairs.assign(count=7).rename(columns={"pre": "x", "post": "y"}),
+        columns={"pre": "x", "post": "y"},
+        weights="rows",
+    )
+    assert dense(named).sum() == len(pairs)
 
 
 def test_a_fraction_is_of_what_is_left_and_a_norm_of_what_was_there_before_the_exclusion():
@@ -193,8 +195,8 @@ ROWS = {"orientation": "post_pre"}
     ("change", "how", "said"),
     [
         (lambda e: e.drop(columns="pre"), {}, "no column of presynaptic ids found among post, count"),
-        (lambda e: e.drop(columns="count").assign(x=1), {}, "no column of counts or weights"),
-        (lambda e: e.drop(columns="count"), {"weights": "weight"}, "has no column that is a 'weight'"),
+        (lambda e: e.drop(columns="count"), {}, "no column of counts or weights"),
+        (lambda e: e, {"weights": "weight"}, "has no column that is a 'weight'"),
         (lambda e: e.assign(pre=np.arange(8.0)), {}, "ids in floating-point numbers"),
         (lambda e: e.assign(pre=["7.20e+17"] * 8), {}, "have lost digits"),
         (lambda e: e.assign(pre=[None, *"aabbccd"]), {}, "1 of 8 ids are missing"),

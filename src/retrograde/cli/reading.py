@@ -46,7 +46,9 @@ class Asked:
     ] = None
     example: Annotated[Example | None, _reading("A connectome that comes along, in place of EDGES.")] = None
     neurons: Annotated[Path | None, _reading("A table of the neurons: transmitter, type, side.")] = None
-    weights: Annotated[str | None, _reading("count, norm, weight or fraction. \\[default: count]")] = None
+    weights: Annotated[str | None, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count]")] = (
+        None
+    )
     signs: Annotated[str | None, _reading("A preset, 'column', or gaba=-1,glutamate=-1; what is not named is +1.")] = (
         None
     )

@@ -19,9 +19,9 @@ from retrograde.connectome.tables import Source, numbers
 
 def connections(
     edges: Any, given: Mapping[str, str], orientation: str | None, ids: Any, weights: str, signs: Any, ask: bool
-) -> tuple[Ids, Ids, dict[str, np.ndarray], pd.Categorical | None, int, bool]:
+) -> tuple[Ids, Ids, dict[str, np.ndarray], pd.Categorical | None, int]:
     """pre and post, the columns of numbers by role, the transmitters that an edge list may tell, if these are
-    asked for, how many rows of a matrix neither send nor receive, and whether a list has no more than pre and post."""
+    asked for, and how many rows of a matrix neither send nor receive. By "rows" the count of each row is 1."""
     matrix = _matrix(edges)
     if matrix is not None:
         if orientation not in ("post_pre", "pre_post"):
@@ -45,7 +45,7 @@ def connections(
         _check_weights(weights, {"count"}, "the matrix", ["count"])
         _check_counts(counts, weights, ("fraction", "norm"), "edges")
         alone = len(names) - len(np.union1d(pre, post))
-        return Ids(names, pre), Ids(names, post), {"count": counts}, None, alone, False
+        return Ids(names, pre), Ids(names, post), {"count": counts}, None, alone
     if orientation is not None:
         raise ValueError("orientation: expected None for an edge list, whose columns say which neuron sends")
     source = Source(edges, "edges", ("edgelist_simple", "edgelist", "edges"))
@@ -57,10 +57,15 @@ def connections(
                 f"name it by columns={{'{role}': ...}}, or by --column {role}=..."
             )
     needed = {"count", "norm", "weight", "sign"} & roles.keys()
-    bare = len(source.names) == 2  # pre and post: each row is one connection
-    if not needed & {"count", "norm", "weight"} and not bare:
-        raise ValueError(f"{source.what}: no column of counts or weights found among {', '.join(source.names)}")
-    _check_weights(weights, {"count"} if bare else needed - {"sign"}, source.what, source.names)
+    if weights == "rows":
+        needed -= {"count", "norm", "weight"}
+    elif not needed & {"count", "norm", "weight"}:
+        raise ValueError(
+            f"{source.what}: no column of counts or weights found among {', '.join(source.names)}; "
+            "weights='rows', or --weights rows, takes each row for one connection"
+        )
+    else:
+        _check_weights(weights, needed - {"sign"}, source.what, source.names)
     if signs != "column":
         needed -= {"sign"}
     elif "sign" not in needed:
@@ -73,7 +78,7 @@ def connections(
     pre, post = (identities(table[roles[role]], f"{source.what}, {roles[role]}") for role in ("pre", "post"))
     pre, post = of_one_kind(pre, post, what=source.what)
     values = {role: numbers(table[roles[role]], f"{source.what}, {roles[role]}") for role in sorted(needed)}
-    if bare:
+    if weights == "rows":
         values["count"] = np.ones(len(pre))
     if "count" in values:
         _check_counts(values["count"], weights, ("count", "fraction", "norm"), source.what)
@@ -81,7 +86,7 @@ def connections(
     if odd:
         raise ValueError(f"{source.what}, {roles['sign']}: {odd} of {len(pre)} signs are neither +1 nor -1")
     spoken = _transmitters(table[roles["transmitter"]]) if "transmitter" in told else None
-    return pre, post, values, spoken, 0, bare
+    return pre, post, values, spoken, 0
 
 
 def _check_weights(weights: str, there: set[str], what: str, names: list[str]) -> None:

@@ -83,17 +83,17 @@ def read(
     """A connectome from an edge list and, if there is one, a table of its neurons.
 
     Connections that are there more than once, a row for each neuropil say, are summed before the threshold is applied.
-    In a table of two columns, pre and post alone, the count of each row is 1.
 
     Args:
         edges: a file (CSV or TSV, compressed as ``.csv.gz`` too, Parquet, Feather, SQLite, or SciPy's ``.npz`` of a
             sparse matrix), a pandas or Arrow table, or a matrix. The columns of FlyWire's Codex, BANC, MaleCNS,
             neuPrint, ConnectomeInfluenceCalculator and others are recognised; `columns` names any other.
         neurons: the same for the neurons, by id: transmitter, cell type, class, side.
-        weights: the column that W holds, "count", "norm" or "weight"; or "fraction", each connection's part of all the
-            input of its post neuron, of what is left after the threshold and everything that is excluded. Where there
-            is no column "norm", it is the part of what is left after the threshold alone, and what is excluded leaves
-            that as it is, as it leaves a column: ConnectomeInfluenceCalculator's order.
+        weights: the column that W holds, "count", "norm" or "weight"; "rows", how many rows there are of each pair, as
+            in a list of pre and post alone; or "fraction", each connection's part of all the input of its post neuron,
+            of what is left after the threshold and everything that is excluded. Where there is no column "norm", it is
+            the part of what is left after the threshold alone, and what is excluded leaves that as it is, as it leaves
+            a column: ConnectomeInfluenceCalculator's order.
         signs: transmitter -> +1 or -1, by which the weights of a neuron's outgoing connections are multiplied; what is
             not named is +1, and what is named has to be there. Or a preset's name, see
             ``retrograde.connectome.SIGNS``; or "column", for a column of signs, +1 or -1, in the edges. None leaves all
@@ -136,12 +136,10 @@ def read(
     of_edges = {role: column for role, column in given.items() if role not in of_neurons}
     unwanted = [exclude_transmitters] if isinstance(exclude_transmitters, str) else list(exclude_transmitters)
     by_transmitter = signs is not None and signs != "column"
-    senders, receivers, values, spoken, alone, bare = connections(
+    senders, receivers, values, spoken, alone = connections(
         edges, of_edges, orientation, ids, weights, signs, by_transmitter or bool(unwanted)
     )
     told.append(("rows read", len(senders)))
-    if bare:
-        told.append(("rows without a count, each taken for 1", len(senders)))
     if alone:
         told.append(("rows of the matrix without a connection", alone))
     known, (pre, post) = numbered(senders, receivers)
@@ -208,7 +206,9 @@ def _sparse(pre: np.ndarray, post: np.ndarray, weight: torch.Tensor, n: int) -> 
 
 
 def _weights(weights: str, values: dict[str, np.ndarray], post: np.ndarray, n: int) -> np.ndarray:
-    return _fractions(values["count"], post, n) if weights == "fraction" else values[weights]
+    if weights == "fraction":
+        return _fractions(values["count"], post, n)
+    return values["count" if weights == "rows" else weights]
 
 
 def _fractions(counts: np.ndarray, post: np.ndarray, n: int) -> np.ndarray:
