@@ -24,7 +24,7 @@ from retrograde.result import EVERYTHING, Gradients, Status, Wants, convergence_
 from retrograde.solvers import Anderson, Blockwise, Cascade, Direct, FixedPoint, Krylov, Solver, relative_residual
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, active_part, factor_size, is_low_rank
-from retrograde.targeting import FIRST, refine, with_rtol
+from retrograde.targeting import for_the_adjoint, refine
 from retrograde.warm import Visit
 
 
@@ -155,7 +155,7 @@ def steady_gradients(
     part = active_part(W, D) if adjoint is None else None  # a solver that was asked for gets all of it
     adjoint = adjoint or default_adjoint(W if part is None else part[1])
     if grad_rtol is not None:
-        adjoint = with_rtol(adjoint, FIRST * grad_rtol, x.dtype)
+        adjoint = for_the_adjoint(adjoint, grad_rtol, x.dtype)
     if part is None:
         s, receipt = solve_adjoint(W, D, g_rows, adjoint, factors or Factors(D, len(D), factor_size(W)), warm=warm)
     else:
