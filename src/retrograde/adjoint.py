@@ -24,7 +24,7 @@ from retrograde.result import EVERYTHING, Gradients, Status, Wants, convergence_
 from retrograde.solvers import Anderson, Blockwise, Cascade, Direct, FixedPoint, Krylov, Solver, relative_residual
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, active_part, factor_size, is_low_rank
-from retrograde.targeting import for_the_adjoint, refine
+from retrograde.targeting import for_the_adjoint, refine, told_short
 from retrograde.warm import Visit
 
 
@@ -182,7 +182,6 @@ def steady_gradients(
     if throw and receipt.any_failed:
         advice = "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or a longer Krylov()."
         if grad_rtol is not None:
-            error = float(receipt.error_estimate.max())
-            advice = f"The estimated error of the gradient is {error:.1e}, above grad_rtol={grad_rtol:g}. {advice}"
+            advice = f"{told_short(receipt, grad_rtol, x.dtype)} {advice}"
         raise convergence_error("adjoint of the steady state", receipt, adjoint.tolerance(x.dtype), advice, gradients)
     return gradients

@@ -20,6 +20,7 @@ from retrograde.solvers.factors import Factors
 
 _FIRST = 1.0  # times grad_rtol may a residual of the adjoint be at first,
 _FIRST_STATE = 0.5  # and so much of it one of the state,
+_LOOSEST = 1e-3  # but no more, as a slow mode shows only where faster ones have ended,
 _FIRST_NEAR = 5.0  # and of both so much, if Newton's steps follow with residuals in float64,
 _STATE = 0.2  # and so much of it the error of the state
 _REFINEMENTS = 4  # of s, and of x, are tried where rounding is near,
@@ -27,6 +28,7 @@ _TENTHS = 16  # and so many tolerances for x where it is far
 _FAR = 300  # times eps, an error is found as well without float64
 _NOISE = 32  # times eps, a residual may be rounding
 _TURNS = 30  # of the plain steps that tell an error
+_SURE = 0.7  # of grad_rtol is an error that they tell to be, as two or three of them may tell too little
 _SLOWEST = 0.95  # a turn: where they come no nearer, they tell nothing
 
 
@@ -61,7 +63,8 @@ def parts_of(solver: Solver | None) -> list[Solver | None]:
 
 def for_the_state(solver: Solver, grad_rtol: float, dtype: torch.dtype) -> Solver:
     """The solver with the tolerance that the state is first solved to."""
-    return with_rtol(solver, (_FIRST_STATE if _is_far(grad_rtol, dtype) else _FIRST_NEAR) * grad_rtol, dtype)
+    rtol = _FIRST_STATE if _is_far(grad_rtol, dtype) else _FIRST_NEAR
+    return with_rtol(solver, min(rtol * grad_rtol, _LOOSEST), dtype)
 
 
 def for_the_adjoint(solver: Solver, grad_rtol: float, dtype: torch.dtype) -> Solver:
@@ -164,7 +167,7 @@ def settle(
         near = _approach(part, here, part.step(here), enough)
         _keep(found, rows, near.gain.isfinite(), near.z, near.residual, near.turns)
         rows = rows[~near.enough]
-    rtol = _FIRST_STATE * grad_rtol
+    rtol = min(_FIRST_STATE * grad_rtol, _LOOSEST)
     for _ in range(_REFINEMENTS if not far else _TENTHS):
         if not len(rows):
             break
@@ -230,7 +233,7 @@ def _by_steps(evidence: Evidence, grad_rtol: float) -> _Told:
 
     size = _norm(s).clamp(min=tiny)
     problem = adjoint_problem(W, D, g, Factors(D), None)
-    near = _approach(problem, s, D * pulled, lambda *told: parts(*told)[1] <= grad_rtol)
+    near = _approach(problem, s, D * pulled, lambda *told: parts(*told)[1] <= _SURE * grad_rtol)
     every = torch.arange(len(s), device=s.device)
     state_error, error = parts(every, near.residual, near.gain)
     error = torch.where(error.isfinite(), error, torch.inf)
@@ -295,3 +298,14 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     )
     receipt.remember(state_error, error)
     return s, receipt
+
+
+def told_short(receipt: Receipt, grad_rtol: float, dtype: torch.dtype) -> str:
+    """What error was reached in place of grad_rtol, and whether it is the dtype that allows no less."""
+    error = float(receipt.error_estimate.max())
+    told = f"The estimated error of the gradient is {error:.1e}, above grad_rtol={grad_rtol:g}."
+    if _is_far(grad_rtol, dtype) or not error < 0.1:
+        return told
+    return (
+        f"{told} {str(dtype)[6:]} allows no less here, as x and dR/dx are rounded: grad_rtol={2 * error:.0e} would do."
+    )
