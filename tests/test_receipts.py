@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, slopes
+from helpers import assert_close, count_products, slopes
 from problems import (
     DTYPE,
     NONLINEARITIES,
@@ -366,23 +366,6 @@ def test_any_adjoint_is_refined_until_it_is_enough(adjoint):
     assert ((found.s - want).norm(dim=-1) <= 1e-6 * want.norm(dim=-1)).all()
 
 
-def products(monkeypatch, dtype):
-    """How often W or Wᵀ was multiplied with a sample, those in a wider dtype twice."""
-    count = [0]
-    monkeypatch.setenv("RETROGRADE_PLAIN", "1")
-
-    def counted(product):
-        def multiply(self, x, W):
-            count[0] += len(x) * (1 if W.dtype == dtype else 2)
-            return product(self, x, W)
-
-        return multiply
-
-    for name in ("product", "transposed_product"):
-        monkeypatch.setattr(rg.Dense, name, counted(getattr(rg.Dense, name)))
-    return count
-
-
 @pytest.mark.parametrize(
     ("dtype", "grad_rtol", "times"),
     [(torch.float32, 1e-3, 1.6), (torch.float64, 1e-3, 1.6), (torch.float64, 1e-6, 1.4), (torch.float32, 1e-6, 2.2)],
@@ -391,7 +374,7 @@ def test_an_error_asked_for_costs_little_more_than_a_tolerance_tuned_by_hand(mon
     W, b, g = (each.to(dtype) for each in (0.9 / 10 * randn(100, 100), randn(4, 100, seed=1), randn(4, 100, seed=2)))
     W.requires_grad_(False)
     exact = [truth("tanh", W, b[k], torch.tanh(b[k].double()), lambda x, k=k: long(g[k])) for k in range(4)]
-    count = products(monkeypatch, dtype)
+    count = count_products(monkeypatch, dtype)
 
     def taken(**how):
         count[0] = 0
