@@ -94,3 +94,20 @@ def gradient(R, tensors):
     """dR/d tensors by autograd, on fresh leaves."""
     leaves = [t.detach().clone().requires_grad_() for t in tensors]
     return torch.autograd.grad(R(*leaves), leaves)
+
+
+def count_products(monkeypatch, dtype):
+    """How often W or Wᵀ was multiplied with a sample, those in a wider dtype twice."""
+    count = [0]
+    monkeypatch.setenv("RETROGRADE_PLAIN", "1")
+
+    def counted(product):
+        def multiply(self, x, W):
+            count[0] += len(x) * (1 if W.dtype == dtype else 2)
+            return product(self, x, W)
+
+        return multiply
+
+    for name in ("product", "transposed_product"):
+        monkeypatch.setattr(rg.Dense, name, counted(getattr(rg.Dense, name)))
+    return count

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, slopes
+from helpers import assert_close, count_products, slopes
 from problems import (
     DTYPE,
     NONLINEARITIES,
@@ -366,10 +366,57 @@ def test_any_adjoint_is_refined_until_it_is_enough(adjoint):
     assert ((found.s - want).norm(dim=-1) <= 1e-6 * want.norm(dim=-1)).all()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "grad_rtol", "times"),
+    [(torch.float32, 1e-3, 1.6), (torch.float64, 1e-3, 1.6), (torch.float64, 1e-6, 1.4), (torch.float32, 1e-6, 2.2)],
+)
+def test_an_error_asked_for_costs_little_more_than_a_tolerance_tuned_by_hand(monkeypatch, dtype, grad_rtol, times):
+    W, b, g = (each.to(dtype) for each in (0.9 / 10 * randn(100, 100), randn(4, 100, seed=1), randn(4, 100, seed=2)))
+    W.requires_grad_(False)
+    exact = [truth("tanh", W, b[k], torch.tanh(b[k].double()), lambda x, k=k: long(g[k])) for k in range(4)]
+    count = count_products(monkeypatch, dtype)
+
+    def taken(**how):
+        count[0] = 0
+        drive = b.clone().requires_grad_()
+        state = rg.steady_state(W, drive, throw=False, **how)
+        state.x.backward(g)
+        return count[0], max(error(state.x[k], drive.grad[k], exact[k]) for k in range(4)), state.receipt
+
+    solvers = [rg.FixedPoint(rtol=10**-e) for e in np.arange(1, 6.8 if dtype == torch.float32 else 8, 0.25)]
+    tuned = [cost for cost, true, _ in (taken(solver=each, adjoint=each) for each in solvers) if true <= grad_rtol]
+    cost, true, receipt = taken(grad_rtol=grad_rtol)
+    assert true <= grad_rtol and receipt.converged.all()
+    assert cost <= times * min(tuned)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_state_in_float32_is_right_to_its_last_digit_where_the_gradient_needs_it(seed):
+    W, b, g = 0.95 / 300**0.5 * randn(300, 300, seed=seed), randn(2, 300, seed=5), randn(2, 300, seed=6)
+    W, b, g = W.float().to_sparse(), b.float(), g.float()
+    net = rg.Network(rg.Sparse(W), b=False)
+    state = net.steady_state(b, grad_rtol=1e-6)
+    exact = rg.steady_state(W.double().to_dense(), b.double()).x
+    assert ((state.x.double() - exact).norm(dim=-1) <= 1.5e-7 * exact.norm(dim=-1)).all()
+    state.x.backward(g)
+    assert state.receipt.converged.all()
+
+
+@pytest.mark.parametrize("gap", [1e-2, 2e-3])
+def test_a_slow_mode_that_faster_ones_hide_at_first_is_solved_all_the_same(gap):
+    p = near_critical(gap)
+    for grad_rtol in (1e-1, 1e-2, 1e-3):
+        state = p.network.steady_state(grad_rtol=grad_rtol)
+        state.x.sum().backward()
+        assert (state.x - p.x[0]).norm() <= grad_rtol * p.x[0].norm() and state.receipt.converged
+
+
 def test_what_the_dtype_cannot_give_is_told():
     net, input = rg.Network(not_normal(6, dtype=torch.float32)), randn(3, 6, dtype=torch.float32)
     state = net.steady_state(input, grad_rtol=1e-8)
-    with pytest.raises(rg.ConvergenceError, match=r"3 of 3 .* above grad_rtol=1e-08") as caught:
+    with pytest.raises(
+        rg.ConvergenceError, match=r"3 of 3 .* above grad_rtol=1e-08. float32 allows no less .* would do"
+    ) as caught:
         state.x.sum().backward()
     assert (caught.value.result.receipt.status == rg.Status.INACCURATE).all() and net.b.grad is None
     state = net.steady_state(input, grad_rtol=1e-8, throw=False)

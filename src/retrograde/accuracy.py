@@ -40,12 +40,34 @@ class Correction(NamedTuple):
         adjoint: (samples, n) δs.
         state_error: |δx| / |x + δx|, and what rounding hides.
         error: the relative error of s xᵀ: |δs| / |s + δs|, what rounding hides, and what δx changes in x and in g.
+        left: the error that s + δs, rounded, would have: its residual, amplified as the one before was.
         steps: how many steps of a solver δx and δs took.
     """
 
     adjoint: Tensor
     state_error: Tensor
     error: Tensor
+    left: Tensor
+    steps: Tensor
+
+
+class StateCorrection(NamedTuple):
+    """What one Newton step changes of x, for each sample.
+
+    Attributes:
+        there: (samples, n) x + δx, rounded.
+        error: |δx| / |x + δx|.
+        left: likewise the error that x + δx has: its residual, amplified as the one before was.
+        residual: |f(Wx + b) - x| / |x| there.
+        amplified: what an error of the state becomes in a gradient, in units of it.
+        steps: how many steps of a solver δx took.
+    """
+
+    there: Tensor
+    error: Tensor
+    left: Tensor
+    residual: Tensor
+    amplified: Tensor
     steps: Tensor
 
 
@@ -57,7 +79,7 @@ class Spectrum(NamedTuple):
 
 
 class _Samples(NamedTuple):
-    """Some samples, (samples, n), in the dtype to compute in; `eps` is that of the dtype they had."""
+    """Some samples, (samples, n), in the dtype of residuals; `own` is that they had, `inner` W in that of solves."""
 
     W: Operator
     f: Nonlinearity
@@ -65,7 +87,8 @@ class _Samples(NamedTuple):
     b: Tensor | None
     g: Tensor
     s: Tensor
-    eps: float
+    own: torch.dtype
+    inner: Operator
     solver: Solver
     quick: bool
 
@@ -104,13 +127,17 @@ class Evidence:
         """Whether a tensor was overwritten since, as an optimiser's step overwrites W."""
         return self._now() != self._versions  # type: ignore[attr-defined]
 
-    def correction(self, quick: bool = False) -> Correction:
-        """One Newton step from x, and one from s there; `quick` ones to a digit, in the dtype of x."""
-        return Correction(*self._in_turns(_correct, quick))
+    def correction(self, quick: bool = False, rounded: bool = False) -> Correction:
+        """One Newton step from x, and one from s there; `quick` ones to a digit, in the dtype of x.
 
-    def state_error(self) -> tuple[Tensor, ...]:
-        """|δx| / |x|, and how far it is amplified in a gradient, to a digit, in the dtype of x."""
-        return self._in_turns(_state_error, quick=True)
+        Their residuals are in float64, but those of quick ones in the dtype of x too where it does not matter how it
+        `rounded`.
+        """
+        return Correction(*self._in_turns(_correct, quick, rounded))
+
+    def state_correction(self, rounded: bool = False) -> StateCorrection:
+        """One quick Newton step from x."""
+        return StateCorrection(*self._in_turns(_state_correction, True, rounded))
 
     def spectrum(self) -> Spectrum:
         """The extreme singular values of I - DW by the power method, which finds no smaller and no larger ones."""
@@ -132,10 +159,14 @@ class Evidence:
             for t in (self.x, self.b, self.g, self.s)
         )
 
-    def _in_turns(self, told: Callable[[_Samples], tuple[Tensor, ...]], quick: bool = False) -> tuple[Tensor, ...]:
+    def _in_turns(
+        self, told: Callable[[_Samples], tuple[Tensor, ...]], quick: bool = False, rounded: bool = True
+    ) -> tuple[Tensor, ...]:
         """What is told of the samples, a few at a time."""
         W, n, own = self.net.W.bind(), self.x.shape[-1], self.x.dtype
-        dtype = torch.promote_types(own, torch.float32) if quick else torch.float64
+        low = torch.promote_types(own, torch.float32)
+        dtype = low if quick and not rounded else torch.float64
+        inner = W.bind(*(w.detach().to(low if quick else dtype) for w in W.weights))
         W = W.bind(*(w.detach().to(dtype) for w in W.weights))
         solver = _solver(n, self.factored, _QUICK_RTOL if quick else _RTOL)
         at_once = max(1, _ROOM // (dtype.itemsize * n * max(150, 9 * n if self.factored else 0)))
@@ -144,7 +175,7 @@ class Evidence:
             for rows in torch.arange(self.x[..., 0].numel(), device=self.x.device).split(at_once):
                 x, b, g, s = (t if t is None else t[rows].to(dtype) for t in self.flat())
                 assert x is not None and g is not None and s is not None
-                turns.append(told(_Samples(W, self.net.f, x, b, g, s, torch.finfo(own).eps, solver, quick)))
+                turns.append(told(_Samples(W, self.net.f, x, b, g, s, own, inner, solver, quick)))
         return tuple(torch.cat(each) for each in zip(*turns, strict=True))
 
 
@@ -162,40 +193,57 @@ def _correct(given: _Samples) -> tuple[Tensor, ...]:
     The residuals of a state in float32 are exact in float64. Those of one in float64 are not: what rounding may hide in
     them, noise of that size shows, which is corrected for in two samples more beside each.
     """
-    W, f, x, b, g, s, eps, solver, quick = given
+    W, f, x, b, g, s = given[:6]
+    eps = torch.finfo(given.own).eps
     scale = torch.ldexp(torch.ones_like(g[:, :1]), torch.frexp(g.abs().amax(-1, keepdim=True)).exponent)
     g, s = g / scale, s / scale
-    samples, turns = len(x), 1 if quick or eps > _EPS else 3
+    samples, turns = len(x), 1 if given.quick or eps > _EPS else 3
     x, g, s = (t.repeat(turns, 1) for t in (x, g, s))
-    factors, noise = Factors(x, len(x), factor_size(W)), _Noise(samples, turns)
-    state = _correct_state(W, f, x, None if b is None else b.repeat(turns, 1), solver, factors, noise)
+    b = None if b is None else b.repeat(turns, 1)
+    solve, noise = _Inner(given, len(x)), _Noise(samples, turns)
+    state = _correct_state(W, f, x, b, solve, noise)
     D = state.D
     if turns > 1 and f.slope_from_output:
         D = D + noise((f.slope(x + _EPS * x) - f.slope(x)) / _EPS)
     Wts = W.T @ s
     r = D * (Wts + g + noise(_product_error(Wts) + g.abs())) - s + noise(s)
-    ds, solved, steps = _solve(W, D, W.T @ r, True, solver, factors)
+    ds, solved, steps = solve(D, W.T @ r, transposed=True)
     ds = ds + r
 
     known = (state.solved & solved).view(turns, samples).all(0)
-    state_error = _relative(state.dx, x, samples, tiny=torch.finfo(x.dtype).eps ** 2)
-    error = _relative(ds, s, samples) + state.amplified[:samples] * state_error + eps
-    state_error, error = (torch.where(known & e.isfinite(), e, torch.inf) for e in (state_error, error))
-    nothing = ((s == 0) & (ds == 0))[:samples].all(-1) | (g == 0)[:samples].all(-1)
-    return ds[:samples] * scale, state_error, error.masked_fill(nothing, 0), (state.steps + steps)[:samples]
+    state_error = state.unseen[:samples] * _relative(state.dx, x, samples, tiny=torch.finfo(x.dtype).eps ** 2)
+    beside = state.amplified[:samples] * state_error + eps
+    error = _relative(ds, s, samples) + beside
+    D, r, s, ds, g = (each[:samples] for each in (D, r, s, ds, g))
+    again, size = (s + ds).to(given.own).to(s), _norm(s + ds)
+    # A slow mode may hide in r behind rounding, but hardly in s.
+    gain = torch.maximum(_norm(ds) / _norm(r), size / _norm(D * g)).nan_to_num(1).clamp(min=1)
+    left = gain * _norm(D * (W.T @ again + g) - again) / size + beside
+    error = error + solve.unseen * gain * _norm(ds) / size
+    state_error, error, left = (torch.where(known & e.isfinite(), e, torch.inf) for e in (state_error, error, left))
+    nothing = ((s == 0) & (ds == 0)).all(-1) | (g == 0).all(-1)
+    error, left = error.masked_fill(nothing, 0), left.masked_fill(nothing, 0)
+    return ds * scale, state_error, error, left, (state.steps + steps)[:samples]
 
 
-def _state_error(given: _Samples) -> tuple[Tensor, ...]:
-    """|δx| / |x|, and how far it is amplified."""
-    W, x = given.W, given.x
-    factors = Factors(x, len(x), factor_size(W))
-    state = _correct_state(W, given.f, x, given.b, given.solver, factors, _Noise(len(x), 1))
-    error = _relative(state.dx, x, len(x), tiny=torch.finfo(x.dtype).eps ** 2)
-    return torch.where(state.solved & error.isfinite(), error, torch.inf), state.amplified
+def _state_correction(given: _Samples) -> tuple[Tensor, ...]:
+    """The fields of a `StateCorrection`."""
+    W, f, x, b = given[:4]
+    assert b is not None
+    state = _correct_state(W, f, x, b, _Inner(given, len(x)), _Noise(len(x), 1))
+    there, tiny = (x + state.dx).to(given.own), torch.finfo(x.dtype).eps ** 2
+    again = there.to(x)
+    residual = _norm(f(W @ again + b) - again) / _norm(again).clamp(min=tiny)
+    error, left = state.unseen * _relative(state.dx, x, len(x), tiny=tiny), state.gain * residual
+    error, left = (torch.where(state.solved & e.isfinite(), e, torch.inf) for e in (error, left))
+    return there, error, left, residual, state.amplified, state.steps
 
 
 class _State(NamedTuple):
-    """δx, D at x + δx, how far it is amplified, whether a steady state is near, and the steps it took.
+    """δx, D at x + δx, and how far an error is amplified; whether δx leads to a state, and the steps it took.
+
+    `gain` is |δx| over the residual. A quick solve leaves a residual of its own, which may be as much amplified: δx may
+    be `unseen` times as long, and so may the gain be.
 
     How g = dR/dx changes on the way to the steady state is not known from g. It is taken to change on the scale of x,
     or of 1 where that is smaller: relative to g by |δx| / |x|, or by |δx| / √n. The adjoint then amplifies the change,
@@ -204,35 +252,35 @@ class _State(NamedTuple):
 
     dx: Tensor
     D: Tensor
+    unseen: Tensor
+    gain: Tensor
     amplified: Tensor
     solved: Tensor
     steps: Tensor
 
 
-def _correct_state(
-    W: Operator, f: Nonlinearity, x: Tensor, b: Tensor | None, solver: Solver, factors: Factors, noise: _Noise
-) -> _State:
+def _correct_state(W: Operator, f: Nonlinearity, x: Tensor, b: Tensor | None, solve: _Inner, noise: _Noise) -> _State:
     one = torch.ones_like(x[:, 0])
     if b is None:
-        return _State(torch.zeros_like(x), f.slope(x), one, one.bool(), 0 * one.long())
+        return _State(torch.zeros_like(x), f.slope(x), one, one, one, one.bool(), 0 * one.long())
     Wx = W @ x
     u = Wx + b + noise(_product_error(Wx) + b.abs())
     D, r = f.slope_at(u), f(u) - x + noise(x)
-    dx, solved, steps = _solve(W, D, W @ r, False, solver, factors)
+    dx, solved, steps = solve(D, W @ r, transposed=False)
     dx = dx + r
     u = u + W @ dx
     rounding = 8 * torch.finfo(x.dtype).eps * (_norm(x) + _norm(u))
     solved = solved & (_norm(f(u) - x - dx) <= 0.5 * _norm(r) + rounding)  # or x is not where Newton's method converges
-    amplified = torch.where(_norm(dx) > _norm(r), _norm(dx) / _norm(r), 1)
-    amplified = amplified * (_norm(x) / x.shape[-1] ** 0.5).clamp(min=1)
-    return _State(dx, f.slope_at(u), amplified, solved, steps)
+    gain = torch.where(_norm(dx) > _norm(r), _norm(dx) / _norm(r), 1)
+    unseen = 1 + solve.unseen * gain
+    gain = unseen * gain
+    return _State(dx, f.slope_at(u), unseen, gain, gain * carried(x), solved, steps)
 
 
 def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
     """The fields of a `Spectrum`."""
-    W, f, x, b, solver = given.W, given.f, given.x, given.b, given.solver
-    D = f.slope(x) if b is None else f.slope_at(W @ x + b)
-    factors = Factors(x, len(x), factor_size(W))
+    W, f, x, b = given[:4]
+    D, solve = f.slope(x) if b is None else f.slope_at(W @ x + b), _Inner(given, len(x))
     start = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
 
     def A(v: Tensor) -> Tensor:
@@ -248,8 +296,8 @@ def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
     largest = _norm(A(v))
     v = unit(start.expand_as(x))
     for _ in range(_SMALLEST_STEPS):
-        v = unit(v + W.T @ _solve(W, D, v, True, solver, factors)[0])  # A⁻ᵀ = I + Wᵀ (I - DWᵀ)⁻¹ D
-        v = unit(v + _solve(W, D, W @ v, False, solver, factors)[0])  # A⁻¹ = I + (I - DW)⁻¹ DW
+        v = unit(v + W.T @ solve(D, v, transposed=True)[0])  # A⁻ᵀ = I + Wᵀ (I - DWᵀ)⁻¹ D
+        v = unit(v + solve(D, W @ v, transposed=False)[0])  # A⁻¹ = I + (I - DW)⁻¹ DW
     smallest = _norm(A(v))
     return torch.where(smallest.isfinite(), smallest, 0), torch.where(largest.isfinite(), largest, torch.inf)
 
@@ -261,13 +309,21 @@ def _reward_change(given: _Samples) -> tuple[Tensor, ...]:
     return (torch.where(change.isnan(), torch.inf, change),)
 
 
-def _solve(
-    W: Operator, D: Tensor, c: Tensor, transposed: bool, solver: Solver, factors: Factors
-) -> tuple[Tensor, Tensor, Tensor]:
-    """v = D (Wv + c), or s = D (Wᵀs + c), with whether it was solved and the steps it took, for each sample."""
-    problem = adjoint_problem if transposed else tangent_problem
-    found = solver.solve(problem(W, D, c, factors, torch.arange(len(c), device=c.device)), D * c)
-    return found.value, found.status == Status.CONVERGED, found.steps
+class _Inner:
+    """Solves of v = D (Wv + c), or s = D (Wᵀs + c), in the dtype that is enough for them."""
+
+    def __init__(self, given: _Samples, count: int):
+        self._W, self._solver, self._dtype = given.inner, given.solver, given.x.dtype
+        self.unseen = _QUICK_RTOL if given.quick else 0.0  # of what is solved for, times the gain
+        like = given.x.to(self._W.like)
+        self._factors, self._rows = Factors(like, count, factor_size(self._W)), torch.arange(count, device=like.device)
+
+    def __call__(self, D: Tensor, c: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """v, or s, with whether it was solved and the steps it took, for each sample."""
+        D, c = D.to(self._W.like), c.to(self._W.like)
+        problem = adjoint_problem if transposed else tangent_problem
+        found = self._solver.solve(problem(self._W, D, c, self._factors, self._rows), D * c)
+        return found.value.to(self._dtype), found.status == Status.CONVERGED, found.steps
 
 
 class _Noise:
@@ -303,6 +359,11 @@ def _relative(change: Tensor, z: Tensor, samples: int, tiny: float = 0.0) -> Ten
 def _product_error(Wx: Tensor) -> Tensor:
     """What rounding does to a product of n terms, in units of eps: as measured, and as much again."""
     return Wx.abs() + (1 + Wx.shape[-1] ** 0.5 / 8) * Wx.square().mean(-1, keepdim=True).sqrt()
+
+
+def carried(x: Tensor) -> Tensor:
+    """How much more than the relative error of x that of dR/dx may be, which changes on the scale of x, or of 1."""
+    return (_norm(x) / x.shape[-1] ** 0.5).clamp(min=1)
 
 
 def _norm(z: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from retrograde.solvers import (
 from retrograde.solvers.at_once import Begun, begin, go_on
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, active_part, factor_size, is_low_rank
-from retrograde.targeting import FIRST, refine, with_rtol
+from retrograde.targeting import for_the_adjoint, refine, told_short
 from retrograde.warm import Visit
 
 
@@ -176,7 +176,7 @@ def steady_gradients(
     part = active_part(W, D) if adjoint is None else None  # a solver that was asked for gets all of it
     adjoint = adjoint or default_adjoint(W if part is None else part[1])
     if grad_rtol is not None:
-        adjoint = with_rtol(adjoint, FIRST * grad_rtol, x.dtype)
+        adjoint = for_the_adjoint(adjoint, grad_rtol, x.dtype)
     begun = dW = None
     if part is None and warm is None:
         x_rows = x.reshape(-1, n) if wants.dW and grad_rtol is None else None
@@ -212,7 +212,6 @@ def steady_gradients(
     if throw and (not is_all or grad_rtol is not None) and receipt.any_failed:
         advice = "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or a longer Krylov()."
         if grad_rtol is not None:
-            error = float(receipt.error_estimate.max())
-            advice = f"The estimated error of the gradient is {error:.1e}, above grad_rtol={grad_rtol:g}. {advice}"
+            advice = f"{told_short(receipt, grad_rtol, x.dtype)} {advice}"
         raise convergence_error("adjoint of the steady state", receipt, adjoint.tolerance(x.dtype), advice, gradients)
     return gradients
