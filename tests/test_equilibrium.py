@@ -604,19 +604,3 @@ def test_the_example_of_the_digits_runs(capsys):
     told = capsys.readouterr().out
     assert "360 of 360 converged" in told and "360 of 360 adjoints converged" in told
     assert float(told.split("test accuracy ")[1].split("%")[0]) > 70
-
-
-def test_the_transforms_of_torch_func_are_refused_and_what_is_recommended_instead_is_right():
-    A = 0.5 * randn(4, 4) / 2
-    layer = rg.Equilibrium(lambda x, u: torch.tanh(x @ A.T + u))
-    u = randn(1, 4, seed=1)
-
-    def total(u):
-        return layer(u).square().sum()
-
-    for asked in (torch.func.grad(total), torch.func.jacfwd(total), torch.func.hessian(total), torch.func.vmap(layer)):
-        with pytest.raises(ValueError, match=r"outside torch\.func's transforms"):
-            asked(u)
-    network = rg.Network(A, b=False)
-    for functional in (torch.autograd.functional.jacobian, torch.autograd.functional.hessian):
-        assert_close(functional(total, u), functional(lambda u: network(u).square().sum(), u), within=1e-9)
