@@ -182,10 +182,12 @@ SOLVERS = {
 @pytest.mark.parametrize("solver, adjoint", SOLVERS.values(), ids=SOLVERS)
 def test_any_solver_serves(solver, adjoint):
     how = {"solver": solver, "adjoint": adjoint}
-    us = randn(2, B, N, seed=2)
-    per_slice = vmap(jacrev(lambda W, u: closing_over(W, u, **how)), (None, 0))(W, us)
-    assert_close(per_slice, torch.stack([jacrev(network)(W, u) for u in us]), conditioning=10)
-    assert_close(jacfwd(lambda u: of_inputs(W, u, **how))(U), jacfwd(lambda u: network(W, u))(U), conditioning=10)
+    us, strong = randn(2, B, N, seed=2), 3 * W  # so strong that factors of the transpose would not serve
+    theirs = lambda W, u: rg.steady_state(W, u, solver=solver).x  # noqa: E731
+    per_slice = vmap(jacrev(lambda W, u: closing_over(W, u, **how)), (None, 0))(strong, us)
+    assert_close(per_slice, torch.stack([jacrev(theirs)(strong, u) for u in us]), conditioning=100)
+    columns = jacfwd(lambda u: of_inputs(strong, u, **how))(U)
+    assert_close(columns, jacfwd(lambda u: theirs(strong, u))(U), conditioning=100)
 
 
 # --- what fn may be
@@ -335,6 +337,29 @@ def test_a_network_within_it_and_functions_of_one_s_own_in_a_module():
     tangents = {name: torch.ones_like(each) for name, each in p.items()}
     moved = jvp(lambda p: R(functional_call(eq, p, (U,))), (p,), (tangents,))[1]
     assert_close(moved, sum(each.sum() for each in want[1:]))
+    with forward_ad.dual_level():
+        duals = {name: forward_ad.make_dual(each, tangents[name]) for name, each in p.items()}
+        assert_close(forward_ad.unpack_dual(R(functional_call(eq, duals, (U,)))).tangent, moved)
+
+
+def test_what_a_functional_call_puts_into_a_module_that_fn_closes_over_and_never_calls():
+    class Model(nn.Module):
+        def __init__(self, hide):
+            super().__init__()
+            self.W, self.hidden = nn.Parameter(W.clone(), requires_grad=False), [self] if hide else []
+
+        def forward(self, u):
+            if self.hidden:
+                return rg.Equilibrium(lambda x, u, held=self.hidden: torch.tanh(x @ held[0].W.T + u))(u)
+            return rg.Equilibrium(lambda x, u: torch.tanh(x @ self.W.T + u))(u)
+
+    def gradient(hide, V):
+        return grad(lambda V: R(functional_call(Model(hide), {"W": V}, (U,))))(V)
+
+    for V in (W, 0.5 * W):
+        assert_close(gradient(False, V), grad(lambda V: R(network(V, U)))(V))
+        with pytest.raises(RuntimeError, match="read the same tensors again"):
+            gradient(True, V)
 
 
 def test_a_layer_within_a_layer_is_refused():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -21,14 +21,18 @@ class Reading(TorchFunctionMode):
 
     Attributes:
         found: those of them that a derivative is taken in, or that a ``vmap`` maps over. All others are constants.
-        slots: where the modules that were called hold their tensors, which ``torch.func.functional_call`` puts there
-            for a while.
+        slots: where the modules that fn closes over, or that were called, hold their tensors, which
+            ``torch.func.functional_call`` puts there for a while.
+
+    Args:
+        fn: what is to be called there.
+        known: the tensors that it is given.
 
     Raises:
         ValueError: another such `with`, or a `Closed` function, is under way.
     """
 
-    def __init__(self, known: Iterable[Any]):
+    def __init__(self, fn: Callable[..., Any], known: Iterable[Any]):
         super().__init__()
         if any(isinstance(mode, Reading | _Swap) for mode in _get_current_function_mode_stack()):
             raise ValueError(
@@ -36,29 +40,24 @@ class Reading(TorchFunctionMode):
                 "torch.autograd.grad(..., create_graph=True) sees through both"
             )
         self._seen = {id(each): each for each in known}  # held, so that no other tensor gets the same id
-        self._modules: set[nn.Module] = set()
+        self._called: set[nn.Module] = set()
         self._level = torch._C._functorch.maybe_current_level() or 0
         self.found: list[Tensor] = []
-        self.slots: Slots = []
+        self.slots = [slot for module in _modules_of(fn) for slot in _slots(module)]
 
     def __enter__(self) -> Reading:
-        self._hook = register_module_forward_pre_hook(lambda module, _: self._open(module))
+        self._hook = register_module_forward_pre_hook(lambda module, _: self._called.update(module.modules()))
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._hook.remove()
         super().__exit__(*error)
+        called = [slot for module in self._called for slot in _slots(module)]
+        self.slots += called
         met = {id(each) for each in self.found}
-        held = {id(each): each for _, _, each in self.slots if self._is_variable(each)}
+        held = {id(each): each for _, _, each in called if self._is_variable(each)}
         self.found += [each for place, each in held.items() if place not in met]
-
-    def _open(self, called: nn.Module) -> None:
-        for module in called.modules():
-            if module not in self._modules:
-                self._modules.add(module)
-                for held in (module._parameters, module._buffers):
-                    self.slots += [(held, name, each) for name, each in held.items() if each is not None]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -78,6 +77,25 @@ class Reading(TorchFunctionMode):
         if level > 0:
             return level <= self._level  # above are those of a transform that fn itself makes use of
         return tensor.requires_grad or has_tangent(tensor)
+
+
+def _slots(module: nn.Module) -> Slots:
+    """Of a module alone, without those that it holds."""
+    return [
+        (held, name, each)
+        for held in (module._parameters, module._buffers)
+        for name, each in held.items()
+        if each is not None
+    ]
+
+
+def _modules_of(fn: Callable[..., Any]) -> set[nn.Module]:
+    """The modules that fn is, is a method of, or closes over by name, with all that they hold."""
+    held = [fn, getattr(fn, "__self__", None)]
+    for cell in getattr(fn, "__closure__", None) or ():
+        with suppress(ValueError):  # empty as yet
+            held.append(cell.cell_contents)
+    return {module for each in held if isinstance(each, nn.Module) for module in each.modules()}
 
 
 def has_tangent(tensor: Tensor) -> bool:
@@ -111,7 +129,7 @@ class Closed:
         if self._bare - swap.met:
             raise RuntimeError(
                 "fn: expected it to read the same tensors again. It closes over one that torch.func.functional_call "
-                "put into a module for a while: let fn be that module, or call it"
+                "put into a module for a while: let fn be that module, close over it, or call it"
             )
         return y
 

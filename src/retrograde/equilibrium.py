@@ -154,7 +154,7 @@ class Equilibrium(nn.Module):
         """The same under torch's transforms, on the plain numbers underneath, of all slices of a ``vmap`` at once."""
         if parametrize._cache_enabled:
             raise ValueError("Equilibrium: expected no parametrize.cached() around it under torch.func")
-        with Reading((x0, *inputs)) as reading:
+        with Reading(self.fn, (x0, *inputs)) as reading:
             x0 = self._start(inputs, x0)
         solver = solver or self._default_solver(x0)
         places = [place for place, each in enumerate(inputs) if isinstance(each, Tensor)]

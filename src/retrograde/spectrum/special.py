@@ -156,7 +156,7 @@ def _locate(
 
     def at(s: float) -> Point:
         if s not in seen:
-            y = curve.beyond(p, s)
+            y = curve.between(p, q, length, s)
             if y is None:
                 raise _Lost
             seen[s] = curve.point(y, p.tangent)
@@ -164,16 +164,23 @@ def _locate(
 
     if test(p) * test(q) > 0:
         return None
+    within = _resolution(curve) * length
     try:
-        within = _resolution(curve) * length
         s = float(brentq(lambda s: test(at(s)), 0.0, length, xtol=within, maxiter=100))
         return s, 2 * within, at(s)
     except _Lost:
-        # The branch could not be followed right up to it: the nearest that was seen.
+        # The branch could not be followed right up to it: the nearest that was seen, once the interval is as small as
+        # halves make it.
         known = sorted(seen)
-        pair = next(pair for pair in pairwise(known) if test(seen[pair[0]]) * test(seen[pair[1]]) <= 0)
-        s = min(pair, key=lambda s: abs(test(seen[s])))
-        return s, pair[1] - pair[0], seen[s]
+        low, high = next(pair for pair in pairwise(known) if test(seen[pair[0]]) * test(seen[pair[1]]) <= 0)
+        try:
+            while high - low > within:
+                middle = (low + high) / 2
+                low, high = (low, middle) if test(seen[low]) * test(at(middle)) <= 0 else (middle, high)
+        except _Lost:
+            pass
+        s = min((low, high), key=lambda s: abs(test(seen[s])))
+        return s, high - low, seen[s]
 
 
 class _Lost(Exception):

@@ -46,7 +46,7 @@ class Bifurcation(IntEnum):
 
 
 _BIFURCATIONS = {
-    Bifurcation.FOLD: "a fold: an eigenvalue reaches 1, and two steady states meet",
+    Bifurcation.FOLD: "a fold (or a transcritical point): an eigenvalue reaches 1, and two steady states meet",
     Bifurcation.HOPF: "a Hopf (in discrete time a Neimark-Sacker) bifurcation: a complex pair, and a cycle appears",
     Bifurcation.FLIP: "a flip: an eigenvalue reaches -1, and the activity alternates from step to step",
     Bifurcation.PITCHFORK: "a pitchfork, as with a symmetry: an eigenvalue reaches 1, and three steady states meet",
@@ -124,8 +124,8 @@ class Stability:
     def near(self) -> Tensor:
         """(...,) the `Bifurcation` of the network's own dynamics to which ``multiplier`` leads.
 
-        A fold is told from a pitchfork by how f bends at x: of another branch that crosses there without a symmetry,
-        transcritically, as two states meet, FOLD is told too.
+        A fold is told from a pitchfork by how f bends at x. FOLD says that two states meet. Whether they vanish or pass
+        through each other, transcritically, depends on what varies: `continue_steady_state` tells.
         """
         multiplier = self.multiplier.detach()
         meeting = torch.where(self.three_meet, int(Bifurcation.PITCHFORK), int(Bifurcation.FOLD))
