@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,18 @@ from retrograde.feedback import adjoint_problem, tangent_problem
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
 from retrograde.result import EVERYTHING, Gradients, Status, Wants, convergence_error
-from retrograde.solvers import Anderson, Blockwise, Cascade, Direct, FixedPoint, Krylov, Solver, relative_residual
+from retrograde.solvers import (
+    Anderson,
+    Blockwise,
+    Cascade,
+    Direct,
+    FixedPoint,
+    Krylov,
+    Solution,
+    Solver,
+    relative_residual,
+)
+from retrograde.solvers.at_once import Begun, begin, go_on
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, active_part, factor_size, is_low_rank
 from retrograde.targeting import FIRST, refine, with_rtol
@@ -77,6 +89,7 @@ def solve_adjoint(
     rows: Tensor | None = None,
     tangent: bool = False,
     warm: Visit | None = None,
+    begun: Begun | None = None,
 ) -> tuple[Tensor, Receipt]:
     """s = D (Wᵀs + g) for each sample of D and g, (samples, n); `factors` are those of I - DW known so far.
 
@@ -96,7 +109,7 @@ def solve_adjoint(
         drive = torch.linalg.vector_norm(start, dim=-1)
     problem = (tangent_problem if tangent else adjoint_problem)(W, D, g, factors, rows)
     if warm is None:
-        solution = solver.solve(problem, start)
+        solution = go_on(solver, problem, start, begun)
     else:
         solution = warm.solve_adjoint(solver, problem, start, torch.linalg.vector_norm(g, dim=-1, keepdim=True))
 
@@ -111,7 +124,11 @@ def solve_adjoint(
         residual = torch.where(none, 0, residual)
         conditioning = torch.where(none | (drive == 0), 1, conditioning)
         status = torch.where((conditioning > limit) & (status == Status.CONVERGED), int(Status.SINGULAR), status)
-    return s, Receipt(solver, status, residual, solution.steps, None, conditioning, attempt=solution.method)
+    return s, _receipt(solver, replace(solution, status=status, residual=residual), conditioning)
+
+
+def _receipt(solver: Solver, found: Solution, conditioning: Tensor) -> Receipt:
+    return Receipt(solver, found.status, found.residual, found.steps, None, conditioning, attempt=found.method)
 
 
 def on_its_side(net: Recurrence, x: Tensor, b: Tensor) -> Tensor:
@@ -145,7 +162,6 @@ def steady_gradients(
     `grad_rtol` is the relative error that s xᵀ may have. What else is known `about_state` goes into the receipt too.
     """
     W = net.W.bind()
-    check_finite("dR/dx", g)
     n, batch = x.shape[-1], x.shape[:-1]
     D, g_rows = net.slopes(x, x, b), g  # a steady state is its own step before
     if x.ndim != 2:
@@ -156,8 +172,19 @@ def steady_gradients(
     adjoint = adjoint or default_adjoint(W if part is None else part[1])
     if grad_rtol is not None:
         adjoint = with_rtol(adjoint, FIRST * grad_rtol, x.dtype)
-    if part is None:
-        s, receipt = solve_adjoint(W, D, g_rows, adjoint, factors or Factors(D, len(D), factor_size(W)), warm=warm)
+    begun = dW = None
+    if part is None and warm is None:
+        x_rows = x.reshape(-1, n) if wants.dW and grad_rtol is None else None
+        begun = begin(adjoint, partial(kernels.whole_adjoint, W, D, g_rows, x_rows), x.dtype)
+    if begun is None:
+        check_finite("dR/dx", g)
+    is_all = begun is not None and begun.is_all
+    if begun is not None and begun.is_all:
+        found, dW = begun.solution, begun.whole.dW
+        s, receipt = found.value, _receipt(adjoint, found, begun.whole.amplified)
+    elif part is None:
+        factors = factors or Factors(D, len(D), factor_size(W))
+        s, receipt = solve_adjoint(W, D, g_rows, adjoint, factors, warm=warm, begun=begun)
     else:
         neurons, W_part = part
         D_part, g_part = D[:, neurons], g_rows[:, neurons]
@@ -174,12 +201,14 @@ def steady_gradients(
     receipt = replace(receipt, **told)
     if grad_rtol is not None:
         s, receipt = refine(receipt, grad_rtol)
-    if not math.isfinite(x.sum()):  # of a diverged sample that the reward leaves out
+    if not is_all and not math.isfinite(x.sum()):  # of a diverged sample that the reward leaves out
         x = torch.where((s != 0).any(-1, keepdim=True), x, 0)
-    gradients = Gradients(
-        s, kernels.outer(W, s, x) if wants.dW else (), s.sum_to_size(n) if wants.db else None, receipt
-    )
-    if throw and receipt.any_failed:
+    if not wants.dW:
+        dW = ()
+    elif dW is None or grad_rtol is not None:
+        dW = kernels.outer(W, s, x)
+    gradients = Gradients(s, dW, s.sum_to_size(n) if wants.db else None, receipt)
+    if throw and (not is_all or grad_rtol is not None) and receipt.any_failed:
         advice = "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or a longer Krylov()."
         if grad_rtol is not None:
             error = float(receipt.error_estimate.max())

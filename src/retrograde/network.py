@@ -17,7 +17,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError, SteadyState, Trajectory
 from retrograde.solvers import Solver
 from retrograde.spectrum import verdict
-from retrograde.steady import steady_state
+from retrograde.steady import solved
 from retrograde.trajectories import hold_leak, run
 from retrograde.transforms import uncompiled
 from retrograde.unfolding import Layer, Unfolded
@@ -117,12 +117,13 @@ class Network(nn.Module):
             ValueError, TypeError: an argument of the wrong shape or dtype, or not finite.
             ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
         """
-        how: dict[str, Any] = {"solver": solver, "adjoint": adjoint, "throw": throw}
+        how: dict[str, Any] = {"x0": x0, "solver": solver, "adjoint": adjoint, "throw": throw}
         how |= {"warm": warm, "grad_rtol": grad_rtol}
-        net, b = self.recurrence, self.total(input)
+        net, b = self.recurrence, self._total(input)
+        looked_at = (("b", b),) if input is None else (("input", input), ("b", b))
         judge = partial(verdict, net, input=b.detach(), x0=x0)  # asked where `state.verdict` is
         try:
-            state = steady_state(net.W, b, net.f, x0=x0, **how)
+            state = solved(net, b, looked_at, **how)
         except ConvergenceError as error:
             if isinstance(error.result, SteadyState):  # in forward mode it is a tangent
                 error.result._judges.append(judge)
@@ -252,9 +253,16 @@ class Network(nn.Module):
 
     def total(self, input: Tensor | None) -> Tensor:
         """The total input: the bias plus the input, where there are any."""
+        total = self._total(input)
+        if input is not None:
+            check_finite("input", input)
+        return total
+
+    def _total(self, input: Tensor | None) -> Tensor:
+        """The same, without a look at its numbers."""
         n, like = self.W.shape[0], self._like
         if input is not None:
-            check_finite("input", check_last_axis("input", check_like("input", input, like), n))
+            check_last_axis("input", check_like("input", input, like), n)
         if self.b is None:
             return torch.zeros(n, dtype=like.dtype, device=like.device) if input is None else input
         return self.b if input is None else self.b + input

@@ -33,6 +33,7 @@ from retrograde.solvers import (
     PseudoTransient,
     Solver,
 )
+from retrograde.solvers.at_once import begin, go_on
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, core, factor_size, invert
 from retrograde.targeting import check_grad_rtol, for_the_state, parts_of, settle
@@ -70,6 +71,8 @@ _PATH = Homotopy(max_steps=500)
 _BY_FACTORS = Cascade(FixedPoint(max_steps=100), Newton(max_steps=20), PseudoTransient(max_steps=50), _PATH)
 _OF_MANY = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=1000), PseudoTransient(max_steps=50))
 _BY_PRODUCTS = Cascade(*_OF_MANY.solvers, _PATH)
+
+LookedAt = tuple[tuple[str, Tensor], ...]
 
 
 @uncompiled
@@ -123,7 +126,24 @@ def steady_state(
     >>> b.grad
     tensor([0.4000, 1.2000])
     """
-    net = Recurrence(as_operator(W), as_nonlinearity(f))
+    how: dict[str, Any] = {"x0": x0, "solver": solver, "adjoint": adjoint, "throw": throw}
+    how |= {"warm": warm, "grad_rtol": grad_rtol}
+    return solved(Recurrence(as_operator(W), as_nonlinearity(f)), b, (("b", b),), **how)
+
+
+def solved(
+    net: Recurrence,
+    b: Tensor,
+    looked_at: LookedAt,
+    *,
+    x0: Tensor | None,
+    solver: Solver | None,
+    adjoint: Solver | None,
+    throw: bool,
+    warm: WarmStart | None,
+    grad_rtol: float | None,
+) -> SteadyState:
+    """`steady_state`, where b was made from what is to be `looked_at`, tensors that have to be finite, by name."""
     b, x = _checked(net, b, x0)
     for name, given in (("solver", solver), ("adjoint", adjoint)):
         if given is not None and not isinstance(given, Solver):
@@ -147,7 +167,7 @@ def steady_state(
         visit = None if warm is None else warm.visit(batch, x.device)
         factors = Factors(W.like, batch.numel(), factor_size(W))
         with torch.no_grad():
-            x, status, residual, steps, attempt = _solve(net, b, x, solver, factors, None, visit, grad_rtol)
+            x, status, residual, steps, attempt = _solve(net, b, x, solver, factors, None, visit, grad_rtol, looked_at)
         known = residual
 
     receipts: list[Receipt] = []
@@ -176,6 +196,7 @@ def _solve(
     rows: Tensor | None,
     visit: Visit | None = None,
     grad_rtol: float | None = None,
+    looked_at: LookedAt = (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """x, status, residual, steps, and which solver of a cascade answered.
 
@@ -186,10 +207,18 @@ def _solve(
     x_rows = x
     if x.ndim != 2:
         total, x_rows = total.reshape(-1, n), x.reshape(-1, n)
-    problem = _problem(net, total, factors, rows)
-    found = solver.solve(problem, x_rows) if visit is None else visit.solve(solver, problem, x_rows)
-    if grad_rtol is not None:
-        settle(net, total, found, solver, problem, grad_rtol, is_small(net.W.bind()))
+    W, plainly = net.W.bind(), visit is None and grad_rtol is None
+    begun = begin(solver, partial(kernels.whole_state, W, net.f, total, x_rows), x.dtype) if plainly else None
+    if begun is None:
+        for name, tensor in (*looked_at, *(("W", weight) for weight in W.weights)):
+            check_finite(name, tensor)
+    if begun is not None and begun.is_all:
+        found = begun.solution
+    else:
+        problem = _problem(net, total, factors, rows)
+        found = go_on(solver, problem, x_rows, begun) if visit is None else visit.solve(solver, problem, x_rows)
+        if grad_rtol is not None:
+            settle(net, total, found, solver, problem, grad_rtol, is_small(W))
     value = on_its_side(net, found.value, total)
     told, attempt = (found.status, found.residual, found.steps), found.method
     if x.ndim == 2:
@@ -211,11 +240,10 @@ def _solve_apart(
     W = net.W.bind()
 
     def solve(b: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        for name, tensor in (("b", b), ("x0", x), *(("W", weight) for weight in weights)):
-            check_finite(name, tensor)
+        check_finite("x0", x)
         rows = factors.admit(x.shape[:-1].numel())
-        plain = Recurrence(W.bind(*weights), net.f)
-        x, status, residual, steps, _ = _solve(plain, b, x, solver, factors, rows, grad_rtol=grad_rtol)
+        plain, looked_at = Recurrence(W.bind(*weights), net.f), (("b", b),)
+        x, status, residual, steps, _ = _solve(plain, b, x, solver, factors, rows, None, grad_rtol, looked_at)
         _check_converged(SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver), W, throw)
         return x, status, residual, steps, rows.reshape(x.shape[:-1])
 
@@ -247,13 +275,11 @@ def _advice(solver: Solver, W: Operator, status: Tensor) -> str:
 
 
 def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
-    """b and the start x, looked over; x has the whole batch's shape."""
+    """b and the start x, of shapes and dtypes that fit; x has the whole batch's shape."""
     W = net.W.bind()
     n = W.shape[0]
     check_last_axis("b", check_like("b", b, W.like), n)
     net.f.check_elementwise(n, W.like)
-    for name, tensor in (("b", b), *(("W", weight) for weight in W.weights)):
-        check_finite(name, tensor)
     if x0 is None:
         return b, torch.zeros_like(b)
     check_finite("x0", check_last_axis("x0", check_like("x0", x0, W.like), n))

@@ -56,7 +56,8 @@ def substitute_back(
 def swept_back(W: Operator, D: Tensor, g: Tensor, leak: float | Tensor | None) -> tuple[Tensor, Tensor | None]:
     """`substitute_back` from the end, with a reward at each time; by a kernel where there is one."""
     at, after = np.arange(len(D)), (None, None)
-    return kernels.substitute_back(W, None, D, g, at, leak, after) or substitute_back(W, D, g, at, leak, after)
+    swept = kernels.substitute_back(W, None, D, g, at, leak, after)
+    return substitute_back(W, D, g, at, leak, after) if swept is None else swept[:2]
 
 
 def trajectory_gradients(
@@ -83,10 +84,10 @@ def trajectory_gradients(
         before, x = path[piece], path[first + 1 : piece.stop + 1]
         total = total_input(None if b is None else b[piece], bias)
         after = (None if s is None else s[0], None if l is None else l[0])
-        s, l = _substitute_back(net, before, x, total, g, at[piece], after)
+        s, l, dW = _substitute_back(net, before, x, total, g, at[piece], after, wants.dW)
         if not math.isfinite(s.sum()):
             check_finite("dR/dx", g)
-        more = list(kernels.outer(W, s, before)) if wants.dW else []
+        more = list(dW)
         if wants.db:
             more.append(s.sum_to_size(path.shape[-1:] if bias is None else bias.shape))
         if l is not None and net.leak is not None:
@@ -113,11 +114,18 @@ def _substitute_back(
     g: Tensor,
     at: np.ndarray,
     after: tuple[Tensor | None, ...],
-) -> tuple[Tensor, Tensor | None]:
-    """By a kernel where there is one, which reads the slopes from x on the way where x tells them."""
-    W = net.W.bind()
+    with_dW: bool,
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+    """s, l and dR/dW, by a kernel where there is one, which reads the slopes from x on the way where x tells them."""
+    W, asked = net.W.bind(), before if with_dW else None
     if net.leak is None and net.f.slope_from_output:
-        swept = kernels.substitute_back(W, net.f, x, g, at, None, after)
-        return swept or substitute_back(W, net.f.slope(x), g, at, None, after)
-    D = net.slopes(x, before, b)
-    return kernels.substitute_back(W, None, D, g, at, net.leak, after) or substitute_back(W, D, g, at, net.leak, after)
+        swept = kernels.substitute_back(W, net.f, x, g, at, None, after, asked)
+        D = None if swept else net.f.slope(x)
+    else:
+        D = net.slopes(x, before, b)
+        swept = kernels.substitute_back(W, None, D, g, at, net.leak, after, asked)
+    if swept is not None:
+        return swept
+    assert D is not None
+    s, l = substitute_back(W, D, g, at, net.leak, after)
+    return s, l, kernels.outer(W, s, before) if with_dW else ()

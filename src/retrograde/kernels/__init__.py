@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -105,13 +105,14 @@ def forward_sweep(
     path[0] = _array(x0).reshape(samples, n)
     varying = _by_sample(b, 1, x0.shape, (0, 0, 0), path.dtype)
     constant = _by_sample(bias, 0, x0.shape, (1, n), path.dtype)
-    a, A = _leaks(leak, n, path.dtype), _matrix(W)
+    M, about = _matrix(W), (varying, constant, _leaks(leak, n, path.dtype), _number(f))
     if _is_shared(W, samples):
-        finite = lone.forward(A, varying, constant, a, _number(f), _threads(), path)
+        finite = lone.forward(*M, *about, _ask_for(_most()), path)
     else:
-        share, _ = _share(samples, n, A)
-        finite = sweeps.forward(A, varying, constant, a, _number(f), share, path)
-    if len(A) == 3:  # a neuron that sends to none is met nowhere
+        share, threads = _share(samples, n, W)
+        _ask_for(threads, M.packers)
+        finite = sweeps.forward(*M, *about, share, path)
+    if isinstance(W.structure, Sparse):  # a neuron that sends to none is met nowhere
         finite = finite and bool(np.isfinite(path[0].sum()))
     return torch.from_numpy(path).view(T + 1, *x0.shape), finite
 
@@ -124,8 +125,9 @@ def substitute_back(
     at: np.ndarray,
     leak: float | Tensor | None,
     after: tuple[Tensor | None, ...],
-) -> tuple[Tensor, Tensor | None] | None:
-    """What `through_time.substitute_back` gives: s and, with a leak, l; or None.
+    before: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]] | None:
+    """What `through_time.substitute_back` gives, or None: s and, with a leak, l; and given x(t-1) `before` dR/dW too.
 
     y (T, ..., n) are the outputs of f, from which the slopes are read on the way; or, where f is None, the slopes D.
     """
@@ -138,14 +140,24 @@ def substitute_back(
     s = np.empty((T, samples, n), dtype)
     l = np.empty((0, 0, 0) if leak is None else s.shape, dtype)
     s_next, l_next = (_by_sample(z, 0, shape[1:], (0, 0), dtype) for z in after)
-    slopes, rewards = _array(y).reshape(s.shape), _array(g).reshape(len(g), samples, n)
-    a, A = _leaks(leak, n, dtype), _matrix(W, transposed=True)
-    if _is_shared(W, samples):
-        lone.adjoint(A, slopes, rewards, at, a, _number(f), _threads(), s_next, l_next, s, l)
+    M = _matrix(W, transposed=True)
+    about = _array(y).reshape(s.shape), _array(g).reshape(len(g), samples, n), at, _leaks(leak, n, dtype), _number(f)
+    shared = _is_shared(W, samples)
+    at_once = before is not None and not shared and _is_full(W)  # what a kernel then does in the same call
+    rows = dW = np.empty((0, 0), dtype)
+    if before is not None and at_once:
+        rows, dW = _array(before).reshape(-1, n), np.zeros((n, n), dtype)
+    if shared:
+        lone.adjoint(*M, *about, _ask_for(_most()), s_next, l_next, s, l)
     else:
-        share, _ = _share(samples, n, A)
-        sweeps.adjoint(A, slopes, rewards, at, a, _number(f), share, s_next, l_next, s, l)
-    return torch.from_numpy(s).view(shape), None if leak is None else torch.from_numpy(l).view(shape)
+        share, threads = _share(samples, n, W)
+        sharers = _sharers(s.size, dW)
+        _ask_for(threads, M.packers, sharers)
+        sweeps.adjoint(*M, *about, share, s_next, l_next, s, l, s.reshape(-1, n), rows, sharers, dW)
+    found = torch.from_numpy(s).view(shape), None if leak is None else torch.from_numpy(l).view(shape)
+    if before is None:
+        return *found, ()
+    return *found, (torch.from_numpy(dW),) if at_once else outer(W, found[0], before)
 
 
 def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -157,7 +169,7 @@ def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     s_rows, x_rows = (z.reshape(-1, z.shape[-1]) for z in (s, x))
     structure = W.structure
     if isinstance(structure, Sparse):
-        _threads()
+        _ask_for(_most())
         starts, columns = (_unsigned(index) for index in (structure.row_starts, structure.columns))
         if len(x_rows) == 1:
             dW = np.empty(len(columns), _dtype(x))
@@ -167,8 +179,7 @@ def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
             sampled.outer(starts, columns, _array(s_rows.T), _array(x_rows.T), dW)
     else:
         dW = np.zeros(structure.shape, _dtype(x))
-        _, threads = _share(-(-len(dW) // 4) if s.numel() * dW.shape[1] > _SMALL else 1)
-        products.outer(_array(s_rows), _array(x_rows), threads, dW)
+        products.outer(_array(s_rows), _array(x_rows), _ask_for(_sharers(s.numel(), dW)), dW)
     return (torch.from_numpy(dW),)
 
 
@@ -222,17 +233,95 @@ def _iterate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from retrograde.kernels.cpu import fixed_point, lone
 
-    A, found = _matrix(W, transposed), _array(z).copy()
+    found, M = _array(z).copy(), _matrix(W, transposed)
     (samples, n), dtype = found.shape, found.dtype.type
     numbers = dtype(damping), rtol, torch.finfo(z.dtype).eps ** 2, max_steps, floor
     if _is_lone(W, samples):
-        one = lone.iterate(A, _array(c)[0], _array(D).reshape(-1), kind, *numbers, _threads(), found[0])
+        threads = _ask_for(_most())
+        one = lone.iterate(*M, _array(c)[0], _array(D).reshape(-1), kind, *numbers, threads, found[0])
         residual, steps = np.array(one[:1], dtype), np.array(one[1:])
     else:
-        _, threads = _share(samples, n, A)
         residual, steps = np.empty(samples, dtype), np.empty(samples, np.int64)
-        fixed_point.iterate(A, _array(c), _array(D), kind, *numbers, threads, found, residual, steps)
+        none, nor_of_these = np.empty((0, 0), dtype), np.empty(0, dtype)
+        _, threads = _share(samples, n, W)
+        _ask_for(threads, M.packers)
+        about = _array(c), _array(D), kind, numbers, threads, False, none
+        fixed_point.iterate(*M, *about, found, residual, steps, nor_of_these, none)
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
+
+
+class Whole(NamedTuple):
+    """A whole batch by one call: what the first of its solvers found, and whether that is all there is to do.
+
+    `amplified` is |s| / |Dg| of an adjoint's samples, and `dW` its dR/dW where one was asked for.
+    """
+
+    z: Tensor
+    residual: Tensor
+    steps: Tensor
+    all_converged: bool
+    amplified: Tensor
+    dW: tuple[Tensor, ...]
+
+
+def whole_state(
+    W: Operator, f: Nonlinearity, b: Tensor, x: Tensor, rtol: float, max_steps: int, floor: float
+) -> Whole | None:
+    """`fixed_point` from x, after a look at the numbers; None without a kernel, or where one is not finite."""
+    if why_plain(W, f) is not None:
+        return None
+    return _whole(W, False, b, b, _number(f), x, rtol, max_steps, floor, None)
+
+
+def whole_adjoint(
+    W: Operator, D: Tensor, g: Tensor, x: Tensor | None, rtol: float, max_steps: int, floor: float
+) -> Whole | None:
+    """`adjoint_fixed_point` from Dg and, given x, dR/dW = s xᵀ; None without a kernel, or where g or Dg is far from 1.
+
+    That is 2**-10 to 2**10; beyond it, and where a sample has no reward, there is more to be looked at.
+    """
+    if why_plain(W, None) is not None:
+        return None
+    return _whole(W, True, g, D, _number(None), None, rtol, max_steps, floor, x)
+
+
+def _whole(
+    W: Operator,
+    transposed: bool,
+    c: Tensor,
+    D: Tensor,
+    kind: int,
+    z: Tensor | None,
+    rtol: float,
+    max_steps: int,
+    floor: float,
+    x: Tensor | None,
+) -> Whole | None:
+    samples, n = c.shape
+    if not samples or _is_lone(W, samples):
+        return None
+    from retrograde.kernels.cpu import fixed_point
+
+    drive = _array(c)
+    dtype = drive.dtype
+    found = np.empty((samples, n), dtype) if z is None else _array(z).copy()
+    residual, steps, amplified = np.empty(samples, dtype), np.empty(samples, np.int64), np.empty(samples, dtype)
+    rows = dW = np.empty((0, 0), dtype)
+    at_once = x is not None and _is_full(W)
+    if x is not None and at_once:
+        rows, dW = _array(x), np.zeros((n, n), dtype)
+    M, (_, threads) = _matrix(W, transposed), _share(samples, n, W)
+    threads = max(threads, _sharers(c.numel(), dW))
+    _ask_for(threads, M.packers)
+    numbers = dtype.type(1), rtol, torch.finfo(c.dtype).eps ** 2, max_steps, floor
+    about = drive, _array(D), kind, numbers, threads, True, rows
+    told = fixed_point.iterate(*M, *about, found, residual, steps, amplified, dW)
+    if told == fixed_point.UNFIT:
+        return None
+    s = torch.from_numpy(found)
+    gradient: tuple[Tensor, ...] = () if x is None else (torch.from_numpy(dW),) if at_once else outer(W, s, x)
+    residuals, counts, factors = torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(amplified)
+    return Whole(s, residuals, counts, told == fixed_point.ALL_CONVERGED, factors, gradient)
 
 
 Accelerate = Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -288,7 +377,7 @@ def _accelerate(
     assert isinstance(structure, Sparse)
     samples, n = z.shape
     lanes = 1 if samples <= _ONE_BY_ONE else tiles.BYTES // z.itemsize
-    threads, scattered = _threads(), transposed and lanes == 1
+    threads, scattered = _ask_for(_most()), transposed and lanes == 1
     neurons, renumbered, others = by_degree(structure)
     starts, values = _unsigned(structure.row_starts), _array(weight)
     if transposed and not scattered:
@@ -321,6 +410,11 @@ _ONE_BY_ONE = 4
 _LONE = 768**2
 
 
+def _is_full(W: Operator) -> bool:
+    """Whether dR/dW is Σ s xᵀ itself; a subclass may have its own."""
+    return type(W.structure).outer_product is Dense.outer_product
+
+
 def _is_lone(W: Operator, samples: int) -> bool:
     enough = not isinstance(W.structure, LowRank) and W.weights[0].numel() >= _LONE
     return samples == 1 and enough and torch.get_num_threads() > 1
@@ -334,8 +428,16 @@ def _is_shared(W: Operator, samples: int) -> bool:
     return samples > 0 and _is_lone(W, 1 if few else samples)
 
 
-def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
-    """M of ``x @ M``, which is Wx, or Wᵀx, sample by sample, as `kernels.cpu.structures` wants it."""
+class _Matrix(NamedTuple):
+    """M of x M as `kernels.cpu.structures` wants it, whether it is to be transposed, and by how many threads packed."""
+
+    M: tuple[np.ndarray, ...]
+    transposed: bool
+    packers: int
+
+
+def _matrix(W: Operator, transposed: bool = False) -> _Matrix:
+    """M of x M, which is Wx, or Wᵀx, sample by sample."""
     structure = W.structure
     if isinstance(structure, Sparse):
         (weight,) = W.weights
@@ -343,15 +445,17 @@ def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
         if transposed:
             from retrograde.kernels.cpu import sampled
 
-            _threads()  # before the first of Numba's parallel calls, which sets those of torch
+            _ask_for(_most())  # before the first of Numba's parallel calls, which sets those of torch
             weight = torch.from_numpy(sampled.taken(_array(weight), _array(structure.order)))
             starts, others = structure.column_starts, structure.rows_by_column
-        return _unsigned(starts), _unsigned(others), _array(weight)
+        return _Matrix((_unsigned(starts), _unsigned(others), _array(weight)), False, 1)
+    packers = _most() if W.weights[0].numel() > _SMALL_COPY else 1
     if isinstance(structure, LowRank):
-        U, V = W.weights
-        first, second = (U, V) if transposed else (V, U)
-        return _packed(first), _packed(second, transposed=True)
-    return (_packed(W.weights[0], not transposed),)
+        U, V = map(_array, W.weights)
+        return _Matrix((U, V) if transposed else (V, U), False, packers)
+    (weight,) = W.weights
+    lying = not weight.is_contiguous() and weight.T.is_contiguous()
+    return _Matrix((_array(weight.T if lying else weight),), transposed == lying, packers)
 
 
 def _unsigned(index: Tensor) -> np.ndarray:
@@ -359,42 +463,44 @@ def _unsigned(index: Tensor) -> np.ndarray:
     return _array(index).view(f"u{index.itemsize}")
 
 
-def _packed(A: Tensor, transposed: bool = False) -> np.ndarray:
-    """A, or its transpose, as `kernels.cpu.products` wants it."""
-    from retrograde.kernels.cpu import products
+def _most() -> int:
+    """How many threads there may be: as many as PyTorch has."""
+    import numba
 
-    if not A.is_contiguous() and A.T.is_contiguous():
-        A, transposed = A.T, not transposed
-    _, threads = _share(len(A) if A.numel() > _SMALL_COPY else 1)
-    return products.pack(_array(A), transposed, threads)
+    return min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # set at its import
 
 
-def _threads() -> int:
-    """As many as PyTorch has."""
-    return _share(torch.get_num_threads())[1]
-
-
-def _share(samples: int, n: int = 1, A: tuple[np.ndarray, ...] = ()) -> tuple[int, int]:
-    """How many samples a thread takes through time together, and how many threads there are.
-
-    The samples are each thread's part, or as many as leave room in its cache for W. Numba is given as many threads as
-    PyTorch has, and no more than there is work for.
-    """
+def _ask_for(*threads: int) -> int:
+    """Let Numba have so many threads, the most of these, and no more than there is work for."""
     import numba
 
     global _started
     _started = True
-    torchs = torch.get_num_threads()
-    threads = max(1, min(torchs, numba.config.NUMBA_NUM_THREADS, samples))  # type: ignore[attr-defined]  # set at its import
-    if getattr(_numbas, "threads", None) != threads:  # as setting it takes a lock
-        numba.set_num_threads(threads)
-        _numbas.threads = threads
+    torchs, most = torch.get_num_threads(), max(threads)
+    if getattr(_numbas, "threads", None) != most:  # as setting it takes a lock
+        numba.set_num_threads(most)
+        _numbas.threads = most
     if torch.get_num_threads() != torchs:  # Numba's first call sets the OpenMP that the two share
         torch.set_num_threads(torchs)
+    return most
+
+
+def _share(samples: int, n: int, W: Operator) -> tuple[int, int]:
+    """How many samples a thread takes through time together, and how many threads there are.
+
+    The samples are each thread's part, or as many as leave room in its cache for W.
+    """
+    threads = max(1, min(_most(), samples))
     rounds = -(-samples // (threads * max(4, 2**16 // n)))
     share = max(1, -(-samples // max(1, threads * rounds)))
-    together = 16 if len(A) == 3 else 4  # as they share each load of W
+    together = 16 if isinstance(W.structure, Sparse) else 4  # as they share each load of W
     return share if share <= together // 2 else -(-share // together) * together, threads
+
+
+def _sharers(numbers: int, dW: np.ndarray) -> int:
+    """How many threads share the rows of dR/dW, summed over so many numbers of s."""
+    rows, columns = dW.shape
+    return max(1, min(_most(), -(-rows // 4))) if numbers * columns > _SMALL else 1
 
 
 def _number(f: Nonlinearity | None) -> int:

@@ -41,10 +41,10 @@ class Cascade(Solver):
         """The loosest of its solvers': each is content with its own."""
         return max(solver.tolerance(dtype) for solver in self.solvers)
 
-    def solve(self, problem: Problem, z: Tensor) -> Solution:
-        """Each solver in turn, on the samples that still need one."""
+    def solve(self, problem: Problem, z: Tensor, found: Solution | None = None) -> Solution:
+        """Each solver in turn, on the samples that still need one; of the first, what it `found`, if known."""
         first, *others = self.solvers
-        found = first.solve(problem, z)
+        found = first.solve(problem, z) if found is None else found
         solution = Solution(found.value, found.status, found.residual, found.steps, torch.zeros_like(found.status))
         at_start: Tensor | None = None
         for index, solver in enumerate(others, start=1):

@@ -37,8 +37,11 @@ class FixedPoint(Iteration):
         if problem.iterate is None:
             return super().solve(problem, z)
         rtol = self.tolerance(z.dtype)
-        z, residual, steps = problem.iterate(z, self.damping, rtol, self.max_steps, floor(z.dtype))
-        return Solution(z, verdict(residual, rtol, steps, self.max_steps), residual, steps)
+        return self.reached(*problem.iterate(z, self.damping, rtol, self.max_steps, floor(z.dtype)))
+
+    def reached(self, z: Tensor, residual: Tensor, steps: Tensor) -> Solution:
+        """What the iteration has come to."""
+        return Solution(z, verdict(residual, self.tolerance(z.dtype), steps, self.max_steps), residual, steps)
 
     def turn(
         self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]

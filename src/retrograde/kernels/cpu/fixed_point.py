@@ -11,69 +11,134 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.structures import at_once, multiply, room
+from retrograde.kernels.cpu.functions import FAST, SLOPES, all_finite, apply, times_slope
+from retrograde.kernels.cpu.structures import at_once, is_finite, multiply, outer_at_once, ready, room
 
 WINDOW = 32
+LEAST, MOST = 2.0**-10, 2.0**10
+UNFIT, DONE, ALL_CONVERGED = 0, 1, 2
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z, residual, steps):
+def iterate(M, transposed, packers, c, D, kind, numbers, threads, whole, x, z, residual, steps, amplified, dW):
     """z <- z + damping (step(z) - z), written to z (B, n), residual (B,) and steps (B,).
 
-    step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D (B, n). A is Mᵀ, as `structures` has it;
-    c is (B, n). A residual below `floor` that has not fallen for WINDOW steps is left to rounding.
+    step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D (B, n). M is as `structures` has it,
+    transposed; c is (B, n). The numbers are the damping, rtol, tiny, max_steps and floor: a residual below `floor` that
+    has not fallen for WINDOW steps is left to rounding.
+
+    As a `whole` it does, in the same call, what comes before and after. For a steady state it looks whether all that is
+    given is finite. For an adjoint it begins at Dc, finds |z| / |Dc| of each sample, amplified (B,), and, for a full W,
+    adds Σ_k z[k] x[k]ᵀ to dW, unless that is (0, 0).
+
+    Returns:
+        UNFIT, and nothing was done, where what was looked at is not fit for it (see `_is_fit`); DONE; or, of a whole,
+        ALL_CONVERGED, which no rounding hides.
     """
-    B, n = z.shape
+    if whole and not (_is_fit(D, c, z, amplified) if kind == SLOPES else is_finite(M) and all_finite(c)):
+        return UNFIT
+    A, B = ready(M, transposed, packers), len(z)
     for thread in prange(threads):
-        waiting, end = B * thread // threads, B * (thread + 1) // threads
-        most, work = at_once(A), room(A, n)
-        u, x = np.empty((most, n), z.dtype), np.zeros((most, n), z.dtype)
-        sample = np.full(most, -1)
-        count, mark = np.zeros(most, np.int64), np.zeros(most)
-        lanes = 0
-        while True:
-            for lane in range(most):
-                if sample[lane] < 0 and waiting < end:
-                    sample[lane], count[lane], mark[lane] = waiting, 0, np.inf
-                    x[lane] = z[waiting]
-                    waiting += 1
-                    lanes += 1
-            if lanes == 0:
-                break
+        first, last = B * thread // threads, B * (thread + 1) // threads
+        _iterate(A, c, D, kind, numbers, first, last, z, residual, steps)
+    if not whole:
+        return DONE
+    converged, (_, rtol, tiny, _, _) = True, numbers
+    for k in range(B):
+        converged &= residual[k] <= rtol
+        if kind == SLOPES:
+            amplified[k] = norm(z[k]) / amplified[k]
+            converged &= amplified[k] <= 0.1 / math.sqrt(tiny)
+    if len(dW):
+        outer_at_once(M, z, x, threads, dW)
+    return ALL_CONVERGED if converged else DONE
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps):
+    """The samples from `waiting` to before `end`, on one thread."""
+    damping, rtol, tiny, max_steps, floor = numbers
+    n = z.shape[1]
+    most, work = at_once(A), room(A, n)
+    u, x = np.empty((most, n), z.dtype), np.zeros((most, n), z.dtype)
+    sample = np.full(most, -1)
+    count, mark = np.zeros(most, np.int64), np.zeros(most)
+    lanes = 0
+    while True:
+        for lane in range(most):
+            if sample[lane] < 0 and waiting < end:
+                sample[lane], count[lane], mark[lane] = waiting, 0, np.inf
+                put(x[lane], z[waiting])
+                waiting += 1
+                lanes += 1
+        if lanes == 0:
+            break
+        for lane in range(most):
+            if sample[lane] >= 0:
+                put(u[lane], c[sample[lane]])
+        if lanes > 2:
+            multiply(A, x, u, work)
+        else:  # the same terms in the same order, and so the same bits
             for lane in range(most):
                 if sample[lane] >= 0:
-                    u[lane] = c[sample[lane]]
-            if lanes > 2:
-                multiply(A, x, u, work)
-            else:  # the same terms in the same order, and so the same bits
-                for lane in range(most):
-                    if sample[lane] >= 0:
-                        multiply(A, x[lane : lane + 1], u[lane : lane + 1], work)
-            for lane in range(most):
-                i = sample[lane]
-                if i < 0:
-                    continue
-                now, before = u[lane], x[lane]
-                if kind == SLOPES:
-                    times_slope(kind, D[i], now)
-                else:
-                    apply(kind, now)
-                gap, size = distance(now, before)
-                r = gap / max(size, tiny)
-                stalled = False
-                if count[lane] % WINDOW == 0:
-                    stalled = r < floor and r >= mark[lane]
-                    mark[lane] = r
-                if r > rtol and r < np.inf and count[lane] < max_steps and not stalled:
-                    count[lane] += 1
-                    for j in range(n):
-                        before[j] += damping * (now[j] - before[j])
-                else:
-                    residual[i], steps[i] = r, count[lane]
-                    z[i] = before
-                    sample[lane] = -1
-                    lanes -= 1
+                    multiply(A, x[lane : lane + 1], u[lane : lane + 1], work)
+        for lane in range(most):
+            i = sample[lane]
+            if i < 0:
+                continue
+            now, before = u[lane], x[lane]
+            if kind == SLOPES:
+                times_slope(kind, D[i], now)
+            else:
+                apply(kind, now)
+            gap, size = distance(now, before)
+            r = gap / max(size, tiny)
+            stalled = False
+            if count[lane] % WINDOW == 0:
+                stalled = r < floor and r >= mark[lane]
+                mark[lane] = r
+            if r > rtol and r < np.inf and count[lane] < max_steps and not stalled:
+                count[lane] += 1
+                for j in range(n):
+                    before[j] += damping * (now[j] - before[j])
+            else:
+                residual[i], steps[i] = r, count[lane]
+                put(z[i], before)
+                sample[lane] = -1
+                lanes -= 1
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _is_fit(D, c, z, amplified):
+    """Whether the largest |c| of each sample, and |Dc|, are near 1: no limit of the dtype, nor of a tolerance, is met.
+
+    z becomes Dc, and amplified |Dc|.
+    """
+    for k in range(len(z)):
+        largest = 0.0
+        for j in range(z.shape[1]):
+            z[k, j] = D[k, j] * c[k, j]
+            largest = max(largest, abs(c[k, j])) if c[k, j] - c[k, j] == 0 else np.inf
+        amplified[k] = norm(z[k])
+        if not (min(largest, amplified[k]) >= LEAST and max(largest, amplified[k]) <= MOST):
+            return False
+    return True
+
+
+@njit(error_model="numpy", fastmath=FAST | {"reassoc"})
+def norm(u):
+    """|u|."""
+    total = 0.0
+    for j in range(len(u)):
+        total += u[j] * u[j]
+    return math.sqrt(total)
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def put(row, values):
+    """row[:] = values, in a tenth of the time to compile: without a message for shapes that do not fit."""
+    for j in range(len(row)):
+        row[j] = values[j]
 
 
 @njit(error_model="numpy", fastmath=FAST | {"reassoc"})

@@ -171,3 +171,21 @@ def times_slope(kind, x, s):
     elif kind == SOFTPLUS:
         for j in range(len(s)):
             s[j] *= 1 - _exp(-x[j])
+
+
+@njit(error_model="numpy", fastmath=FAST | {"reassoc"})
+def oddity(u):
+    """0 where all of u is finite, else NaN."""
+    total = u[:0].sum()
+    for j in range(len(u)):
+        total += u[j] * 0
+    return total
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def all_finite(u):
+    """Whether all of u, (rows, columns), is finite."""
+    odd = 0.0
+    for k in range(len(u)):
+        odd += oddity(u[k])
+    return odd == 0

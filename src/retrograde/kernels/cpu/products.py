@@ -24,18 +24,26 @@ def pack(W, transposed, threads):
     width = VECTORS * BYTES // W.itemsize
     packed = np.empty(((n + width - 1) // width, m, width), W.dtype)
     for thread in prange(threads):
-        for block in range(len(packed) * thread // threads, len(packed) * (thread + 1) // threads):
-            first, last = block * width, min((block + 1) * width, n)
-            if last - first < width:
-                packed[block] = 0
-            if transposed:
-                transpose(W[first:last], packed[block])
-                continue
-            for k in range(m):
-                row, copy = W[k, first:last], packed[block, k]
-                for j in range(len(row)):
-                    copy[j] = row[j]
+        _pack(W, transposed, len(packed) * thread // threads, len(packed) * (thread + 1) // threads, packed)
     return packed
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _pack(W, transposed, start, end, packed):
+    n, width = W.shape[0 if transposed else 1], packed.shape[2]
+    for block in range(start, end):
+        first, last = block * width, min((block + 1) * width, n)
+        if last - first < width:
+            for k in range(packed.shape[1]):
+                for j in range(last - first, width):
+                    packed[block, k, j] = 0
+        if transposed:
+            transpose(W[first:last], packed[block])
+            continue
+        for k in range(len(W)):
+            row, copy = W[k, first:last], packed[block, k]
+            for j in range(len(row)):
+                copy[j] = row[j]
 
 
 @njit(error_model="numpy", fastmath=FAST)
@@ -60,24 +68,28 @@ def add_product(A, x, u, block, end):
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
 def outer(s, x, threads, dW):
     """dW += Σ_k s[k] x[k]ᵀ: s (samples, n_out), x (samples, n_in), dW (n_out, n_in). The threads share out its rows."""
-    samples, n = x.shape
     fours = (len(dW) + 3) // 4
-    width = VECTORS * BYTES // x.itemsize
     for thread in prange(threads):
-        top, bottom = 4 * (fours * thread // threads), min(4 * (fours * (thread + 1) // threads), len(dW))
-        ones = bottom - (bottom - top) % 4
-        packed = np.zeros((1, _SAMPLES, width), x.dtype)
-        for first in range(0, samples, _SAMPLES):
-            last = min(first + _SAMPLES, samples)
-            s_T = s[first:last].T
-            for left in range(0, n, width):
-                part, columns = x[first:last, left : left + width], dW[:, left : left + width]
-                for k in range(len(part)):
-                    row, copy = part[k], packed[0, k]
-                    for j in range(len(row)):
-                        copy[j] = row[j]
-                vectors = (len(row) * VECTORS + width - 1) // width
-                for r in range(top, ones, 4):
-                    add_four(packed, s_T, columns, r, 0, 0, len(part), vectors)
-                for r in range(ones, bottom):
-                    add_one(packed, s_T, columns, r, 0, 0, len(part), vectors)
+        _outer(s, x, 4 * (fours * thread // threads), min(4 * (fours * (thread + 1) // threads), len(dW)), dW)
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _outer(s, x, top, bottom, dW):
+    samples, n = x.shape
+    width = VECTORS * BYTES // x.itemsize
+    ones = bottom - (bottom - top) % 4
+    packed = np.zeros((1, _SAMPLES, width), x.dtype)
+    for first in range(0, samples, _SAMPLES):
+        last = min(first + _SAMPLES, samples)
+        s_T = s[first:last].T
+        for left in range(0, n, width):
+            part, columns = x[first:last, left : left + width], dW[:, left : left + width]
+            for k in range(len(part)):
+                row, copy = part[k], packed[0, k]
+                for j in range(len(row)):
+                    copy[j] = row[j]
+            vectors = (len(row) * VECTORS + width - 1) // width
+            for r in range(top, ones, 4):
+                add_four(packed, s_T, columns, r, 0, 0, len(part), vectors)
+            for r in range(ones, bottom):
+                add_one(packed, s_T, columns, r, 0, 0, len(part), vectors)

@@ -1,11 +1,13 @@
 """x M for a few rows x, whatever the structure of M: a full matrix, a product of two, or compressed rows.
 
-A kernel is handed M as a tuple of arrays, whose number and types tell Numba the structure:
+A kernel is handed M as a tuple of arrays, whose number tells Numba the structure:
 
-    (A,)                      a full matrix, packed
-    (A, B)                    the product of two: x A B
+    (A,)                      a full matrix, A or its transpose
+    (A, B)                    the product of two: x A Bᵀ
     (starts, others, values)  for each column i of M, the rows `others` that have an entry there, and the entries;
                               unsigned, as Numba else allows for indices that count from the end
+
+and begins by making it `ready`, which packs what is full;
 
 so a kernel is written once, and compiled for the structures that it meets. A row's sums take the same terms in the same
 order whatever the number of rows, and so the same bits.
@@ -18,9 +20,21 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-from retrograde.kernels.cpu.functions import FAST
-from retrograde.kernels.cpu.products import add_product
+from retrograde.kernels.cpu.functions import FAST, all_finite, oddity
+from retrograde.kernels.cpu.products import add_product, outer, pack
 from retrograde.kernels.cpu.tiles import BYTES
+
+
+def ready(M, transposed, threads):
+    """M as the functions below want it; of a full matrix the transpose, if asked for."""
+
+
+def is_finite(M):
+    """Whether all of its entries are."""
+
+
+def outer_at_once(M, s, x, threads, dW):
+    """dW += Σ_k s[k] x[k]ᵀ for a full W; else nothing. s and x are (samples, neurons)."""
 
 
 def at_once(M):
@@ -49,6 +63,31 @@ def multiply_part(M, x, u, room, first, last):
 
 def _structure(M):
     return "sparse" if len(M) == 3 else "full" if len(M) == 1 else "low rank"
+
+
+@overload(ready)
+def _ready_for(M, transposed, threads):
+    if _structure(M) == "sparse":
+        return lambda M, transposed, threads: M
+    if _structure(M) == "low rank":
+        return lambda M, transposed, threads: (pack(M[0], False, threads), pack(M[1], True, threads))
+    return lambda M, transposed, threads: (pack(M[0], transposed, threads),)
+
+
+@overload(is_finite)
+def _finite_for(M):
+    if _structure(M) == "sparse":
+        return lambda M: oddity(M[2]) == 0
+    if _structure(M) == "low rank":
+        return lambda M: all_finite(M[0]) and all_finite(M[1])
+    return lambda M: all_finite(M[0])
+
+
+@overload(outer_at_once)
+def _outer_for(M, s, x, threads, dW):
+    if _structure(M) == "full":
+        return lambda M, s, x, threads, dW: outer(s, x, threads, dW)
+    return lambda M, s, x, threads, dW: None
 
 
 @overload(at_once)
