@@ -17,7 +17,8 @@ from torch import Tensor
 from retrograde.checks import check_finite
 from retrograde.equation import Equation, Graph, check_apart, differentiated
 from retrograde.receipt import Receipt
-from retrograde.result import Gradients, Status, convergence_error
+from retrograde.result import Gradients, convergence_error
+from retrograde.scaling import judged, power_of_two
 from retrograde.solvers import Problem, Solver, relative_residual
 from retrograde.solvers.factors import Factors
 
@@ -51,28 +52,21 @@ class Adjoint:
         whole, coupled = g.shape, graph.equation.coupled
         g = graph.equation.rows(g)
         size = g.abs().amax(-1) if g.shape[-1] else g.new_zeros(len(g))
-        scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
+        scale = power_of_two(size)
         g = g / scale
         rows = torch.arange(len(g), device=g.device)
         problem = _problem(graph, g, self.factors or Factors(g), rows, rows, self.tangent)
         found = self.solver.solve(problem, g)
-
-        none = size == 0  # no reward, no gradient
-        l = torch.where(none[:, None], 0, found.value)
-        status = torch.where(none, int(Status.CONVERGED), found.status)
-        residual = torch.where(none, 0, found.residual)
+        found, conditioning = judged(found, size, torch.linalg.vector_norm(g, dim=-1))
+        l = found.value
         if len(l) > 1:
-            check_apart(relative_residual(problem.step(l), l), residual, status, f"the {what}")
-        drive = torch.where(none, 1, torch.linalg.vector_norm(g, dim=-1))
-        conditioning = torch.where(none, 1, torch.linalg.vector_norm(l, dim=-1) / drive)
-        # Where l is so large beside what drives it, rounding is amplified to its size, and no residual shows it.
-        status = torch.where(conditioning > 0.1 / torch.finfo(g.dtype).eps, int(Status.SINGULAR), status)
+            check_apart(relative_residual(problem.step(l), l), found.residual, found.status, f"the {what}")
 
         samples = whole[:1] if coupled else g.shape[:1]
         receipt = Receipt(
             solver=self.solver,
-            status=status.expand(samples),
-            residual=residual.expand(samples),
+            status=found.status.expand(samples),
+            residual=found.residual.expand(samples),
             steps=found.steps.expand(samples),
             state_residual=self.state_residual,
             conditioning=conditioning.expand(samples),
