@@ -91,8 +91,8 @@ def solve_adjoint(
     tangent: bool = False,
     warm: Visit | None = None,
     begun: Begun | None = None,
-) -> tuple[Tensor, Receipt]:
-    """s = D (Wᵀs + g) for each sample of D and g, (samples, n); `factors` are those of I - DW known so far.
+) -> tuple[Solution, Tensor]:
+    """s = D (Wᵀs + g) for each sample of D and g, (samples, n), and |s| / |Dg|; `factors` are those of I - DW so far.
 
     `rows` are the samples' numbers there, None for 0, 1, 2, .... For a `tangent` W stands in the place of Wᵀ.
 
@@ -117,12 +117,16 @@ def solve_adjoint(
     conditioning = torch.linalg.vector_norm(solution.value, dim=-1) / drive
     if far or (len(g) and not float(conditioning.max()) <= largest_conditioning(g.dtype)):
         solution, conditioning = judged(solution, size, drive)
-    s = solution.value * scale if far else solution.value
-    return s, _receipt(solver, solution, conditioning)
+    return (replace(solution, value=solution.value * scale) if far else solution), conditioning
 
 
-def _receipt(solver: Solver, found: Solution, conditioning: Tensor) -> Receipt:
-    return Receipt(solver, found.status, found.residual, found.steps, None, conditioning, attempt=found.method)
+def receipt_of(solver: Solver, found: Solution, conditioning: Tensor, batch: torch.Size, **told: Any) -> Receipt:
+    """The receipt of what a solver found, in the shape of its batch."""
+    status, residual, steps, attempt = found.status, found.residual, found.steps, found.method
+    if len(batch) != 1:
+        status, residual, steps, conditioning = (z.reshape(batch) for z in (status, residual, steps, conditioning))
+        attempt = None if attempt is None else attempt.reshape(batch)
+    return Receipt(solver, status, residual, steps, conditioning=conditioning, attempt=attempt, **told)
 
 
 def on_its_side(net: Recurrence, x: Tensor, b: Tensor) -> Tensor:
@@ -173,26 +177,22 @@ def steady_gradients(
     if begun is None:
         check_finite("dR/dx", g)
     is_all = begun is not None and begun.is_all
+    structure = ""
     if begun is not None and begun.is_all:
-        found, dW = begun.solution, begun.whole.dW
-        s, receipt = found.value, _receipt(adjoint, found, begun.whole.amplified)
+        found, conditioning, dW = begun.solution, begun.whole.amplified, begun.whole.dW
     elif part is None:
         factors = factors or Factors(D, len(D), factor_size(W))
-        s, receipt = solve_adjoint(W, D, g_rows, adjoint, factors, warm=warm, begun=begun)
+        found, conditioning = solve_adjoint(W, D, g_rows, adjoint, factors, warm=warm, begun=begun)
     else:
         neurons, W_part = part
         D_part, g_part = D[:, neurons], g_rows[:, neurons]
         warm = None if warm is None else warm.among(neurons, n)
-        s_part, receipt = solve_adjoint(W_part, D_part, g_part, adjoint, Factors(D_part), warm=warm)
-        s = torch.zeros_like(D).index_copy_(1, neurons, s_part)
-        receipt = replace(receipt, structure=f"{len(neurons)} of {n} neurons")
-    s = s if x.ndim == 2 else s.reshape(x.shape)
+        found, conditioning = solve_adjoint(W_part, D_part, g_part, adjoint, Factors(D_part), warm=warm)
+        found = replace(found, value=torch.zeros_like(D).index_copy_(1, neurons, found.value))
+        structure = f"{len(neurons)} of {n} neurons"
+    s = found.value if x.ndim == 2 else found.value.reshape(x.shape)
     told = {"state_residual": state_residual, "evidence": Evidence(net, x, b, g, s, is_small(W)), **about_state}
-    if len(batch) != 1:
-        for name in ("status", "residual", "steps", "conditioning", "attempt"):
-            each = getattr(receipt, name)
-            told[name] = None if each is None else each.reshape(batch)
-    receipt = replace(receipt, **told)
+    receipt = receipt_of(adjoint, found, conditioning, batch, structure=structure, **told)
     if grad_rtol is not None:
         s, receipt = refine(receipt, grad_rtol)
     if not is_all and not math.isfinite(x.sum()):  # of a diverged sample that the reward leaves out

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrograde.adjoint import default_adjoint, solve_adjoint
+from retrograde.adjoint import default_adjoint, receipt_of, solve_adjoint
 from retrograde.autograd import Rule, Tensors, attach
 from retrograde.checks import check_finite
 from retrograde.connectivity import Connectivity, Operator
@@ -74,7 +74,7 @@ class Feedback(Rule):
         W, n = self.structure.bind(*weights), D.shape[-1]
         solver = self.solver or default_adjoint(W)
         check_finite("dR/dx" if self.transposed else "tangent", c)
-        z, receipt = solve_adjoint(
+        found, conditioning = solve_adjoint(
             W,
             D.reshape(-1, n),
             c.reshape(-1, n),
@@ -83,8 +83,8 @@ class Feedback(Rule):
             rows=None if rows is None else rows.reshape(-1),
             tangent=not self.transposed,
         )
-        z = z.reshape(D.shape)
-        if self.throw and receipt.failed.any():
+        z, receipt = found.value.reshape(D.shape), receipt_of(solver, found, conditioning, D.shape[:-1])
+        if self.throw and receipt.any_failed:
             raise convergence_error(
                 f"{'adjoint' if self.transposed else 'tangent'} of the steady state",
                 receipt,
@@ -286,7 +286,7 @@ def _before(v: Tensor) -> Tensor:
 
 
 def _with_weights(net: Recurrence, weights: list[Tensor]) -> Recurrence:
-    return replace(net, W=net.W.bind(*weights))
+    return Recurrence(net.W.bind(*weights), net.f, net.leak)
 
 
 def _moved(W: Operator, z: Tensor, dW: Tensors, transposed: bool = False) -> Tensor:

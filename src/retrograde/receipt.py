@@ -41,8 +41,8 @@ class Receipt(Solved):
     status: Tensor
     residual: Tensor
     steps: Tensor
-    state_residual: Tensor | None
     conditioning: Tensor
+    state_residual: Tensor | None = None
     state_solver: Any = None
     state_steps: Tensor | None = None
     structure: str = ""

@@ -73,7 +73,7 @@ def trajectory_gradients(
     The input was b(t) + bias, of which b, (T, ..., n), or the bias may be None; without both, the slopes are read from
     the path. ``g`` is dR/dx(t) for t = 1..T; or, given `at`, g(t) is ``g[at[t - 1]]``, and 0 where that is -1.
     """
-    W, T, b, bias = net.W.bind(), len(path) - 1, inputs.b, inputs.bias
+    W, T, bias = net.W.bind(), len(path) - 1, inputs.bias
     last = T if at is None else int(np.flatnonzero(at >= 0).max(initial=0)) + 1  # behind the last reward s is 0
     at = np.arange(T) if at is None else at
     length = last if wants.s else max(1, min(last, _PIECE // max(path[0].numel(), 1)))
@@ -82,9 +82,8 @@ def trajectory_gradients(
     for first in range((last - 1) // length * length, -1, -length):
         piece = slice(first, min(first + length, last))
         before, x = path[piece], path[first + 1 : piece.stop + 1]
-        total = total_input(None if b is None else b[piece], bias)
         after = (None if s is None else s[0], None if l is None else l[0])
-        s, l, dW = _substitute_back(net, before, x, total, g, at[piece], after, wants.dW)
+        s, l, dW = _substitute_back(net, before, x, inputs, piece, g, at[piece], after, wants.dW)
         if not math.isfinite(s.sum()):
             check_finite("dR/dx", g)
         more = list(dW)
@@ -110,7 +109,8 @@ def _substitute_back(
     net: Recurrence,
     before: Tensor,
     x: Tensor,
-    b: Tensor | None,
+    inputs: Inputs,
+    piece: slice,
     g: Tensor,
     at: np.ndarray,
     after: tuple[Tensor | None, ...],
@@ -122,7 +122,7 @@ def _substitute_back(
         swept = kernels.substitute_back(W, net.f, x, g, at, None, after, asked)
         D = None if swept else net.f.slope(x)
     else:
-        D = net.slopes(x, before, b)
+        D = net.slopes(x, before, total_input(None if inputs.b is None else inputs.b[piece], inputs.bias))
         swept = kernels.substitute_back(W, None, D, g, at, net.leak, after, asked)
     if swept is not None:
         return swept

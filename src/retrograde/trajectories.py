@@ -80,7 +80,7 @@ def run(
     looked_at = (name, b), (name, bias), ("x0", x0)
     b, x0, T = _checked(net, b, bias, x0, steps, name)
     trained = net.leak if isinstance(net.leak, Tensor) else None
-    rule = TrajectoryRule(replace(net, W=W.structure, leak=None if trained is not None else net.leak))
+    rule = TrajectoryRule(Recurrence(W.structure, net.f, None if trained is not None else net.leak))
     inputs = (b, bias, x0, trained, *W.weights)
 
     def x_at(times: list[int]) -> Tensor:
@@ -214,12 +214,14 @@ def _checked(
         T, each = int(steps), given.shape
     if T < 1:
         raise ValueError(f"steps: expected a trajectory of at least one step, got T = {T}")
-    if x0 is None:
-        x0 = given.new_zeros(each)
-    check_last_axis("x0", check_like("x0", x0, W.like), n)
-    check_leak_fits(check_leak(net.leak), n, W.like)
+    if net.leak is not None:
+        check_leak_fits(check_leak(net.leak), n, W.like)
     net.f.check_elementwise(n, W.like)
-    x0 = x0.expand(broadcast_shapes(f"{name} and x0", **{name: each}, x0=x0.shape))
-    if b is not None:  # so that b[t] broadcasts against x(t)
-        b = b.reshape(T, *(1,) * (x0.ndim - len(each)), *each)
+    if x0 is None:
+        return b, given.new_zeros(each), T
+    check_last_axis("x0", check_like("x0", x0, W.like), n)
+    if x0.shape != each:
+        x0 = x0.expand(broadcast_shapes(f"{name} and x0", **{name: each}, x0=x0.shape))
+        if b is not None:  # so that b[t] broadcasts against x(t)
+            b = b.reshape(T, *(1,) * (x0.ndim - len(each)), *each)
     return b, x0, T

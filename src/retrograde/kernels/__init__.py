@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,9 @@ _PRODUCTS = (Dense.product, LowRank.product, Sparse.product)
 # Their numbers in kernels.cpu.functions. Where there is no f, the slopes are given.
 _NUMBERS: dict[type[Nonlinearity], int] = {Tanh: 0, Sigmoid: 1, ReLU: 2, Softplus: 3, Identity: 4}
 _SLOPES = -1
+
+_DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_TINY = {dtype: torch.finfo(dtype).eps ** 2 for dtype in _DTYPES}
 
 # The threads of OpenMP do not come along into a forked process, such as a DataLoader's worker, which dies if it asks
 # for them.
@@ -98,7 +101,7 @@ def forward_sweep(
     """
     if why_plain(W, f) is not None:
         return None
-    from retrograde.kernels.cpu import lone, sweeps
+    cpu = _cpu()
 
     samples, n = _samples(x0.shape)
     path = np.empty((T + 1, samples, n), _dtype(x0))  # for which NumPy asks for huge pages, five times faster to touch
@@ -107,11 +110,11 @@ def forward_sweep(
     constant = _by_sample(bias, 0, x0.shape, (1, n), path.dtype)
     M, about = _matrix(W), (varying, constant, _leaks(leak, n, path.dtype), _number(f))
     if _is_shared(W, samples):
-        finite = lone.forward(*M, *about, _ask_for(_most()), path)
+        finite = cpu.lone.forward(*M, *about, _ask_for(_most()), path)
     else:
         share, threads = _share(samples, n, W)
         _ask_for(threads, M.packers)
-        finite = sweeps.forward(*M, *about, share, path)
+        finite = cpu.sweeps.forward(*M, *about, share, path)
     if isinstance(W.structure, Sparse):  # a neuron that sends to none is met nowhere
         finite = finite and bool(np.isfinite(path[0].sum()))
     return torch.from_numpy(path).view(T + 1, *x0.shape), finite
@@ -133,7 +136,7 @@ def substitute_back(
     """
     if why_plain(W, f) is not None:
         return None
-    from retrograde.kernels.cpu import lone, sweeps
+    cpu = _cpu()
 
     shape, dtype = y.shape, _dtype(y)
     T, (samples, n) = len(y), _samples(shape[1:])
@@ -148,12 +151,12 @@ def substitute_back(
     if before is not None and at_once:
         rows, dW = _array(before).reshape(-1, n), np.zeros((n, n), dtype)
     if shared:
-        lone.adjoint(*M, *about, _ask_for(_most()), s_next, l_next, s, l)
+        cpu.lone.adjoint(*M, *about, _ask_for(_most()), s_next, l_next, s, l)
     else:
         share, threads = _share(samples, n, W)
         sharers = _sharers(s.size, dW)
         _ask_for(threads, M.packers, sharers)
-        sweeps.adjoint(*M, *about, share, s_next, l_next, s, l, s.reshape(-1, n), rows, sharers, dW)
+        cpu.sweeps.adjoint(*M, *about, share, s_next, l_next, s, l, s.reshape(-1, n), rows, sharers, dW)
     found = torch.from_numpy(s).view(shape), None if leak is None else torch.from_numpy(l).view(shape)
     if before is None:
         return *found, ()
@@ -164,7 +167,7 @@ def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """``W.outer(s, x)``, where W is full or sparse by a kernel."""
     if not _has_outer(W):
         return W.outer(s, x)
-    from retrograde.kernels.cpu import products, sampled
+    cpu = _cpu()
 
     s_rows, x_rows = (z.reshape(-1, z.shape[-1]) for z in (s, x))
     structure = W.structure
@@ -173,13 +176,13 @@ def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         starts, columns = (_unsigned(index) for index in (structure.row_starts, structure.columns))
         if len(x_rows) == 1:
             dW = np.empty(len(columns), _dtype(x))
-            sampled.outer_of_one(starts, columns, _array(s_rows)[0], _array(x_rows)[0], dW)
+            cpu.sampled.outer_of_one(starts, columns, _array(s_rows)[0], _array(x_rows)[0], dW)
         else:
             dW = np.zeros(len(columns), _dtype(x))
-            sampled.outer(starts, columns, _array(s_rows.T), _array(x_rows.T), dW)
+            cpu.sampled.outer(starts, columns, _array(s_rows.T), _array(x_rows.T), dW)
     else:
         dW = np.zeros(structure.shape, _dtype(x))
-        products.outer(_array(s_rows), _array(x_rows), _ask_for(_sharers(s.numel(), dW)), dW)
+        cpu.products.outer(_array(s_rows), _array(x_rows), _ask_for(_sharers(s.numel(), dW)), dW)
     return (torch.from_numpy(dW),)
 
 
@@ -231,14 +234,14 @@ def _iterate(
     max_steps: int,
     floor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from retrograde.kernels.cpu import fixed_point, lone
+    cpu = _cpu()
 
     found, M = _array(z).copy(), _matrix(W, transposed)
     (samples, n), dtype = found.shape, found.dtype.type
-    numbers = dtype(damping), rtol, torch.finfo(z.dtype).eps ** 2, max_steps, floor
+    numbers = dtype(damping), rtol, _TINY[z.dtype], max_steps, floor
     if _is_lone(W, samples):
         threads = _ask_for(_most())
-        one = lone.iterate(*M, _array(c)[0], _array(D).reshape(-1), kind, *numbers, threads, found[0])
+        one = cpu.lone.iterate(*M, _array(c)[0], _array(D).reshape(-1), kind, *numbers, threads, found[0])
         residual, steps = np.array(one[:1], dtype), np.array(one[1:])
     else:
         residual, steps = np.empty(samples, dtype), np.empty(samples, np.int64)
@@ -246,7 +249,7 @@ def _iterate(
         _, threads = _share(samples, n, W)
         _ask_for(threads, M.packers)
         about = _array(c), _array(D), kind, numbers, threads, False, none
-        fixed_point.iterate(*M, *about, found, residual, steps, nor_of_these, none)
+        cpu.fixed_point.iterate(*M, *about, found, residual, steps, nor_of_these, none)
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
 
 
@@ -300,7 +303,7 @@ def _whole(
     samples, n = c.shape
     if not samples or _is_lone(W, samples):
         return None
-    from retrograde.kernels.cpu import fixed_point
+    cpu = _cpu()
 
     drive = _array(c)
     dtype = drive.dtype
@@ -313,15 +316,15 @@ def _whole(
     M, (_, threads) = _matrix(W, transposed), _share(samples, n, W)
     threads = max(threads, _sharers(c.numel(), dW))
     _ask_for(threads, M.packers)
-    numbers = dtype.type(1), rtol, torch.finfo(c.dtype).eps ** 2, max_steps, floor
+    numbers = dtype.type(1), rtol, _TINY[c.dtype], max_steps, floor
     about = drive, _array(D), kind, numbers, threads, True, rows
-    told = fixed_point.iterate(*M, *about, found, residual, steps, amplified, dW)
-    if told == fixed_point.UNFIT:
+    told = cpu.fixed_point.iterate(*M, *about, found, residual, steps, amplified, dW)
+    if told == cpu.fixed_point.UNFIT:
         return None
     s = torch.from_numpy(found)
     gradient: tuple[Tensor, ...] = () if x is None else (torch.from_numpy(dW),) if at_once else outer(W, s, x)
     residuals, counts, factors = torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(amplified)
-    return Whole(s, residuals, counts, told == fixed_point.ALL_CONVERGED, factors, gradient)
+    return Whole(s, residuals, counts, told == cpu.fixed_point.ALL_CONVERGED, factors, gradient)
 
 
 Accelerate = Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -371,19 +374,19 @@ def _accelerate(
     max_steps: int,
     floor: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from retrograde.kernels.cpu import anderson, sampled, tiles
+    cpu = _cpu()
 
     structure, (weight,) = W.structure, W.weights
     assert isinstance(structure, Sparse)
     samples, n = z.shape
-    lanes = 1 if samples <= _ONE_BY_ONE else tiles.BYTES // z.itemsize
+    lanes = 1 if samples <= _ONE_BY_ONE else cpu.tiles.BYTES // z.itemsize
     threads, scattered = _ask_for(_most()), transposed and lanes == 1
     neurons, renumbered, others = by_degree(structure)
     starts, values = _unsigned(structure.row_starts), _array(weight)
     if transposed and not scattered:
         starts = _unsigned(structure.column_starts)
-        values = sampled.taken(values, _array(structure.order))
-        others = sampled.taken(renumbered, _array(structure.rows_by_column))
+        values = cpu.sampled.taken(values, _array(structure.order))
+        others = cpu.sampled.taken(renumbered, _array(structure.rows_by_column))
     eps = torch.finfo(z.dtype).eps
     numbers = kind, memory, delay, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15), threads
     found, residual = np.empty((samples, n), _dtype(z)), np.empty(samples, _dtype(z))
@@ -394,7 +397,7 @@ def _accelerate(
             np.ascontiguousarray(_array(each)[rows][:, neurons].T if len(each) else np.empty((0, lanes), found.dtype))
             for each in (z, c, D)
         )
-        told = anderson.iterate((starts, others, values), renumbered, scattered, drive, slopes, *numbers, start)
+        told = cpu.anderson.iterate((starts, others, values), renumbered, scattered, drive, slopes, *numbers, start)
         last = min(first + lanes, samples)
         found[first:last] = start[renumbered].T[: last - first]
         for each, some in zip((residual, steps, stays), told, strict=True):
@@ -422,10 +425,10 @@ def _is_lone(W: Operator, samples: int) -> bool:
 
 def _is_shared(W: Operator, samples: int) -> bool:
     """Whether the threads share each product of a trajectory, rather than the samples."""
-    from retrograde.kernels.cpu import tiles
-
-    few = isinstance(W.structure, Sparse) and samples <= tiles.BYTES // W.like.itemsize  # which one vector holds
-    return samples > 0 and _is_lone(W, 1 if few else samples)
+    if isinstance(W.structure, Sparse):
+        few = 0 < samples <= _cpu().tiles.BYTES // W.like.itemsize  # which one vector holds
+        return few and _is_lone(W, 1)
+    return _is_lone(W, samples)
 
 
 class _Matrix(NamedTuple):
@@ -443,10 +446,10 @@ def _matrix(W: Operator, transposed: bool = False) -> _Matrix:
         (weight,) = W.weights
         starts, others = structure.row_starts, structure.columns
         if transposed:
-            from retrograde.kernels.cpu import sampled
+            cpu = _cpu()
 
             _ask_for(_most())  # before the first of Numba's parallel calls, which sets those of torch
-            weight = torch.from_numpy(sampled.taken(_array(weight), _array(structure.order)))
+            weight = torch.from_numpy(cpu.sampled.taken(_array(weight), _array(structure.order)))
             starts, others = structure.column_starts, structure.rows_by_column
         return _Matrix((_unsigned(starts), _unsigned(others), _array(weight)), False, 1)
     packers = _most() if W.weights[0].numel() > _SMALL_COPY else 1
@@ -454,8 +457,9 @@ def _matrix(W: Operator, transposed: bool = False) -> _Matrix:
         U, V = map(_array, W.weights)
         return _Matrix((U, V) if transposed else (V, U), False, packers)
     (weight,) = W.weights
-    lying = not weight.is_contiguous() and weight.T.is_contiguous()
-    return _Matrix((_array(weight.T if lying else weight),), transposed == lying, packers)
+    if weight.is_contiguous() or not weight.T.is_contiguous():
+        return _Matrix((_array(weight),), not transposed, packers)
+    return _Matrix((_array(weight.T),), transposed, packers)
 
 
 def _unsigned(index: Tensor) -> np.ndarray:
@@ -463,21 +467,33 @@ def _unsigned(index: Tensor) -> np.ndarray:
     return _array(index).view(f"u{index.itemsize}")
 
 
-def _most() -> int:
-    """How many threads there may be: as many as PyTorch has."""
+@cache
+def _cpu() -> Any:
+    from retrograde.kernels import cpu  # and Numba, which takes a second
+
+    return cpu
+
+
+@cache
+def _numbas_most() -> int:
     import numba
 
-    return min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # set at its import
+    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # set at its import
+
+
+def _most() -> int:
+    """How many threads there may be: as many as PyTorch has."""
+    return min(torch.get_num_threads(), _numbas_most())
 
 
 def _ask_for(*threads: int) -> int:
     """Let Numba have so many threads, the most of these, and no more than there is work for."""
-    import numba
-
     global _started
     _started = True
     torchs, most = torch.get_num_threads(), max(threads)
     if getattr(_numbas, "threads", None) != most:  # as setting it takes a lock
+        import numba
+
         numba.set_num_threads(most)
         _numbas.threads = most
     if torch.get_num_threads() != torchs:  # Numba's first call sets the OpenMP that the two share
@@ -521,10 +537,10 @@ def _by_sample(
     """b with `time` axes of time, one of samples, B or 1, and one of neurons; or zeros of another shape."""
     if b is None:
         return np.zeros(otherwise, dtype)
-    lead = b.shape[:time]
-    if b.shape[time:] != batch and b.shape[time:-1].numel() != 1:
-        b = b.expand(*lead, *batch)
-    return _array(b).reshape(*lead, _samples(b.shape[time:])[0], batch[-1])
+    lead, own = b.shape[:time], b.shape[time:]
+    if own != batch and own[:-1].numel() != 1:
+        b, own = b.expand(*lead, *batch), batch
+    return _array(b) if len(own) == 2 else _array(b).reshape(*lead, own[:-1].numel(), batch[-1])
 
 
 def _samples(batch: torch.Size) -> tuple[int, int]:
@@ -533,7 +549,7 @@ def _samples(batch: torch.Size) -> tuple[int, int]:
 
 
 def _dtype(like: Tensor) -> np.dtype:
-    return np.dtype(str(like.dtype)[6:])
+    return _DTYPES[like.dtype]
 
 
 def _array(x: Tensor) -> np.ndarray:

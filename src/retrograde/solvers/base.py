@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -118,6 +119,7 @@ def _ratio(step: Tensor, z: Tensor) -> Tensor:
     return _norm(step - z) / size.clamp(min=torch.finfo(size.dtype).eps ** 2)
 
 
+@cache
 def default_rtol(dtype: torch.dtype) -> float:
     """What the dtype allows, eps ** 0.9: 6e-7 in float32, 8e-15 in float64, a little more than a step's rounding."""
     return torch.finfo(dtype).eps ** 0.9
@@ -216,6 +218,7 @@ class Iteration(Solver):
         return solution
 
 
+@cache
 def floor(dtype: torch.dtype) -> float:
     """The relative residual from which on rounding may be what keeps it up: 6e-6 in float32, 2e-12 in float64."""
     return torch.finfo(dtype).eps ** 0.75
