@@ -20,7 +20,7 @@ from retrograde.receipt import Receipt
 from retrograde.result import SteadyState
 from retrograde.solvers import Cascade, FixedPoint, Krylov, Newton, Solver
 from retrograde.solvers.factors import Factors
-from retrograde.transforms import transformed
+from retrograde.transforms import from_autocast, precisely, transformed
 
 # Up to this many numbers a sample, the default solver may factor I - J, which costs as many copies of the sample.
 SMALL = 256
@@ -89,6 +89,7 @@ class Equilibrium(nn.Module):
         """The fixed point, of the shape of x0."""
         return self.steady_state(*inputs, x0=x0).x
 
+    @precisely
     def steady_state(
         self,
         *inputs: Any,
@@ -118,6 +119,7 @@ class Equilibrium(nn.Module):
         solver = _check_solver("solver", solver) or self.solver
         adjoint = _check_solver("adjoint", adjoint) or self.adjoint
         self._check_samples_apart()
+        inputs, x0 = tuple(map(self._from_autocast, inputs)), self._from_autocast(x0)
         for place, each in enumerate(inputs):
             if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()):
                 check_finite(f"inputs[{place}]", each)
@@ -170,6 +172,11 @@ class Equilibrium(nn.Module):
         family = Family(fn, x0.ndim, own, self.coupled, solver, adjoint, throw)
         x, status, residual, steps = family.state(x0, arguments, [f"inputs[{place}]" for place in places])
         return SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver)
+
+    def _from_autocast(self, given: Any) -> Any:
+        """In the dtype of fn's parameters, or float32, what layers before gave in that of an autocast under way."""
+        like = next((each for each in self.parameters() if each.is_floating_point()), None)
+        return from_autocast(given, torch.float32 if like is None else like.dtype)
 
     def _default_solver(self, x0: Tensor) -> Solver:
         return _SETTLE_OR_NEWTON if math.prod(x0.shape[1:]) <= SMALL and not self.coupled else _SETTLE

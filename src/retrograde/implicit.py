@@ -21,6 +21,7 @@ from retrograde.result import Gradients, convergence_error
 from retrograde.scaling import judged, power_of_two
 from retrograde.solvers import Problem, Solver, relative_residual
 from retrograde.solvers.factors import Factors
+from retrograde.transforms import precisely
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +132,7 @@ class _Implicit(torch.autograd.Function):
         return x
 
     @staticmethod
+    @precisely
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         x, *sources = ctx.saved_tensors  # raises if one was overwritten since
