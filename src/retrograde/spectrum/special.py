@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -90,15 +91,15 @@ def special_points(curve: Curve, p: Point, q: Point, length: float, index: int) 
 def _real_and_hopf(curve: Curve, p: Point, q: Point, length: float) -> list[_Crossing]:
     """Where an eigenvalue of J has Re λ = 1: the j-th largest real part is a continuous function of the length."""
 
-    def at(point: Point, j: int) -> complex:
-        return complex(point.real[j])
+    def excess(j: int, point: Point) -> float:
+        return float(point.real[j].real) - 1
 
     counts = [int((each.real.real > 1).sum()) for each in (p, q)]
     found: list[_Crossing] = []
     for j in range(min(counts), max(counts)):
-        located = _locate(curve, p, q, length, lambda each, j=j: at(each, j).real - 1)  # type: ignore[misc]
+        located = _locate(curve, p, q, length, partial(excess, j))
         if located is not None:
-            value = at(located[-1], j)
+            value = complex(located[-1].real[j])
             kind = "hopf" if _is_complex(value, located[-1]) else "real"
             _add(found, _Crossing(kind, *located, value, abs(value.real - 1)), length)
     return found
@@ -118,10 +119,14 @@ def _crosses_one(curve: Curve, p: Point, at: float, length: float) -> bool:
 
 def _of_own_dynamics(curve: Curve, p: Point, q: Point, length: float) -> list[_Crossing]:
     """Where a multiplier μ of the cell's own dynamics has |μ| = 1; but for μ = 1, where λ is 1 too."""
+
+    def excess(j: int, point: Point) -> float:
+        return float(point.own[j].abs()) - 1
+
     counts = [int((each.own.abs() > 1).sum()) for each in (p, q)]
     found: list[_Crossing] = []
     for j in range(min(counts), max(counts)):
-        located = _locate(curve, p, q, length, lambda each, j=j: float(each.own[j].abs()) - 1)  # type: ignore[misc]
+        located = _locate(curve, p, q, length, partial(excess, j))
         if located is not None:
             value = complex(located[-1].own[j])
             if _is_complex(value, located[-1]):
