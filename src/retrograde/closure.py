@@ -40,13 +40,15 @@ class Reading(TorchFunctionMode):
                 "torch.autograd.grad(..., create_graph=True) sees through both"
             )
         self._seen = {id(each): each for each in known}  # held, so that no other tensor gets the same id
-        self._called: set[nn.Module] = set()
+        self._called: dict[nn.Module, None] = {}  # in order
         self._level = torch._C._functorch.maybe_current_level() or 0
         self.found: list[Tensor] = []
         self.slots = [slot for module in _modules_of(fn) for slot in _slots(module)]
 
     def __enter__(self) -> Reading:
-        self._hook = register_module_forward_pre_hook(lambda module, _: self._called.update(module.modules()))
+        self._hook = register_module_forward_pre_hook(
+            lambda module, _: self._called.update(dict.fromkeys(module.modules()))
+        )
         super().__enter__()
         return self
 
@@ -58,6 +60,10 @@ class Reading(TorchFunctionMode):
         met = {id(each) for each in self.found}
         held = {id(each): each for _, _, each in called if self._is_variable(each)}
         self.found += [each for place, each in held.items() if place not in met]
+        self._seen.clear()
+
+    def _call(self, module: nn.Module) -> None:
+        self._called |= dict.fromkeys(module.modules())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -89,13 +95,13 @@ def _slots(module: nn.Module) -> Slots:
     ]
 
 
-def _modules_of(fn: Callable[..., Any]) -> set[nn.Module]:
+def _modules_of(fn: Callable[..., Any]) -> list[nn.Module]:
     """The modules that fn is, is a method of, or closes over by name, with all that they hold."""
     held = [fn, getattr(fn, "__self__", None)]
     for cell in getattr(fn, "__closure__", None) or ():
         with suppress(ValueError):  # empty as yet
             held.append(cell.cell_contents)
-    return {module for each in held if isinstance(each, nn.Module) for module in each.modules()}
+    return [module for each in held if isinstance(each, nn.Module) for module in each.modules()]
 
 
 def has_tangent(tensor: Tensor) -> bool:

@@ -47,6 +47,11 @@ def decomposes(W: Operator) -> bool:
     return W.shape[0] <= (SMALL if isinstance(W.structure, Dense | Convolution) else TINY)
 
 
+def decomposes_after_all(W: Operator) -> bool:
+    """Whether that is done where the search by products failed."""
+    return isinstance(W.structure, Dense) or W.shape[0] <= SMALL
+
+
 def searched_modes(M: Linear, loops: Operator, k: int, by: Leading, rtol: float | None = None) -> Modes:
     """Those of one sample, by Arnoldi's method; the left ones too, unless an rtol tells that values are all."""
     M = replace(M, W=loops)

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
-from retrograde.connectivity import Dense
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
 from retrograde.spectrum.components import within_components
 from retrograde.spectrum.eigen import Modes
-from retrograde.spectrum.extremes import SMALL, Found, decomposed, decomposes, searched
+from retrograde.spectrum.extremes import Found, decomposed, decomposes, decomposes_after_all, searched
 from retrograde.spectrum.first_order import Linear, of_modes
 from retrograde.spectrum.jacobians import cast_to, equations_of, jacobians
 from retrograde.spectrum.normal_form import three_meet
@@ -197,7 +196,7 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
             try:
                 found.append(decomposed(some, own_some, int(k)) if dense else searched(some, own_some, int(k), loops))
             except ConvergenceError:
-                if not isinstance(W.structure, Dense) and n > SMALL:
+                if not decomposes_after_all(W):
                     raise
                 found.append(decomposed(some, own_some, int(k)))
         b = None if b is None else b.detach().expand(x.shape).reshape(-1, n)
