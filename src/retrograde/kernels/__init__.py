@@ -108,13 +108,13 @@ def forward_sweep(
     path[0] = _array(x0).reshape(samples, n)
     varying = _by_sample(b, 1, x0.shape, (0, 0, 0), path.dtype)
     constant = _by_sample(bias, 0, x0.shape, (1, n), path.dtype)
-    M, about = _matrix(W), (varying, constant, _leaks(leak, n, path.dtype), _number(f))
+    about = varying, constant, _leaks(leak, n, path.dtype), _number(f)
     if _is_shared(W, samples):
-        finite = cpu.lone.forward(*M, *about, _ask_for(_most()), path)
+        finite = cpu.lone.forward(_packed(W), *about, _ask_for(_most()), path)
     else:
         share, threads = _share(samples, n, W)
-        _ask_for(threads, M.packers)
-        finite = cpu.sweeps.forward(*M, *about, share, path)
+        _ask_for(threads)
+        finite = cpu.sweeps.forward(*_matrix(W), *about, share, path)
     if isinstance(W.structure, Sparse):  # a neuron that sends to none is met nowhere
         finite = finite and bool(np.isfinite(path[0].sum()))
     return torch.from_numpy(path).view(T + 1, *x0.shape), finite
@@ -143,7 +143,6 @@ def substitute_back(
     s = np.empty((T, samples, n), dtype)
     l = np.empty((0, 0, 0) if leak is None else s.shape, dtype)
     s_next, l_next = (_by_sample(z, 0, shape[1:], (0, 0), dtype) for z in after)
-    M = _matrix(W, transposed=True)
     about = _array(y).reshape(s.shape), _array(g).reshape(len(g), samples, n), at, _leaks(leak, n, dtype), _number(f)
     shared = _is_shared(W, samples)
     at_once = before is not None and not shared and _is_full(W)  # what a kernel then does in the same call
@@ -151,11 +150,12 @@ def substitute_back(
     if before is not None and at_once:
         rows, dW = _array(before).reshape(-1, n), np.zeros((n, n), dtype)
     if shared:
-        cpu.lone.adjoint(*M, *about, _ask_for(_most()), s_next, l_next, s, l)
+        cpu.lone.adjoint(_packed(W, transposed=True), *about, _ask_for(_most()), s_next, l_next, s, l)
     else:
         share, threads = _share(samples, n, W)
         sharers = _sharers(s.size, dW)
-        _ask_for(threads, M.packers, sharers)
+        M = _matrix(W, transposed=True)
+        _ask_for(threads, sharers)
         cpu.sweeps.adjoint(*M, *about, share, s_next, l_next, s, l, s.reshape(-1, n), rows, sharers, dW)
     found = torch.from_numpy(s).view(shape), None if leak is None else torch.from_numpy(l).view(shape)
     if before is None:
@@ -236,18 +236,19 @@ def _iterate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     cpu = _cpu()
 
-    found, M = _array(z).copy(), _matrix(W, transposed)
+    found = _array(z).copy()
     (samples, n), dtype = found.shape, found.dtype.type
     numbers = dtype(damping), rtol, _TINY[z.dtype], max_steps, floor
     if _is_lone(W, samples):
         threads = _ask_for(_most())
-        one = cpu.lone.iterate(*M, _array(c)[0], _array(D).reshape(-1), kind, *numbers, threads, found[0])
+        A = _packed(W, transposed)
+        one = cpu.lone.iterate(A, _array(c)[0], _array(D).reshape(-1), kind, *numbers, threads, found[0])
         residual, steps = np.array(one[:1], dtype), np.array(one[1:])
     else:
         residual, steps = np.empty(samples, dtype), np.empty(samples, np.int64)
         none, nor_of_these = np.empty((0, 0), dtype), np.empty(0, dtype)
-        _, threads = _share(samples, n, W)
-        _ask_for(threads, M.packers)
+        M, (_, threads) = _matrix(W, transposed), _share(samples, n, W)
+        _ask_for(threads)
         about = _array(c), _array(D), kind, numbers, threads, False, none
         cpu.fixed_point.iterate(*M, *about, found, residual, steps, nor_of_these, none)
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
@@ -315,7 +316,7 @@ def _whole(
         rows, dW = _array(x), np.zeros((n, n), dtype)
     M, (_, threads) = _matrix(W, transposed), _share(samples, n, W)
     threads = max(threads, _sharers(c.numel(), dW))
-    _ask_for(threads, M.packers)
+    _ask_for(threads)
     numbers = dtype.type(1), rtol, _TINY[c.dtype], max_steps, floor
     about = drive, _array(D), kind, numbers, threads, True, rows
     told = cpu.fixed_point.iterate(*M, *about, found, residual, steps, amplified, dW)
@@ -431,35 +432,33 @@ def _is_shared(W: Operator, samples: int) -> bool:
     return _is_lone(W, samples)
 
 
-class _Matrix(NamedTuple):
-    """M of x M as `kernels.cpu.structures` wants it, whether it is to be transposed, and by how many threads packed."""
-
-    M: tuple[np.ndarray, ...]
-    transposed: bool
-    packers: int
-
-
-def _matrix(W: Operator, transposed: bool = False) -> _Matrix:
-    """M of x M, which is Wx, or Wᵀx, sample by sample."""
+def _matrix(W: Operator, transposed: bool = False) -> tuple[tuple[np.ndarray, ...], bool]:
+    """M of x M, which is Wx, or Wᵀx, as `kernels.cpu.structures` wants it; and whether it is to be transposed yet."""
     structure = W.structure
     if isinstance(structure, Sparse):
         (weight,) = W.weights
         starts, others = structure.row_starts, structure.columns
         if transposed:
-            cpu = _cpu()
-
             _ask_for(_most())  # before the first of Numba's parallel calls, which sets those of torch
-            weight = torch.from_numpy(cpu.sampled.taken(_array(weight), _array(structure.order)))
+            weight = torch.from_numpy(_cpu().sampled.taken(_array(weight), _array(structure.order)))
             starts, others = structure.column_starts, structure.rows_by_column
-        return _Matrix((_unsigned(starts), _unsigned(others), _array(weight)), False, 1)
-    packers = _most() if W.weights[0].numel() > _SMALL_COPY else 1
+        return (_unsigned(starts), _unsigned(others), _array(weight)), False
     if isinstance(structure, LowRank):
         U, V = map(_array, W.weights)
-        return _Matrix((U, V) if transposed else (V, U), False, packers)
+        return ((U, V) if transposed else (V, U)), False
     (weight,) = W.weights
     if weight.is_contiguous() or not weight.T.is_contiguous():
-        return _Matrix((_array(weight),), not transposed, packers)
-    return _Matrix((_array(weight.T),), transposed, packers)
+        return (_array(weight),), not transposed
+    return (_array(weight.T),), transposed
+
+
+def _packed(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
+    """`_matrix`, packed by all threads where it is full; a sparse one is ready as it is."""
+    M, flipped = _matrix(W, transposed)
+    if len(M) == 3:
+        return M
+    threads = _ask_for(_most() if M[0].size > _SMALL_COPY else 1)
+    return (_cpu().products.pack(M[0], flipped, threads),)
 
 
 def _unsigned(index: Tensor) -> np.ndarray:

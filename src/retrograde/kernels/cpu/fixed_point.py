@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST, SLOPES, all_finite, apply, times_slope
-from retrograde.kernels.cpu.structures import at_once, is_finite, multiply, outer_at_once, ready, room
+from retrograde.kernels.cpu.structures import at_once, is_finite, multiply, outer_part, ready, room
 
 WINDOW = 32
 LEAST, MOST = 2.0**-10, 2.0**10
@@ -20,7 +20,7 @@ UNFIT, DONE, ALL_CONVERGED = 0, 1, 2
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(M, transposed, packers, c, D, kind, numbers, threads, whole, x, z, residual, steps, amplified, dW):
+def iterate(M, transposed, c, D, kind, numbers, threads, whole, x, z, residual, steps, amplified, dW):
     """z <- z + damping (step(z) - z), written to z (B, n), residual (B,) and steps (B,).
 
     step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D (B, n). M is as `structures` has it,
@@ -37,7 +37,7 @@ def iterate(M, transposed, packers, c, D, kind, numbers, threads, whole, x, z, r
     """
     if whole and not (_is_fit(D, c, z, amplified) if kind == SLOPES else is_finite(M) and all_finite(c)):
         return UNFIT
-    A, B = ready(M, transposed, packers), len(z)
+    A, B = ready(M, transposed), len(z)
     for thread in prange(threads):
         first, last = B * thread // threads, B * (thread + 1) // threads
         _iterate(A, c, D, kind, numbers, first, last, z, residual, steps)
@@ -50,7 +50,8 @@ def iterate(M, transposed, packers, c, D, kind, numbers, threads, whole, x, z, r
             amplified[k] = norm(z[k]) / amplified[k]
             converged &= amplified[k] <= 0.1 / math.sqrt(tiny)
     if len(dW):
-        outer_at_once(M, z, x, threads, dW)
+        for thread in prange(threads):
+            outer_part(M, z, x, thread, threads, dW)
     return ALL_CONVERGED if converged else DONE
 
 

@@ -10,14 +10,13 @@ from numba import njit, prange
 
 from retrograde.kernels.cpu.fixed_point import WINDOW, distance
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.structures import meet_part, multiply_part, part_of, ready, room
+from retrograde.kernels.cpu.structures import meet_part, multiply_part, part_of, room
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def forward(M, transposed, packers, b, bias, leak, kind, threads, x):
+def forward(A, b, bias, leak, kind, threads, x):
     """`sweeps.forward`, all samples together. Whether all that was met is finite."""
     T, rows, n = x.shape[0] - 1, x.shape[1], x.shape[2]
-    A = ready(M, transposed, packers)
     odd, work = np.zeros(threads), room(A, n if rows > 1 else 0)
     for t in range(T):
         if rows > 1:
@@ -44,10 +43,9 @@ def forward(M, transposed, packers, b, bias, leak, kind, threads, x):
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def adjoint(M, transposed, packers, y, g, at, leak, kind, threads, s_next, l_next, s, l):
+def adjoint(A, y, g, at, leak, kind, threads, s_next, l_next, s, l):
     """`sweeps.adjoint`, all samples together."""
     T, rows, n = s.shape
-    A = ready(M, transposed, packers)
     work = room(A, n if rows > 1 else 0)
     for back in range(T):
         t = T - 1 - back
@@ -81,10 +79,9 @@ def adjoint(M, transposed, packers, y, g, at, leak, kind, threads, s_next, l_nex
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(M, transposed, packers, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z):
+def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z):
     """`fixed_point.iterate` for one sample: z, c and D (n,). The residual and the steps."""
     n, steps, mark = len(z), 0, np.inf
-    A = ready(M, transposed, packers)
     x, u, work = z.reshape(1, n), np.empty((1, n), z.dtype), room(A, 0)
     while True:
         for thread in prange(threads):

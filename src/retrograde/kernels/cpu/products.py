@@ -20,12 +20,25 @@ _SAMPLES = 128  # whose part of s and x stays in cache while dW passes by
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
 def pack(W, transposed, threads):
     """W (m, n) in blocks of its columns, or of its rows if `transposed`: Wᵀ in blocks. W lies row after row."""
+    blocks = _room(W, transposed)
+    for thread in prange(threads):
+        _pack(W, transposed, len(blocks) * thread // threads, len(blocks) * (thread + 1) // threads, blocks)
+    return blocks
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def packed(W, transposed):
+    """`pack`, on one thread."""
+    blocks = _room(W, transposed)
+    _pack(W, transposed, 0, len(blocks), blocks)
+    return blocks
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _room(W, transposed):
     m, n = W.shape[::-1] if transposed else W.shape
     width = VECTORS * BYTES // W.itemsize
-    packed = np.empty(((n + width - 1) // width, m, width), W.dtype)
-    for thread in prange(threads):
-        _pack(W, transposed, len(packed) * thread // threads, len(packed) * (thread + 1) // threads, packed)
-    return packed
+    return np.empty(((n + width - 1) // width, m, width), W.dtype)
 
 
 @njit(error_model="numpy", fastmath=FAST)
@@ -68,13 +81,15 @@ def add_product(A, x, u, block, end):
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
 def outer(s, x, threads, dW):
     """dW += Σ_k s[k] x[k]ᵀ: s (samples, n_out), x (samples, n_in), dW (n_out, n_in). The threads share out its rows."""
-    fours = (len(dW) + 3) // 4
     for thread in prange(threads):
-        _outer(s, x, 4 * (fours * thread // threads), min(4 * (fours * (thread + 1) // threads), len(dW)), dW)
+        add_outer(s, x, thread, threads, dW)
 
 
 @njit(error_model="numpy", fastmath=FAST)
-def _outer(s, x, top, bottom, dW):
+def add_outer(s, x, thread, threads, dW):
+    """The rows of `outer` that are a thread's share."""
+    fours = (len(dW) + 3) // 4
+    top, bottom = 4 * (fours * thread // threads), min(4 * (fours * (thread + 1) // threads), len(dW))
     samples, n = x.shape
     width = VECTORS * BYTES // x.itemsize
     ones = bottom - (bottom - top) % 4

@@ -7,7 +7,7 @@ A kernel is handed M as a tuple of arrays, whose number tells Numba the structur
     (starts, others, values)  for each column i of M, the rows `others` that have an entry there, and the entries;
                               unsigned, as Numba else allows for indices that count from the end
 
-and begins by making it `ready`, which packs what is full;
+and begins by making it `ready`, which packs what is full (`products.pack` does so by several threads);
 
 so a kernel is written once, and compiled for the structures that it meets. A row's sums take the same terms in the same
 order whatever the number of rows, and so the same bits.
@@ -21,11 +21,11 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 
 from retrograde.kernels.cpu.functions import FAST, all_finite, oddity
-from retrograde.kernels.cpu.products import add_product, outer, pack
+from retrograde.kernels.cpu.products import add_outer, add_product, packed
 from retrograde.kernels.cpu.tiles import BYTES
 
 
-def ready(M, transposed, threads):
+def ready(M, transposed):
     """M as the functions below want it; of a full matrix the transpose, if asked for."""
 
 
@@ -33,8 +33,8 @@ def is_finite(M):
     """Whether all of its entries are."""
 
 
-def outer_at_once(M, s, x, threads, dW):
-    """dW += Σ_k s[k] x[k]ᵀ for a full W; else nothing. s and x are (samples, neurons)."""
+def outer_part(M, s, x, thread, threads, dW):
+    """A thread's share of dW += Σ_k s[k] x[k]ᵀ for a full W; else nothing. s and x are (samples, neurons)."""
 
 
 def at_once(M):
@@ -66,12 +66,12 @@ def _structure(M):
 
 
 @overload(ready)
-def _ready_for(M, transposed, threads):
+def _ready_for(M, transposed):
     if _structure(M) == "sparse":
-        return lambda M, transposed, threads: M
+        return lambda M, transposed: M
     if _structure(M) == "low rank":
-        return lambda M, transposed, threads: (pack(M[0], False, threads), pack(M[1], True, threads))
-    return lambda M, transposed, threads: (pack(M[0], transposed, threads),)
+        return lambda M, transposed: (packed(M[0], False), packed(M[1], True))
+    return lambda M, transposed: (packed(M[0], transposed),)
 
 
 @overload(is_finite)
@@ -83,11 +83,11 @@ def _finite_for(M):
     return lambda M: all_finite(M[0])
 
 
-@overload(outer_at_once)
-def _outer_for(M, s, x, threads, dW):
+@overload(outer_part)
+def _outer_for(M, s, x, thread, threads, dW):
     if _structure(M) == "full":
-        return lambda M, s, x, threads, dW: outer(s, x, threads, dW)
-    return lambda M, s, x, threads, dW: None
+        return lambda M, s, x, thread, threads, dW: add_outer(s, x, thread, threads, dW)
+    return lambda M, s, x, thread, threads, dW: None
 
 
 @overload(at_once)

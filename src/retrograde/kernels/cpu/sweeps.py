@@ -10,11 +10,11 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST, apply, oddity, times_slope
-from retrograde.kernels.cpu.structures import multiply, outer_at_once, ready, room
+from retrograde.kernels.cpu.structures import multiply, outer_part, ready, room
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def forward(M, transposed, packers, b, bias, leak, kind, share, x):
+def forward(M, transposed, b, bias, leak, kind, share, x):
     """x(t) = (1-a) x(t-1) + a f(W x(t-1) + b(t) + bias), written to x (T + 1, B, n), which holds x(0).
 
     M is Wᵀ, as `structures` has it, or W `transposed`; b (T, B or 1, n), or (0, 0, 0) for none; bias (B or 1, n); leak
@@ -23,7 +23,7 @@ def forward(M, transposed, packers, b, bias, leak, kind, share, x):
     Returns:
         Whether all that was met is finite; looking for it elsewhere would cost another pass.
     """
-    A, B = ready(M, transposed, packers), x.shape[1]
+    A, B = ready(M, transposed), x.shape[1]
     shares = (B + share - 1) // share
     odd = np.zeros(shares)
     for k in prange(shares):
@@ -60,7 +60,7 @@ def _forward(A, b, bias, leak, kind, first, last, x):
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def adjoint(M, transposed, packers, y, g, at, leak, kind, share, s_next, l_next, s, l, s_rows, x_rows, threads, dW):
+def adjoint(M, transposed, y, g, at, leak, kind, share, s_next, l_next, s, l, s_rows, x_rows, threads, dW):
     """s(t) = D(t) (Wᵀ s(t+1) + g(t)), written to s (T, B, n); M is W as `structures` has it, y (T, B, n) outputs of f.
 
     g(t) is g[at[t]], or 0 where at[t] is -1. s_next is s(T+1), (B, n), or (0, 0) for 0.
@@ -69,12 +69,13 @@ def adjoint(M, transposed, packers, y, g, at, leak, kind, share, s_next, l_next,
 
     For a full W Σ s(t) x(t-1)ᵀ is added to dW, unless that is (0, 0): s_rows and x_rows (T B, n) are s and x(t-1).
     """
-    A, B = ready(M, transposed, packers), s.shape[1]
+    A, B = ready(M, transposed), s.shape[1]
     shares = (B + share - 1) // share
     for k in prange(shares):
         _adjoint(A, y, g, at, leak, kind, share * k, min(share * (k + 1), B), s_next, l_next, s, l)
     if len(dW):
-        outer_at_once(M, s_rows, x_rows, threads, dW)
+        for thread in prange(threads):
+            outer_part(M, s_rows, x_rows, thread, threads, dW)
 
 
 @njit(error_model="numpy", fastmath=FAST)
