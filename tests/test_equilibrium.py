@@ -371,6 +371,19 @@ def test_one_sample_that_fails_is_told_and_the_others_are_right():
     assert_close(layer.steady_state(w, solver=rg.Newton()).x, 1 / (1 - w))
 
 
+def test_no_reward_has_no_adjoint_whatever_became_of_the_state():
+    w = torch.tensor([[0.1], [3.0], [0.2]], dtype=DTYPE, requires_grad=True)
+    v = torch.zeros(3, 1, dtype=DTYPE, requires_grad=True)
+    layer = rg.Equilibrium(lambda x, w, v: w * x.exp() + v, solver=rg.FixedPoint(), adjoint=rg.FixedPoint())
+    state = layer.steady_state(w, v, x0=torch.zeros_like(v), throw=False)
+    assert state.status[1] == rg.Status.DIVERGED and state.x[1].exp() == torch.inf  # which is J
+    good = torch.tensor([0, 2])
+    gradient, dv = torch.autograd.grad(state.x[good].sum(), [w, v])
+    assert dv[1] == 0 and state.receipt.converged.all() and state.receipt.residual[1] == 0
+    x = state.x[good].detach()
+    assert_close(gradient[good], x.exp() / (1 - x))
+
+
 def test_direct_uses_what_newton_left_and_needs_few_refinements():
     strong = 3 * W
     u = U.clone().requires_grad_()

@@ -58,10 +58,10 @@ class Adjoint:
         rows = torch.arange(len(g), device=g.device)
         problem = _problem(graph, g, self.factors or Factors(g), rows, rows, self.tangent)
         found = self.solver.solve(problem, g)
+        if len(g) > 1:
+            together = relative_residual(problem.step(found.value), found.value)
+            check_apart(together, found.residual, found.status, f"the {what}")
         found, conditioning = judged(found, size, torch.linalg.vector_norm(g, dim=-1))
-        l = found.value
-        if len(l) > 1:
-            check_apart(relative_residual(problem.step(l), l), found.residual, found.status, f"the {what}")
 
         samples = whole[:1] if coupled else g.shape[:1]
         receipt = Receipt(
@@ -74,7 +74,7 @@ class Adjoint:
         )
         if self.receipts is not None:
             self.receipts.append(receipt)
-        l = (l * scale).reshape(whole)
+        l = (found.value * scale).reshape(whole)
         if self.throw and not receipt.converged.all():
             advice = "I - J may be nearly singular there, as at a bifurcation; try adjoint=Krylov(restart=100)."
             tolerance, result = self.solver.tolerance(g.dtype), Gradients(l, (), receipt=receipt)
