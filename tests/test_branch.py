@@ -154,6 +154,60 @@ def test_a_transcritical_point_and_the_branch_that_crosses():
         assert abs(float(other.parameter[-1])) == 0.5
 
 
+def critical(n=5):
+    """A W that is not normal, whose rightmost eigenvalue is 1, and its vectors: wᵀv = 1."""
+    M = not_normal(n) + torch.full((n, n), 1 / n, dtype=DTYPE)
+    values, vectors = torch.linalg.eig(M)
+    j = values.real.argmax()
+    assert values[j].imag == 0 and values[j].real > 0
+    v, w = vectors[:, j].real, torch.linalg.inv(vectors)[j].real
+    return M / values[j].real, v, w
+
+
+def quadratic(u):
+    return u - u * u
+
+
+def cubic(u):
+    return u - u**3
+
+
+def test_fold_pitchfork_and_transcritical_are_told_apart_at_one_and_the_same_state():
+    # At x = 0 with b = 0, J = W has the eigenvalue 1. What happens there depends on f and on what varies.
+    W, v, w = critical()
+    nets = {f: rg.Network(W, f=rg.Pointwise(f), b=False) for f in (quadratic, cubic)}
+    for f, kind in ((quadratic, "transcritical"), (cubic, "pitchfork")):
+        branch = continue_steady_state(nets[f], "gain", (0.8, 1.2), branches=True)
+        assert [point.kind for point in branch.special] == [kind] and len(branch.branches) == 2
+        assert_at(branch.special[0], 1.0, torch.zeros(5))
+        sides = [float((other.parameter - 1)[1:].mean().sign()) for other in branch.branches]
+        assert sorted(sides) == ([-1, 1] if kind == "transcritical" else [1, 1])
+    d = randn(5, seed=3)
+    # Along the input, y moves by wᵀd t - (wᵀv²) y²: it exists on the side of t where y² is positive.
+    side = float(((w @ d) * (w @ v**2)).sign())
+    t = side * 0.02
+    start = v * float(((w @ d) * t / (w @ v**2)) ** 0.5)
+    branch = continue_steady_state(nets[quadratic], ("input", d), (t, -t), x0=start, step=0.01)
+    assert kinds(branch) == ["fold"]
+    assert_at(branch.special[0], 0.0, torch.zeros(5))
+    assert not kinds(continue_steady_state(nets[cubic], ("input", d), (-0.02, 0.02), x0=-start))
+
+
+@pytest.mark.parametrize("step", [0.005, 0.02, 0.05])
+@pytest.mark.parametrize("range, x0", [((0.5, 1.5), -2.0), ((1.6, 0.4), 0.25)])
+@pytest.mark.parametrize("W", [[[1.0]], [[0.5, 1.0], [0.25, 0.5]]])
+def test_a_transcritical_point_met_along_the_branch_that_is_not_0_lies_within_its_bracket(W, range, x0, step):
+    W = torch.tensor(W, dtype=DTYPE)
+    net = rg.Network(W, f=rg.Pointwise(quadratic), b=False)  # along one neuron, x = (t - 1)/t²
+    branch = continue_steady_state(net, "gain", range, x0=torch.full((len(W),), x0, dtype=DTYPE), step=step)
+    (point,) = branch.special
+    assert point.kind == "transcritical" and branch.ended == "left the range"
+    assert abs(point.parameter - 1) <= point.bracket <= 1e-4
+    if len(W) == 1:
+        assert_close(branch.x[:, 0], (branch.parameter - 1) / branch.parameter**2, within=1e-10)
+        assert abs(float(point.x) - (point.parameter - 1) / point.parameter**2) <= point.bracket
+
+
 def test_several_eigenvalues_that_cross_together_are_one_branch_point():
     branch = continue_steady_state(rg.Network(torch.eye(3, dtype=DTYPE)), "gain", (0.5, 2.0), branches=True)
     assert kinds(branch) == ["branch point"] and branch.special[0].multiplicity == 3 and not branch.branches

@@ -371,6 +371,19 @@ def test_one_sample_that_fails_is_told_and_the_others_are_right():
     assert_close(layer.steady_state(w, solver=rg.Newton()).x, 1 / (1 - w))
 
 
+def test_no_reward_has_no_adjoint_whatever_became_of_the_state():
+    w = torch.tensor([[0.1], [3.0], [0.2]], dtype=DTYPE, requires_grad=True)
+    v = torch.zeros(3, 1, dtype=DTYPE, requires_grad=True)
+    layer = rg.Equilibrium(lambda x, w, v: w * x.exp() + v, solver=rg.FixedPoint(), adjoint=rg.FixedPoint())
+    state = layer.steady_state(w, v, x0=torch.zeros_like(v), throw=False)
+    assert state.status[1] == rg.Status.DIVERGED and state.x[1].exp() == torch.inf  # which is J
+    good = torch.tensor([0, 2])
+    gradient, dv = torch.autograd.grad(state.x[good].sum(), [w, v])
+    assert dv[1] == 0 and state.receipt.converged.all() and state.receipt.residual[1] == 0
+    x = state.x[good].detach()
+    assert_close(gradient[good], x.exp() / (1 - x))
+
+
 def test_direct_uses_what_newton_left_and_needs_few_refinements():
     strong = 3 * W
     u = U.clone().requires_grad_()
@@ -604,19 +617,3 @@ def test_the_example_of_the_digits_runs(capsys):
     told = capsys.readouterr().out
     assert "360 of 360 converged" in told and "360 of 360 adjoints converged" in told
     assert float(told.split("test accuracy ")[1].split("%")[0]) > 70
-
-
-def test_the_transforms_of_torch_func_are_refused_and_what_is_recommended_instead_is_right():
-    A = 0.5 * randn(4, 4) / 2
-    layer = rg.Equilibrium(lambda x, u: torch.tanh(x @ A.T + u))
-    u = randn(1, 4, seed=1)
-
-    def total(u):
-        return layer(u).square().sum()
-
-    for asked in (torch.func.grad(total), torch.func.jacfwd(total), torch.func.hessian(total), torch.func.vmap(layer)):
-        with pytest.raises(ValueError, match=r"outside torch\.func's transforms"):
-            asked(u)
-    network = rg.Network(A, b=False)
-    for functional in (torch.autograd.functional.jacobian, torch.autograd.functional.hessian):
-        assert_close(functional(total, u), functional(lambda u: network(u).square().sum(), u), within=1e-9)

@@ -15,16 +15,16 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the bottom up. What stands in one row knows nothing of the others in it, but for what is named below.
 LAYERS = [
-    {"transforms", "tables", "starting"},
+    {"transforms", "tables", "starting", "closure"},
     {"checks", "nonlinearity", "result"},
     {"connectivity", "receipt", "solvers"},
-    {"blocks"},
+    {"blocks", "scaling"},
     {"recurrence", "kernels", "structure", "warm", "equation"},
     {"feedback"},
     {"accuracy"},
     {"targeting"},
     {"adjoint", "autograd", "through_time", "implicit"},
-    {"derivatives"},
+    {"derivatives", "equation_rules"},
     {"steady", "trajectories", "unfolding", "by_hand", "equilibrium"},
     {"spectrum", "wellposed"},
     {"network"},

@@ -10,7 +10,7 @@ from problems import DTYPE, NONLINEARITIES, STRUCTURES, each_structure, inputs_o
 from torch import nn
 
 import retrograde as rg
-from retrograde.spectrum import eigen, eigenvalues, leading_modes, stable
+from retrograde.spectrum import eigen, eigenvalues, extremes, leading_modes
 
 NUMBERS = ("margin", "margin_discrete", "margin_continuous", "spectral_radius", "numerical_abscissa", "distance")
 
@@ -30,8 +30,8 @@ def jacobians(net, x, b):
 @pytest.fixture
 def by_products(monkeypatch):
     """Arnoldi's method for every network, however small."""
-    monkeypatch.setattr(stable, "SMALL", 0)
-    monkeypatch.setattr(stable, "TINY", 0)
+    monkeypatch.setattr(extremes, "SMALL", 0)
+    monkeypatch.setattr(extremes, "TINY", 0)
 
 
 # --- against dense linear algebra
@@ -115,8 +115,8 @@ def test_what_leading_modes_refuses():
 def test_arnoldi_is_the_decomposition(structure, leak, monkeypatch):
     net, x, _ = network(STRUCTURES[structure](), leak=leak, batch=2)
     dense = rg.stability(net, x, k=2)
-    monkeypatch.setattr(stable, "SMALL", 0)
-    monkeypatch.setattr(stable, "TINY", 0)
+    monkeypatch.setattr(extremes, "SMALL", 0)
+    monkeypatch.setattr(extremes, "TINY", 0)
     found = rg.stability(net, x, k=2)
     for name in ("margin", "margin_discrete", "margin_continuous", "numerical_abscissa"):
         assert_close(getattr(found, name), getattr(dense, name), within=1e-9)
@@ -141,7 +141,7 @@ def test_a_ring_on_which_arnoldi_fails_is_decomposed_or_refused(by_products, mon
     with pytest.raises(rg.ConvergenceError, match="Arnoldi's method found too few of 8"):
         rg.stability(rg.Network(ring, f="identity"), x)
     with monkeypatch.context() as small:
-        small.setattr(stable, "SMALL", n)
+        small.setattr(extremes, "SMALL", n)
         found = rg.stability(rg.Network(ring, f="identity"), x)
         assert [found.spectral_radius.item(), found.rightmost.real.item()] == pytest.approx([0.9, 0.9])
         assert rg.verdict(rg.Network(ring, f="identity"), x).margin.item() == pytest.approx(0.1)

@@ -137,6 +137,76 @@ def test_autocast_changes_no_bit(W, solver):
         assert torch.equal(plain, within)
 
 
+class Cell(torch.nn.Module):
+    def __init__(self, W, *, dtype=torch.float32):
+        super().__init__()
+        self.W = torch.nn.Parameter(W.to(dtype))
+
+    def forward(self, x, u):
+        return torch.tanh(torch.nn.functional.linear(x, self.W) + u)
+
+
+FROM_A_LAYER = {
+    "steady_state": lambda W, u, x0: rg.steady_state(W, u, x0=x0).x,
+    "Network.steady_state": lambda W, u, x0: rg.Network(W).steady_state(u, x0=x0).x,
+    "trajectory": lambda W, u, x0: rg.trajectory(W, u, x0).x,
+    "Network.trajectory": lambda W, u, x0: rg.Network(W).trajectory(u, x0).x,
+    "a constant input": lambda W, u, x0: rg.Network(W).trajectory(u, x0, steps=3).x,
+    "RNN": lambda W, u, x0: rg.nn.RNN(6, 6)(u, x0[None])[0],
+    "RNN without hx": lambda W, u, x0: rg.nn.RNN(6, 6)(u)[0],
+    "Equilibrium": lambda W, u, x0: rg.Equilibrium(Cell(W))(u, x0=x0.expand(u.shape)),
+    "Equilibrium of a function": lambda W, u, x0: rg.Equilibrium(lambda x, u: torch.tanh(x @ W.T + u))(u),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("found", FROM_A_LAYER.values(), ids=FROM_A_LAYER)
+def test_what_a_layer_gave_under_autocast_is_taken_there_and_refused_elsewhere(found, dtype):
+    W = 0.8 * randn(6, 6, dtype=torch.float32) / 6**0.5
+    u, x0 = (randn(*shape, seed=1, dtype=torch.float32).to(dtype).requires_grad_() for shape in ((5, 3, 6), (3, 6)))
+
+    def gradient(u, x0):
+        torch.manual_seed(0)
+        x = found(W, u, x0)
+        (d,) = torch.autograd.grad(x.sin().sum(), u)
+        return x.detach(), d
+
+    wide = [each.detach().float().requires_grad_() for each in (u, x0)]
+    with torch.autocast("cpu", dtype=dtype):
+        x, d = gradient(u, x0)
+        again = gradient(*wide)
+    assert x.dtype == torch.float32 and d.dtype == dtype
+    assert torch.equal(x, again[0]) and torch.equal(d, again[1].to(dtype))
+    other = torch.float16 if dtype == torch.bfloat16 else torch.bfloat16
+    with pytest.raises((TypeError, RuntimeError, ValueError), match=r"dtype|expected m1 and m2|float"):
+        found(W, u, x0)
+    with torch.autocast("cpu", dtype=other), pytest.raises((TypeError, RuntimeError, ValueError)):
+        rg.Network(W).steady_state(u)
+
+
+def test_a_network_of_the_dtype_of_the_autocast_stays_in_it():
+    net, u = rg.Network(0.1 * torch.eye(4, dtype=torch.bfloat16)), torch.ones(2, 4, dtype=torch.bfloat16)
+    cell = rg.Equilibrium(Cell(0.1 * torch.eye(4), dtype=torch.bfloat16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net(u).dtype == cell(u).dtype == torch.bfloat16
+        assert rg.Network(torch.eye(4).double() / 2)(u).dtype == torch.float64
+        assert rg.Equilibrium(Cell(torch.eye(4) / 2, dtype=torch.float64))(u).dtype == torch.float64
+
+
+def test_an_equilibrium_is_solved_for_as_exactly_under_autocast():
+    W, u = 0.8 * randn(6, 6, dtype=torch.float32) / 6**0.5, randn(3, 6, seed=1, dtype=torch.float32)
+    eq = rg.Equilibrium(Cell(W))
+    want = eq(u).detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        state = eq.steady_state(u)
+        (d,) = torch.autograd.grad(state.x.sum(), eq.fn.W, create_graph=True)
+    (again,) = torch.autograd.grad(d.square().sum(), eq.fn.W)
+    assert torch.equal(state.x, want)
+    (wanted,) = torch.autograd.grad(eq(u).sum(), eq.fn.W, create_graph=True)
+    assert torch.equal(d, wanted)
+    assert torch.equal(again, torch.autograd.grad(wanted.square().sum(), eq.fn.W)[0])
+
+
 def test_what_is_said_of_steady_states_is_said_under_autocast_too():
     net, b = rg.Network(0.9 * randn(6, 6, dtype=torch.float32)), randn(3, 6, seed=1, dtype=torch.float32)
 

@@ -8,7 +8,7 @@ lecture's two equations, v = D (Wv + c) and s = D (Wᵀs + c).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -114,6 +114,7 @@ class Evidence:
     g: Tensor
     s: Tensor
     factored: bool
+    _versions: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_versions", self._now())
@@ -125,7 +126,7 @@ class Evidence:
     @property
     def changed(self) -> bool:
         """Whether a tensor was overwritten since, as an optimiser's step overwrites W."""
-        return self._now() != self._versions  # type: ignore[attr-defined]
+        return self._now() != self._versions
 
     def correction(self, quick: bool = False, rounded: bool = False) -> Correction:
         """One Newton step from x, and one from s there; `quick` ones to a digit, in the dtype of x.
@@ -149,15 +150,18 @@ class Evidence:
 
     def take(self, rows: Tensor) -> Evidence:
         """That of some samples, (samples, n)."""
-        x, b, g, s = (None if t is None else t[rows] for t in self.flat())
-        return Evidence(self.net, x, b, g, s, self.factored)  # type: ignore[arg-type]
+        x, b, g, s = self.flat()
+        return Evidence(self.net, x[rows], None if b is None else b[rows], g[rows], s[rows], self.factored)
 
-    def flat(self) -> tuple[Tensor | None, ...]:
+    def flat(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """x, b, g and s, each (samples, n)."""
-        return tuple(
-            None if t is None else t.detach().expand(self.x.shape).reshape(-1, self.x.shape[-1])
-            for t in (self.x, self.b, self.g, self.s)
-        )
+        shape = self.x.shape
+
+        def flattened(t: Tensor) -> Tensor:
+            return t.detach().expand(shape).reshape(-1, shape[-1])
+
+        b = None if self.b is None else flattened(self.b)
+        return flattened(self.x), b, flattened(self.g), flattened(self.s)
 
     def _in_turns(
         self, told: Callable[[_Samples], tuple[Tensor, ...]], quick: bool = False, rounded: bool = True

@@ -21,7 +21,8 @@ from retrograde.connectivity import Dense, Operator
 from retrograde.feedback import adjoint_problem, tangent_problem
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
-from retrograde.result import EVERYTHING, Gradients, Status, Wants, convergence_error
+from retrograde.result import EVERYTHING, Gradients, Wants, convergence_error
+from retrograde.scaling import judged, largest_conditioning, power_of_two
 from retrograde.solvers import (
     Anderson,
     Blockwise,
@@ -103,7 +104,7 @@ def solve_adjoint(
     least, most = map(float, torch.aminmax(torch.cat([size, drive]))) if len(g) else (1.0, 1.0)
     far = g.dtype == torch.float16 or not _NEAR_1[0] <= least <= most <= _NEAR_1[1]
     if far:
-        scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
+        scale = power_of_two(size)
         g = g / scale
         start = D * g
         drive = torch.linalg.vector_norm(start, dim=-1)
@@ -113,18 +114,10 @@ def solve_adjoint(
     else:
         solution = warm.solve_adjoint(solver, problem, start, torch.linalg.vector_norm(g, dim=-1, keepdim=True))
 
-    s, status, residual = solution.value, solution.status, solution.residual
-    conditioning = torch.linalg.vector_norm(s, dim=-1) / drive
-    # Where s is so large beside what drives it, rounding is amplified to the size of s, and no residual shows it.
-    limit = 0.1 / torch.finfo(g.dtype).eps
-    if far or (len(g) and not float(conditioning.max()) <= limit):
-        none = size == 0  # no reward, no gradient, whatever became of the state
-        s = torch.where(none[:, None], 0, s * scale if far else s)
-        status = torch.where(none, int(Status.CONVERGED), status)
-        residual = torch.where(none, 0, residual)
-        conditioning = torch.where(none | (drive == 0), 1, conditioning)
-        status = torch.where((conditioning > limit) & (status == Status.CONVERGED), int(Status.SINGULAR), status)
-    return replace(solution, value=s, status=status, residual=residual), conditioning
+    conditioning = torch.linalg.vector_norm(solution.value, dim=-1) / drive
+    if far or (len(g) and not float(conditioning.max()) <= largest_conditioning(g.dtype)):
+        solution, conditioning = judged(solution, size, drive)
+    return (replace(solution, value=solution.value * scale) if far else solution), conditioning
 
 
 def receipt_of(solver: Solver, found: Solution, conditioning: Tensor, batch: torch.Size, **told: Any) -> Receipt:

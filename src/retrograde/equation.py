@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retrograde.result import Status
-from retrograde.solvers import Problem
+from retrograde.result import Status, SteadyState, convergence_error
+from retrograde.solvers import Problem, Solution, Solver, relative_residual
 from retrograde.solvers.factors import Factors
 
 _PART = (
@@ -96,6 +97,34 @@ class Equation:
         return eye - Graph(self.take(copies), x[copies]).transposed(eye.repeat(samples, 1)).reshape(samples, n, n)
 
 
+@dataclass(frozen=True, eq=False)
+class Sliced(Equation):
+    """The equation of what cannot be cut: fn is always called with `whole`, into which the samples asked for are put.
+
+    Attributes:
+        whole: any x of all samples.
+        index: which samples these are; None for all.
+    """
+
+    whole: Tensor = field(kw_only=True)
+    index: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """fn(x, *inputs) for these samples, looked over."""
+        if self.index is None:
+            return super().__call__(x)
+        return super().__call__(self.whole.index_copy(0, self.index, x))[self.index]
+
+    def take(self, rows: Tensor) -> Sliced:
+        """The equation of these samples."""
+        return replace(self, index=rows if self.index is None else self.index[rows])
+
+    def one_minus_jacobian(self, x: Tensor) -> Tensor:
+        """I - J for each sample, by one vector-Jacobian product a row."""
+        graph, eye = Graph(self, x), torch.eye(math.prod(x.shape[1:]), dtype=x.dtype, device=x.device)
+        return eye - torch.stack([graph.transposed(row.expand(len(x), -1)) for row in eye], dim=1)
+
+
 class Graph:
     """The autograd graph of fn at x, cut off from what x and the inputs came from.
 
@@ -140,6 +169,25 @@ class Graph:
         """Jᵀl, as rows."""
         return self.equation.rows(self._pull(l, [self.x])[0])
 
+    def moved(self, v: Tensor) -> Tensor:
+        """Jv, as rows: the transpose of the transpose."""
+        u, Ju = self._transpose
+        if not Ju.requires_grad:
+            return torch.zeros_like(v)
+        v = v.reshape(self.x.shape)
+        (Jv,) = torch.autograd.grad(Ju, u, v, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return self.equation.rows(Jv)
+
+    @cached_property
+    def _transpose(self) -> tuple[Tensor, Tensor]:
+        """u = 0 and Jᵀu, of which the derivative is Jᵀ."""
+        u = torch.zeros_like(self.y, requires_grad=True)
+        if not self.y.requires_grad:
+            return u, u.detach()
+        how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+        with torch.enable_grad():
+            return u, torch.autograd.grad(self.y, self.x, u, **how)[0]
+
     def gradients(self, l: Tensor) -> tuple[Tensor, ...]:
         """(d fn/dθ)ᵀl for the inputs that are differentiated and for what is captured."""
         return self._pull(l, [*self._inputs, *self.captured])
@@ -174,6 +222,31 @@ def _leaves(y: Tensor) -> list[Tensor]:
             leaves.append(node.variable)
         stack.extend(parent for parent, _ in node.next_functions)
     return leaves
+
+
+def settle(
+    equation: Equation, x0: Tensor, solver: Solver, factors: Factors, keep: bool
+) -> tuple[Solution, Graph | None]:
+    """The x that the solver found, as rows; and, to `keep`, its graph."""
+    z = equation.rows(x0)
+    with torch.no_grad():
+        shape = x0.shape if equation.coupled else x0.shape[1:]
+        found = solver.solve(equation.problem(shape, factors, torch.arange(len(z), device=z.device)), z)
+        x = found.value.reshape(x0.shape)
+    graph = Graph(equation, x) if keep else None
+    if len(z) > 1:
+        with torch.no_grad():
+            y = equation(x) if graph is None else graph.y.detach()
+            together = relative_residual(equation.rows(y), found.value)
+        check_apart(together, found.residual, found.status, "the state")
+    return found, graph
+
+
+def check_converged(state: SteadyState) -> None:
+    """Raise the ConvergenceError of a state of which some sample failed."""
+    if not state.converged.all():
+        advice = "Try FixedPoint(damping=0.5), Newton() for a small state, or another x0; fn may have no fixed point."
+        raise convergence_error("equilibrium", state, state.tolerance, advice, state)
 
 
 # --- what is asked of fn, looked after

@@ -12,13 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from retrograde.checks import check_finite, check_floating
-from retrograde.equation import Equation, Graph, check_apart
+from retrograde.closure import Closed, Reading
+from retrograde.equation import Equation, check_converged, settle
+from retrograde.equation_rules import Family, check_seen
 from retrograde.implicit import Adjoint, attach
 from retrograde.receipt import Receipt
-from retrograde.result import SteadyState, convergence_error
-from retrograde.solvers import Cascade, FixedPoint, Krylov, Newton, Solver, relative_residual
+from retrograde.result import SteadyState
+from retrograde.solvers import Cascade, FixedPoint, Krylov, Newton, Solver
 from retrograde.solvers.factors import Factors
-from retrograde.transforms import transformed
+from retrograde.transforms import from_autocast, precisely, transformed
 
 # Up to this many numbers a sample, the default solver may factor I - J, which costs as many copies of the sample.
 SMALL = 256
@@ -87,6 +89,7 @@ class Equilibrium(nn.Module):
         """The fixed point, of the shape of x0."""
         return self.steady_state(*inputs, x0=x0).x
 
+    @precisely
     def steady_state(
         self,
         *inputs: Any,
@@ -110,43 +113,27 @@ class Equilibrium(nn.Module):
 
         Raises:
             ValueError, TypeError: an argument is not finite or not of the kind expected; fn changes the shape or the
-                dtype, mixes samples, or hides x from autograd; a transform of torch.func is under way.
+                dtype, mixes samples, or hides x from autograd, or from torch.func what else it depends on.
             ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
         """
-        if transformed():
-            raise ValueError(
-                "Equilibrium: expected to be called outside torch.func's transforms and forward mode, which do not see "
-                "through a solve by vector-Jacobian products; torch.autograd.grad(..., create_graph=True), "
-                "torch.autograd.functional.jacobian and hessian give the same derivatives"
-            )
         solver = _check_solver("solver", solver) or self.solver
         adjoint = _check_solver("adjoint", adjoint) or self.adjoint
         self._check_samples_apart()
+        inputs, x0 = tuple(map(self._from_autocast, inputs)), self._from_autocast(x0)
         for place, each in enumerate(inputs):
             if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()):
                 check_finite(f"inputs[{place}]", each)
+        if transformed():
+            return self._transformed_state(inputs, x0, solver, adjoint or _ADJOINT, throw)
         # A parametrised weight is computed once, and with its history: the first call of fn is one that autograd sees.
         with parametrize.cached():
             x0 = self._start(inputs, x0)
-            n = x0.numel() if self.coupled else math.prod(x0.shape[1:])
-            solver = solver or (_SETTLE_OR_NEWTON if n <= SMALL and not self.coupled else _SETTLE)
-            own = tuple(isinstance(each, Tensor) and each.ndim > 0 and len(each) == len(x0) for each in inputs)
-            equation = Equation(self.fn, inputs, own, self.coupled)
-            z = equation.rows(x0)
-            factors = Factors(z)
-            with torch.no_grad():
-                shape = x0.shape if self.coupled else x0.shape[1:]
-                problem = equation.problem(shape, factors, torch.arange(len(z), device=z.device))
-                found = solver.solve(problem, z)
-                x = found.value.reshape(x0.shape)
-            graph = Graph(equation, x) if torch.is_grad_enabled() else None
-            if len(z) > 1:
-                with torch.no_grad():
-                    y = equation(x) if graph is None else graph.y.detach()
-                    together = relative_residual(equation.rows(y), found.value)
-                check_apart(together, found.residual, found.status, "the state")
+            solver = solver or self._default_solver(x0)
+            equation = Equation(self.fn, inputs, _own(inputs, x0), self.coupled)
+            factors = Factors(equation.rows(x0))
+            found, graph = settle(equation, x0, solver, factors, torch.is_grad_enabled())
 
-        samples, receipts = x0.shape[:1], list[Receipt]()
+        x, samples, receipts = found.value.reshape(x0.shape), x0.shape[:1], list[Receipt]()
         residual = found.residual.expand(samples)
         if graph is not None:
             x = attach(x, graph, Adjoint(adjoint or _ADJOINT, throw, factors, residual, receipts))
@@ -159,12 +146,40 @@ class Equilibrium(nn.Module):
             solver=solver,
             _receipts=receipts,
         )
-        if throw and not state.converged.all():
-            advice = (
-                "Try FixedPoint(damping=0.5), Newton() for a small state, or another x0; fn may have no fixed point."
-            )
-            raise convergence_error("equilibrium", state, state.tolerance, advice, state)
+        if throw:
+            check_converged(state)
         return state
+
+    def _transformed_state(
+        self, inputs: tuple[Any, ...], x0: Tensor | None, solver: Solver | None, adjoint: Solver, throw: bool
+    ) -> SteadyState:
+        """The same under torch's transforms, on the plain numbers underneath, of all slices of a ``vmap`` at once."""
+        if parametrize._cache_enabled:
+            raise ValueError("Equilibrium: expected no parametrize.cached() around it under torch.func")
+        with Reading(self.fn, (x0, *inputs)) as reading:
+            x0 = self._start(inputs, x0)
+        solver = solver or self._default_solver(x0)
+        places = [place for place, each in enumerate(inputs) if isinstance(each, Tensor)]
+
+        def of_tensors(x: Tensor, *tensors: Tensor) -> Tensor:
+            given = dict(zip(places, tensors, strict=False))
+            return self.fn(x, *(given.get(place, each) for place, each in enumerate(inputs)))
+
+        fn = Closed(of_tensors, reading)
+        tensors = tuple(inputs[place] for place in places)
+        arguments, own = (*tensors, *reading.found), (*_own(tensors, x0), *(False for _ in reading.found))
+        check_seen(fn, x0, arguments)
+        family = Family(fn, x0.ndim, own, self.coupled, solver, adjoint, throw)
+        x, status, residual, steps = family.state(x0, arguments, [f"inputs[{place}]" for place in places])
+        return SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver)
+
+    def _from_autocast(self, given: Any) -> Any:
+        """In the dtype of fn's parameters, or float32, what layers before gave in that of an autocast under way."""
+        like = next((each for each in self.parameters() if each.is_floating_point()), None)
+        return from_autocast(given, torch.float32 if like is None else like.dtype)
+
+    def _default_solver(self, x0: Tensor) -> Solver:
+        return _SETTLE_OR_NEWTON if math.prod(x0.shape[1:]) <= SMALL and not self.coupled else _SETTLE
 
     def _start(self, inputs: tuple[Any, ...], x0: Tensor | None) -> Tensor:
         """x0, or 0 of the shape of the first input, with which fn has been tried once."""
@@ -200,6 +215,11 @@ class Equilibrium(nn.Module):
                     f"fn: expected each sample to depend on itself alone, and {name or 'it'} is a "
                     f"{type(module).__name__} in training; use GroupNorm or LayerNorm, or Equilibrium(fn, coupled=True)"
                 )
+
+
+def _own(inputs: tuple[Any, ...], x0: Tensor) -> tuple[bool, ...]:
+    """Which inputs are each sample's own."""
+    return tuple(isinstance(each, Tensor) and each.ndim > 0 and len(each) == len(x0) for each in inputs)
 
 
 def _check_solver(name: str, given: Any) -> Any:

@@ -17,20 +17,26 @@ from torch import Tensor
 from retrograde.checks import check_finite
 from retrograde.equation import Equation, Graph, check_apart, differentiated
 from retrograde.receipt import Receipt
-from retrograde.result import Gradients, Status, convergence_error
+from retrograde.result import Gradients, convergence_error
+from retrograde.scaling import judged, power_of_two
 from retrograde.solvers import Problem, Solver, relative_residual
 from retrograde.solvers.factors import Factors
+from retrograde.transforms import precisely
 
 
 @dataclass(frozen=True, eq=False)
 class Adjoint:
-    """How adjoints are solved for: with which solver, from which factors of I - J, and where the receipts go."""
+    """How adjoints are solved for: with which solver, from which factors of I - J, and where the receipts go.
+
+    For a `tangent` J stands in the place of Jᵀ.
+    """
 
     solver: Solver
     throw: bool
     factors: Factors | None = None
     state_residual: Tensor | None = None
     receipts: list[Receipt] | None = None
+    tangent: bool = False
 
     def solve(self, graph: Graph, g: Tensor) -> Tensor:
         """l = Jᵀl + g, of the shape of g.
@@ -42,42 +48,37 @@ class Adjoint:
             ValueError: g is not finite.
             ConvergenceError: some sample has not converged, and `throw`.
         """
-        check_finite("dR/dx", g)
+        what = "tangent" if self.tangent else "adjoint"
+        check_finite("tangent" if self.tangent else "dR/dx", g)
         whole, coupled = g.shape, graph.equation.coupled
         g = graph.equation.rows(g)
         size = g.abs().amax(-1) if g.shape[-1] else g.new_zeros(len(g))
-        scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)[:, None]
+        scale = power_of_two(size)
         g = g / scale
         rows = torch.arange(len(g), device=g.device)
-        found = self.solver.solve(_problem(graph, g, self.factors or Factors(g), rows, rows), g)
-
-        none = size == 0  # no reward, no gradient
-        l = torch.where(none[:, None], 0, found.value)
-        status = torch.where(none, int(Status.CONVERGED), found.status)
-        residual = torch.where(none, 0, found.residual)
-        if len(l) > 1:
-            check_apart(relative_residual(graph.transposed(l) + g, l), residual, status, "the adjoint")
-        drive = torch.where(none, 1, torch.linalg.vector_norm(g, dim=-1))
-        conditioning = torch.where(none, 1, torch.linalg.vector_norm(l, dim=-1) / drive)
-        # Where l is so large beside what drives it, rounding is amplified to its size, and no residual shows it.
-        status = torch.where(conditioning > 0.1 / torch.finfo(g.dtype).eps, int(Status.SINGULAR), status)
+        problem = _problem(graph, g, self.factors or Factors(g), rows, rows, self.tangent)
+        found = self.solver.solve(problem, g)
+        if len(g) > 1:
+            together = relative_residual(problem.step(found.value), found.value)
+            check_apart(together, found.residual, found.status, f"the {what}")
+        found, conditioning = judged(found, size, torch.linalg.vector_norm(g, dim=-1))
 
         samples = whole[:1] if coupled else g.shape[:1]
         receipt = Receipt(
             solver=self.solver,
-            status=status.expand(samples),
-            residual=residual.expand(samples),
+            status=found.status.expand(samples),
+            residual=found.residual.expand(samples),
             steps=found.steps.expand(samples),
             state_residual=self.state_residual,
             conditioning=conditioning.expand(samples),
         )
         if self.receipts is not None:
             self.receipts.append(receipt)
-        l = (l * scale).reshape(whole)
+        l = (found.value * scale).reshape(whole)
         if self.throw and not receipt.converged.all():
             advice = "I - J may be nearly singular there, as at a bifurcation; try adjoint=Krylov(restart=100)."
             tolerance, result = self.solver.tolerance(g.dtype), Gradients(l, (), receipt=receipt)
-            raise convergence_error("adjoint of the equilibrium", receipt, tolerance, advice, result)
+            raise convergence_error(f"{what} of the equilibrium", receipt, tolerance, advice, result)
         return l
 
     @property
@@ -86,29 +87,30 @@ class Adjoint:
         return Adjoint(self.solver, self.throw)
 
 
-def _problem(graph: Graph, g: Tensor, factors: Factors, rows: Tensor, places: Tensor) -> Problem:
+def _problem(graph: Graph, g: Tensor, factors: Factors, rows: Tensor, places: Tensor, tangent: bool = False) -> Problem:
     """What a solver sees: l = Jᵀl + g, for samples that are `rows` of the batch and stand at `places` in the graph."""
     held = len(graph.equation.rows(graph.x))
 
     def step(l: Tensor) -> Tensor:
+        product = graph.moved if tangent else graph.transposed
         if len(places) == held:
-            return graph.transposed(l) + g
+            return product(l) + g
         padded = l.new_zeros(held, l.shape[1]).index_copy(0, places, l)
-        return graph.transposed(padded)[places] + g
+        return product(padded)[places] + g
 
     def take(some: Tensor) -> Problem:
         there = places[some]
         if 2 * len(there) > held:
-            return _problem(graph, g[some], factors, rows[some], there)
+            return _problem(graph, g[some], factors, rows[some], there, tangent)
         here = torch.arange(len(there), device=there.device)  # a graph of half the size repays its making
-        return _problem(graph.take(there), g[some], factors, rows[some], here)
+        return _problem(graph.take(there), g[some], factors, rows[some], here, tangent)
 
     def factorise(l: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
         wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
         if len(wanted):
             some = places[wanted]
             factors.put(rows[wanted], lambda: graph.equation.take(some).one_minus_jacobian(graph.x.detach()[some]))
-        return lambda r: factors.solve(rows, r, transposed=True)
+        return lambda r: factors.solve(rows, r, transposed=not tangent)
 
     return Problem(step=step, take=take, factorise=factorise, affine=True)
 
@@ -130,6 +132,7 @@ class _Implicit(torch.autograd.Function):
         return x
 
     @staticmethod
+    @precisely
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         x, *sources = ctx.saved_tensors  # raises if one was overwritten since

@@ -19,7 +19,7 @@ from retrograde.solvers import Solver
 from retrograde.spectrum import verdict
 from retrograde.steady import solved
 from retrograde.trajectories import hold_leak, run
-from retrograde.transforms import uncompiled
+from retrograde.transforms import from_autocast, uncompiled
 from retrograde.unfolding import Layer, Unfolded
 from retrograde.warm import WarmStart
 
@@ -117,6 +117,7 @@ class Network(nn.Module):
             ValueError, TypeError: an argument of the wrong shape or dtype, or not finite.
             ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
         """
+        x0 = from_autocast(x0, self._like.dtype)
         how: dict[str, Any] = {"x0": x0, "solver": solver, "adjoint": adjoint, "throw": throw}
         how |= {"warm": warm, "grad_rtol": grad_rtol}
         net, b = self.recurrence, self._total(input)
@@ -262,7 +263,7 @@ class Network(nn.Module):
         """The same, without a look at its numbers."""
         n, like = self.W.shape[0], self._like
         if input is not None:
-            check_last_axis("input", check_like("input", input, like), n)
+            input = check_last_axis("input", check_like("input", from_autocast(input, like.dtype), like), n)
         if self.b is None:
             return torch.zeros(n, dtype=like.dtype, device=like.device) if input is None else input
         return self.b if input is None else self.b + input

@@ -37,7 +37,7 @@ from retrograde.solvers.at_once import begin, go_on
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, core, factor_size, invert
 from retrograde.targeting import check_grad_rtol, for_the_state, parts_of, settle
-from retrograde.transforms import opaque, transformed, uncompiled
+from retrograde.transforms import from_autocast, opaque, transformed, uncompiled
 from retrograde.warm import Visit, WarmStart
 
 
@@ -278,10 +278,11 @@ def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Ten
     """b and the start x, of shapes and dtypes that fit; x has the whole batch's shape."""
     W = net.W.bind()
     n = W.shape[0]
-    check_last_axis("b", check_like("b", b, W.like), n)
+    b = check_last_axis("b", check_like("b", from_autocast(b, W.like.dtype), W.like), n)
     net.f.check_elementwise(n, W.like)
     if x0 is None:
         return b, torch.zeros_like(b)
+    x0 = from_autocast(x0, W.like.dtype)
     check_finite("x0", check_last_axis("x0", check_like("x0", x0, W.like), n))
     return b, x0.detach().expand(broadcast_shapes("b and x0", b=b.shape, x0=x0.shape))
 

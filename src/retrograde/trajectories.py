@@ -20,7 +20,7 @@ from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError, Trajectory
 from retrograde.through_time import total_input
-from retrograde.transforms import opaque, transformed, uncompiled
+from retrograde.transforms import from_autocast, opaque, transformed, uncompiled
 
 
 @uncompiled
@@ -77,6 +77,7 @@ def run(
     `name` is what errors call b, or the bias where there is no b.
     """
     W = net.W.bind()
+    b, bias, x0 = (from_autocast(each, W.like.dtype) for each in (b, bias, x0))
     looked_at = (name, b), (name, bias), ("x0", x0)
     b, x0, T = _checked(net, b, bias, x0, steps, name)
     trained = net.leak if isinstance(net.leak, Tensor) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -44,23 +45,39 @@ def opaque(
     return _Opaque.apply(solve, len(samples), *apart)
 
 
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+_left: ContextVar[dict[str, torch.dtype]] = ContextVar("autocast that was left")  # the dtype of each device
+
+
 def precisely(solve: Callable[P, R]) -> Callable[P, R]:
     """`solve` in the dtype it is given, whatever ``torch.autocast`` is under way.
 
-    In bfloat16 products have three digits, and nothing converges to more.
+    In bfloat16 products have three digits, and nothing converges to more. What layers before it gave in that dtype,
+    `from_autocast` takes.
     """
 
     @wraps(solve)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         if not torch._C._is_any_autocast_enabled():
             return solve(*args, **kwargs)
-        with ExitStack() as off:
-            for device in ("cpu", "cuda", "mps", "xpu"):
-                if torch.is_autocast_enabled(device):
+        left = {device: torch.get_autocast_dtype(device) for device in _DEVICES if torch.is_autocast_enabled(device)}
+        before = _left.set(left)
+        try:
+            with ExitStack() as off:
+                for device in left:
                     off.enter_context(torch.autocast(device, enabled=False))
-            return solve(*args, **kwargs)
+                return solve(*args, **kwargs)
+        finally:
+            _left.reset(before)
 
     return called
+
+
+def from_autocast(given: Any, dtype: torch.dtype) -> Any:
+    """`given` in that dtype, if it is a tensor in the dtype of the autocast that `precisely` left; else as it is."""
+    if not isinstance(given, Tensor) or given.dtype == dtype:
+        return given
+    return given.to(dtype) if given.dtype == _left.get({}).get(given.device.type) else given
 
 
 def uncompiled(solve: Callable[P, R]) -> Callable[P, R]:

@@ -28,7 +28,7 @@ from retrograde.result import ConvergenceError
 from retrograde.spectrum.components import within_components
 from retrograde.spectrum.eigen import Leading, Modes, Product, leading_modes
 from retrograde.spectrum.first_order import Linear, of_modes
-from retrograde.spectrum.stable import slopes
+from retrograde.spectrum.jacobians import slopes
 from retrograde.steady import steady_state
 
 # Of Arnoldi's method, for the slowest of the modes that are asked for: the leading ones, which decide, are exact long

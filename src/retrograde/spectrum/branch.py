@@ -17,7 +17,7 @@ from retrograde.result import ConvergenceError, Status
 from retrograde.solvers import Cascade, FixedPoint, Newton
 from retrograde.solvers.base import check_number
 from retrograde.spectrum.cells import Cell
-from retrograde.spectrum.curve import Curve, Point
+from retrograde.spectrum.curve import STRAIGHT, Curve, Point
 from retrograde.spectrum.diagram import SteadyBranch
 from retrograde.spectrum.families import family_of
 from retrograde.spectrum.special import SpecialPoint, special_points
@@ -26,8 +26,6 @@ from retrograde.transforms import precisely
 if TYPE_CHECKING:
     from retrograde.network import Network
 
-# The least cosine between the tangents of neighbouring points: about 10 degrees.
-_STRAIGHT = 0.985
 # As shares of the largest step: the first; where a bend counts as a kink and is stepped over; where it is given up.
 _FIRST, _KINK, _LEAST = 0.25, 1e-4, 1e-8
 
@@ -164,7 +162,7 @@ class _Walk:
         if curve.inner(aside, aside) > (length / 2) ** 2:
             return None
         q = curve.point(y, p.tangent)
-        straight = curve.inner(q.tangent, p.tangent) > _STRAIGHT
+        straight = curve.inner(q.tangent, p.tangent) > STRAIGHT
         # Where t ran against both tangents, it turned twice between them.
         turned = p.tangent[-1] * q.tangent[-1] > 0 and (q.t - p.t) * q.tangent[-1] < 0
         return q if (straight and not turned) or length < _KINK * self.longest else None
@@ -175,7 +173,7 @@ class _Walk:
         ahead = first.y - p.y
         length = self.curve.inner(ahead, p.tangent)
         near = 0 < length <= self.longest and self.curve.inner(ahead, ahead) < 1.1 * length**2
-        along = self.curve.inner(first.tangent, p.tangent) > _STRAIGHT
+        along = self.curve.inner(first.tangent, p.tangent) > STRAIGHT
         return length if near and along and len(self.points) > 10 else torch.inf
 
     def precede(self, back: _Walk) -> None:

@@ -15,7 +15,7 @@ from retrograde.connectivity.low_rank import LowRank
 from retrograde.connectivity.sum import Sum
 from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, Sigmoid, Softplus, Tanh
 from retrograde.recurrence import Recurrence
-from retrograde.spectrum.stable import equations_of
+from retrograde.spectrum.jacobians import equations_of
 from retrograde.transforms import precisely
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ from retrograde.spectrum.cells import solve_affine
 from retrograde.spectrum.families import Family
 from retrograde.spectrum.modes import spectra
 
+# The least cosine between the tangents of neighbouring points: about 10 degrees.
+STRAIGHT = 0.985
 _CORRECTIONS = 8
 # Beyond this the squared length of a tangent, next to that of the one before it, tells of a singular matrix.
 _STEEP = 1e6
@@ -129,3 +131,20 @@ class Curve:
     def beyond(self, p: Point, length: float) -> Tensor | None:
         """The point of the curve in the hyperplane at that length along the tangent of p; None where not found."""
         return self.correct(p.y + length * p.tangent, p.tangent)
+
+    def between(self, p: Point, q: Point, length: float, s: float) -> Tensor | None:
+        """As `beyond`, on the way to q, which lies at `length`. None, too, where it is a point of another branch.
+
+        From the cubic through both ends it takes so small a correction that a branch that crosses is not run into until
+        very near.
+        """
+        aligned = self.inner(q.tangent, p.tangent)
+        if aligned < STRAIGHT:
+            return self.beyond(p, s)
+        r, end = s / length, q.tangent * (length / aligned)
+        start, away = p.tangent * length, q.y - p.y
+        y = p.y + r * start + r**2 * (3 * away - 2 * start - end) + r**3 * (start + end - 2 * away)
+        found = self.correct(y, p.tangent)
+        if found is None or self.inner(self.tangent(found, p.tangent), p.tangent) < STRAIGHT:
+            return None
+        return found

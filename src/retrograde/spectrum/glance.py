@@ -10,7 +10,8 @@ from torch import Tensor
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
 from retrograde.spectrum.components import within_components
-from retrograde.spectrum.stable import cast_to, decomposes, jacobians, searched_modes
+from retrograde.spectrum.extremes import decomposes, searched_modes
+from retrograde.spectrum.jacobians import cast_to, jacobians
 
 _RTOL = 1e-4  # of the slowest Ritz pair: the leading eigenvalue then has four to six digits
 

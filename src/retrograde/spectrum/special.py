@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -90,15 +91,15 @@ def special_points(curve: Curve, p: Point, q: Point, length: float, index: int) 
 def _real_and_hopf(curve: Curve, p: Point, q: Point, length: float) -> list[_Crossing]:
     """Where an eigenvalue of J has Re λ = 1: the j-th largest real part is a continuous function of the length."""
 
-    def at(point: Point, j: int) -> complex:
-        return complex(point.real[j])
+    def excess(j: int, point: Point) -> float:
+        return float(point.real[j].real) - 1
 
     counts = [int((each.real.real > 1).sum()) for each in (p, q)]
     found: list[_Crossing] = []
     for j in range(min(counts), max(counts)):
-        located = _locate(curve, p, q, length, lambda each, j=j: at(each, j).real - 1)  # type: ignore[misc]
+        located = _locate(curve, p, q, length, partial(excess, j))
         if located is not None:
-            value = at(located[-1], j)
+            value = complex(located[-1].real[j])
             kind = "hopf" if _is_complex(value, located[-1]) else "real"
             _add(found, _Crossing(kind, *located, value, abs(value.real - 1)), length)
     return found
@@ -118,10 +119,14 @@ def _crosses_one(curve: Curve, p: Point, at: float, length: float) -> bool:
 
 def _of_own_dynamics(curve: Curve, p: Point, q: Point, length: float) -> list[_Crossing]:
     """Where a multiplier μ of the cell's own dynamics has |μ| = 1; but for μ = 1, where λ is 1 too."""
+
+    def excess(j: int, point: Point) -> float:
+        return float(point.own[j].abs()) - 1
+
     counts = [int((each.own.abs() > 1).sum()) for each in (p, q)]
     found: list[_Crossing] = []
     for j in range(min(counts), max(counts)):
-        located = _locate(curve, p, q, length, lambda each, j=j: float(each.own[j].abs()) - 1)  # type: ignore[misc]
+        located = _locate(curve, p, q, length, partial(excess, j))
         if located is not None:
             value = complex(located[-1].own[j])
             if _is_complex(value, located[-1]):
@@ -156,7 +161,7 @@ def _locate(
 
     def at(s: float) -> Point:
         if s not in seen:
-            y = curve.beyond(p, s)
+            y = curve.between(p, q, length, s)
             if y is None:
                 raise _Lost
             seen[s] = curve.point(y, p.tangent)
@@ -164,16 +169,23 @@ def _locate(
 
     if test(p) * test(q) > 0:
         return None
+    within = _resolution(curve) * length
     try:
-        within = _resolution(curve) * length
         s = float(brentq(lambda s: test(at(s)), 0.0, length, xtol=within, maxiter=100))
         return s, 2 * within, at(s)
     except _Lost:
-        # The branch could not be followed right up to it: the nearest that was seen.
+        # The branch could not be followed right up to it: the nearest that was seen, once the interval is as small as
+        # halves make it.
         known = sorted(seen)
-        pair = next(pair for pair in pairwise(known) if test(seen[pair[0]]) * test(seen[pair[1]]) <= 0)
-        s = min(pair, key=lambda s: abs(test(seen[s])))
-        return s, pair[1] - pair[0], seen[s]
+        low, high = next(pair for pair in pairwise(known) if test(seen[pair[0]]) * test(seen[pair[1]]) <= 0)
+        try:
+            while high - low > within:
+                middle = (low + high) / 2
+                low, high = (low, middle) if test(seen[low]) * test(at(middle)) <= 0 else (middle, high)
+        except _Lost:
+            pass
+        s = min((low, high), key=lambda s: abs(test(seen[s])))
+        return s, high - low, seen[s]
 
 
 class _Lost(Exception):

@@ -11,24 +11,18 @@ import torch
 from torch import Tensor
 
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
-from retrograde.connectivity import Dense, Operator
-from retrograde.connectivity.convolution import Convolution
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
 from retrograde.spectrum.components import within_components
-from retrograde.spectrum.eigen import Leading, Modes, leading_modes
-from retrograde.spectrum.first_order import Differential, Linear, largest_of_symmetric, least_singular, of_modes
+from retrograde.spectrum.eigen import Modes
+from retrograde.spectrum.extremes import Found, decomposed, decomposes, decomposes_after_all, searched
+from retrograde.spectrum.first_order import Linear, of_modes
+from retrograde.spectrum.jacobians import cast_to, equations_of, jacobians
 from retrograde.spectrum.normal_form import three_meet
 from retrograde.transforms import precisely
 
 if TYPE_CHECKING:
     from retrograde.network import Network
-
-# Up to this many neurons a full W is decomposed: beyond, Arnoldi's method is several times faster. And so is a
-# convolution, whose eigenvalues lie along curves, which that method cannot resolve.
-SMALL = 512
-# And any W, as a matrix of this size is no larger than the basis of Arnoldi's method would be.
-TINY = 64
 
 
 class Bifurcation(IntEnum):
@@ -46,7 +40,7 @@ class Bifurcation(IntEnum):
 
 
 _BIFURCATIONS = {
-    Bifurcation.FOLD: "a fold: an eigenvalue reaches 1, and two steady states meet",
+    Bifurcation.FOLD: "a fold (or a transcritical point): an eigenvalue reaches 1, and two steady states meet",
     Bifurcation.HOPF: "a Hopf (in discrete time a Neimark-Sacker) bifurcation: a complex pair, and a cycle appears",
     Bifurcation.FLIP: "a flip: an eigenvalue reaches -1, and the activity alternates from step to step",
     Bifurcation.PITCHFORK: "a pitchfork, as with a symmetry: an eigenvalue reaches 1, and three steady states meet",
@@ -124,8 +118,8 @@ class Stability:
     def near(self) -> Tensor:
         """(...,) the `Bifurcation` of the network's own dynamics to which ``multiplier`` leads.
 
-        A fold is told from a pitchfork by how f bends at x: of another branch that crosses there without a symmetry,
-        transcritically, as two states meet, FOLD is told too.
+        A fold is told from a pitchfork by how f bends at x. FOLD says that two states meet. Whether they vanish or pass
+        through each other, transcritically, depends on what varies: `continue_steady_state` tells.
         """
         multiplier = self.multiplier.detach()
         meeting = torch.where(self.three_meet, int(Bifurcation.PITCHFORK), int(Bifurcation.FOLD))
@@ -200,11 +194,11 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
             some = plain.rows(rows)
             own_some = some if own is DW else own_plain.rows(rows)
             try:
-                found.append(_decomposed(some, own_some, int(k)) if dense else _searched(some, own_some, int(k), loops))
+                found.append(decomposed(some, own_some, int(k)) if dense else searched(some, own_some, int(k), loops))
             except ConvergenceError:
-                if not isinstance(W.structure, Dense) and n > SMALL:
+                if not decomposes_after_all(W):
                     raise
-                found.append(_decomposed(some, own_some, int(k)))
+                found.append(decomposed(some, own_some, int(k)))
         b = None if b is None else b.detach().expand(x.shape).reshape(-1, n)
         x = x.detach().reshape(-1, n)
         leader = _together([each.own for each in found])
@@ -220,121 +214,13 @@ def turns(multiplier: Tensor) -> Tensor:
     return multiplier.imag.abs() > torch.finfo(multiplier.dtype).eps ** 0.6 * multiplier.abs()
 
 
-def equations_of(net: Network | Recurrence, input: Tensor | None) -> tuple[Recurrence, Tensor | None]:
-    """The recurrence and its total input; None where no input was given."""
-    if isinstance(net, Recurrence):
-        W = net.W.bind()
-        if input is not None:
-            check_finite("input", check_last_axis("input", check_like("input", input, W.like), W.shape[0]))
-        return replace(net, W=W), input
-    if not isinstance(getattr(net, "recurrence", None), Recurrence):
-        raise TypeError(f"net: expected a Network or a Recurrence, got {type(net).__name__}")
-    return net.recurrence, None if input is None else net.total(input)
-
-
-def cast_to(
-    dtype: torch.dtype, net: Recurrence, x: Tensor, b: Tensor | None
-) -> tuple[Recurrence, Tensor, Tensor | None]:
-    """The same network and state in that dtype, connected with what was given by their history."""
-    W, leak = net.W.bind(), net.leak
-    leak = leak.to(dtype) if isinstance(leak, Tensor) else leak
-    net = replace(net, W=W.bind(*(weight.to(dtype) for weight in W.weights)), leak=leak)
-    return net, x.to(dtype), None if b is None else b.to(dtype)
-
-
-def slopes(net: Recurrence, x: Tensor, b: Tensor | None) -> Tensor:
-    """f'(Wx + b), differentiable; read from x = f(Wx + b) where f allows it."""
-    if net.f.slope_from_output:
-        return net.f.slope(x)
-    if b is None:
-        raise ValueError(f"input: expected the input of the state, as {net.f} has no slope in terms of x alone")
-    with torch.enable_grad():
-        u = net.W @ x + b
-        wanted = u.requires_grad
-        u = u if wanted else u.requires_grad_()
-        y = net.f(u)
-        if not y.requires_grad:  # flat
-            return torch.zeros_like(u)
-        (slope,) = torch.autograd.grad(y.sum(), u, create_graph=True, materialize_grads=True, allow_unused=True)
-    return slope if wanted else slope.detach()
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What was computed for some samples: of DW, of the network's own dynamics, of the symmetric part, of I - DW."""
-
-    modes: Modes
-    rightmost: Modes
-    own: Modes
-    abscissa: Differential
-    distance: Differential | None
-
-
-def _decomposed(DW: Linear, own: Linear, k: int) -> _Found:
-    """By decompositions of full matrices."""
-    M = DW.dense()
-    modes = leading_modes(M, M.shape[-1])
-    return _Found(
-        modes=modes.take(torch.arange(min(k, M.shape[-1]), device=M.device).expand(len(M), -1)),
-        rightmost=modes.take(modes.values.real.argmax(-1, keepdim=True)),
-        own=_leader(modes) if own is DW else leading_modes(own.dense(), 1),
-        abscissa=largest_of_symmetric((M + M.mT) / 2),
-        distance=least_singular(M),
-    )
-
-
-def decomposes(W: Operator) -> bool:
-    """Whether DW is formed and decomposed."""
-    return W.shape[0] <= (SMALL if isinstance(W.structure, Dense | Convolution) else TINY)
-
-
-def jacobians(net: Recurrence, x: Tensor, b: Tensor | None) -> tuple[Linear, Linear]:
-    """DW, and the Jacobian of the network's own dynamics, (1-a) I + a DW."""
-    D = slopes(net, x, b).reshape(-1, x.shape[-1])
-    DW = Linear(net.W.bind(), torch.zeros_like(D), D)
-    if net.leak is None:
-        return DW, DW
-    a = torch.as_tensor(net.leak, dtype=D.dtype, device=D.device).expand(D.shape[-1])
-    return DW, Linear(DW.W, (1 - a).expand(D.shape), a * D)
-
-
-def searched_modes(M: Linear, loops: Operator, k: int, by: Leading, rtol: float | None = None) -> Modes:
-    """Those of one sample, by Arnoldi's method; the left ones too, unless an rtol tells that values are all."""
-    M = replace(M, W=loops)
-    found = leading_modes(
-        lambda v: M.product(v[None])[0],
-        k,
-        by=by,
-        transposed=None if rtol else lambda w: M.transposed_product(w[None])[0],
-        like=M.d[0],
-        rtol=rtol,
-    )
-    return found.each(lambda part: part[None])
-
-
-def _searched(DW: Linear, own: Linear, k: int, loops: Operator) -> _Found:
-    """By products alone, for one sample: ARPACK takes no more at once. `loops` is W as far as eigenvalues need it."""
-    found = searched_modes(DW, loops, k, "modulus")
-    return _Found(
-        modes=found,
-        rightmost=searched_modes(DW, loops, 1, "real"),
-        own=_leader(found) if own is DW else searched_modes(own, loops, 1, "modulus"),
-        abscissa=largest_of_symmetric(lambda v: (DW.product(v[None]) + DW.transposed_product(v[None]))[0] / 2, DW.d[0]),
-        distance=None,
-    )
-
-
-def _leader(modes: Modes) -> Modes:
-    return modes.each(lambda part: part[:, :1])
-
-
 def _together(parts: list[Any]) -> Any:
     """What was found for some samples each, for all."""
     return type(parts[0])(*(torch.cat(rows) for rows in zip(*(part.tensors for part in parts), strict=True)))
 
 
 def _told(
-    found: list[_Found], DW: Linear, own: Linear, batch: torch.Size, dtype: torch.dtype, meet: Tensor
+    found: list[Found], DW: Linear, own: Linear, batch: torch.Size, dtype: torch.dtype, meet: Tensor
 ) -> Stability:
     """All samples together, attached to what they were computed from."""
     real, complex_ = (torch.float64, torch.complex128) if dtype == torch.float64 else (torch.float32, torch.complex64)

@@ -18,7 +18,8 @@ from retrograde.solvers import relative_residual
 from retrograde.solvers.base import default_rtol
 from retrograde.spectrum.cycles import Fate, course
 from retrograde.spectrum.glance import glance
-from retrograde.spectrum.stable import Bifurcation, cast_to, equations_of, stability, turns
+from retrograde.spectrum.jacobians import cast_to, equations_of
+from retrograde.spectrum.stable import Bifurcation, stability, turns
 from retrograde.transforms import precisely
 
 if TYPE_CHECKING:
