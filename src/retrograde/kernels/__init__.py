@@ -80,7 +80,7 @@ def explain(net: Any, samples: int = 32) -> str:
     if why is not None:
         gradient = ", but dR/dW by a kernel" if _has_outer(W) else ""
         return f"trajectory: plain PyTorch ({why}){gradient}\nsteady state: plain PyTorch (the same){gradient}"
-    how = "the threads sharing each product" if _is_shared(W, samples) else "each thread with its own samples"
+    how = "the threads sharing each product" if _is_lone(W, samples) or _are_few(W, samples) else "each thread with its own samples"
     structure, f, dtype = type(W.structure).__name__, type(net.f).__name__.lower(), str(W.like.dtype)[6:]
     which = "FixedPoint and Anderson" if is_large(W) else "FixedPoint"
     return (
@@ -101,12 +101,14 @@ def forward_sweep(
     from retrograde.kernels.cpu import lone, sweeps
 
     samples, n = _samples(x0.shape)
+    if _are_few(W, samples):
+        return _forward_of_few(W, f, leak, b, bias, x0, T)
     path = np.empty((T + 1, samples, n), _dtype(x0))  # for which NumPy asks for huge pages, five times faster to touch
     path[0] = _array(x0).reshape(samples, n)
     varying = _by_sample(b, 1, x0.shape, (0, 0, 0), path.dtype)
     constant = _by_sample(bias, 0, x0.shape, (1, n), path.dtype)
     a, A = _leaks(leak, n, path.dtype), _matrix(W)
-    if _is_shared(W, samples):
+    if _is_lone(W, samples):
         finite = lone.forward(A, varying, constant, a, _number(f), _threads(), path)
     else:
         share, _ = _share(samples, n, A)
@@ -135,17 +137,85 @@ def substitute_back(
 
     shape, dtype = y.shape, _dtype(y)
     T, (samples, n) = len(y), _samples(shape[1:])
+    if _are_few(W, samples):
+        return _adjoint_of_few(W, f, y, g, at, leak, after)
     s = np.empty((T, samples, n), dtype)
     l = np.empty((0, 0, 0) if leak is None else s.shape, dtype)
     s_next, l_next = (_by_sample(z, 0, shape[1:], (0, 0), dtype) for z in after)
     slopes, rewards = _array(y).reshape(s.shape), _array(g).reshape(len(g), samples, n)
     a, A = _leaks(leak, n, dtype), _matrix(W, transposed=True)
-    if _is_shared(W, samples):
+    if _is_lone(W, samples):
         lone.adjoint(A, slopes, rewards, at, a, _number(f), _threads(), s_next, l_next, s, l)
     else:
         share, _ = _share(samples, n, A)
         sweeps.adjoint(A, slopes, rewards, at, a, _number(f), share, s_next, l_next, s, l)
     return torch.from_numpy(s).view(shape), None if leak is None else torch.from_numpy(l).view(shape)
+
+
+def _forward_of_few(
+    W: Operator, f: Nonlinearity, leak: float | Tensor | None, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int
+) -> tuple[Tensor, bool]:
+    """`forward_sweep` of a few samples. The path lies in memory as the input does: by samples, or by neurons."""
+    from retrograde.kernels.cpu import few
+
+    batch, (samples, n), dtype = x0.shape, _samples(x0.shape), _dtype(x0)
+    given = [
+        None if each is None else each.expand(times, *batch).reshape(times, samples, n)
+        for each, times in ((b, T), (None if bias is None else bias[None], 1))
+    ]
+    if any(each is not None and each.stride(1) == 1 for each in given):
+        path = torch.from_numpy(np.empty((T + 1, n, samples), dtype)).mT
+    else:
+        path = torch.from_numpy(np.empty((T + 1, samples, n), dtype))
+    path[0] = x0.reshape(samples, n)
+    (varying, constant, flat), strides = _without_axes((*given, path), dtype)
+    a, A = _leaks(leak, n, dtype), _matrix(W)
+    finite = few.forward(A, varying, constant, a, _number(f), _threads(), samples, flat, strides)
+    finite = finite and bool(torch.isfinite(x0.sum()))  # as a neuron that sends to none is met nowhere
+    return path.view(T + 1, *batch), finite
+
+
+def _adjoint_of_few(
+    W: Operator,
+    f: Nonlinearity | None,
+    y: Tensor,
+    g: Tensor,
+    at: np.ndarray,
+    leak: float | Tensor | None,
+    after: tuple[Tensor | None, ...],
+) -> tuple[Tensor, Tensor | None]:
+    """`substitute_back` of a few samples. s lies in memory by neurons where y does, all times of one together."""
+    from retrograde.kernels.cpu import few
+
+    shape, dtype, T = y.shape, _dtype(y), len(y)
+    samples, n = _samples(shape[1:])
+    y, g = (each.reshape(len(each), samples, n) for each in (y, g))
+    by_neurons = f is not None and y.stride(1) == 1  # slopes that are given lie as it happens
+
+    def made() -> Tensor:
+        if by_neurons:
+            return torch.from_numpy(np.empty((n, T, samples), dtype)).permute(1, 2, 0)
+        return torch.from_numpy(np.empty((T, samples, n), dtype))
+
+    s, l = made(), None if leak is None else made()
+    ends = [None if each is None else each.reshape(1, samples, n) for each in after]
+    (slopes, rewards, *ends, s_flat, l_flat), strides = _without_axes((y, g, *ends, s, l), dtype)
+    A, a = _matrix(W, transposed=True), _leaks(leak, n, dtype)
+    few.adjoint(A, slopes, rewards, at, a, _number(f), _threads(), samples, *ends, s_flat, l_flat, strides)
+    return s.view(shape), None if l is None else l.view(shape)
+
+
+def _without_axes(given: tuple[Tensor | None, ...], dtype: np.dtype) -> tuple[list[np.ndarray], np.ndarray]:
+    """For each tensor its numbers from the first to the last, (0,) for None; and for all of them the strides."""
+    flat, strides = [], np.zeros((len(given), 3), np.int64)
+    for k, each in enumerate(given):
+        if each is None or not each.numel():
+            flat.append(np.empty(0, dtype))
+            continue
+        strides[k] = each.stride()
+        length = 1 + sum((size - 1) * stride for size, stride in zip(each.shape, each.stride(), strict=True))
+        flat.append(each.detach().as_strided((length,), (1,)).numpy())
+    return flat, strides
 
 
 def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -326,12 +396,12 @@ def _is_lone(W: Operator, samples: int) -> bool:
     return samples == 1 and enough and torch.get_num_threads() > 1
 
 
-def _is_shared(W: Operator, samples: int) -> bool:
-    """Whether the threads share each product of a trajectory, rather than the samples."""
+def _are_few(W: Operator, samples: int) -> bool:
+    """Whether one vector holds the samples of a trajectory, of which the threads share each product."""
     from retrograde.kernels.cpu import tiles
 
-    few = isinstance(W.structure, Sparse) and samples <= tiles.BYTES // W.like.itemsize  # which one vector holds
-    return samples > 0 and _is_lone(W, 1 if few else samples)
+    held = isinstance(W.structure, Sparse) and 1 < samples <= tiles.BYTES // W.like.itemsize
+    return held and _is_lone(W, 1)
 
 
 def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
