@@ -251,6 +251,27 @@ def test_a_few_samples_of_a_sparse_w_share_its_products_to_the_same_bits(samples
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("leak", (None, 0.3), ids=str)
+def test_the_input_of_a_few_samples_may_lie_in_memory_as_it_likes(leak, dtype, monkeypatch):
+    monkeypatch.setattr(kernels, "_LONE", 1)
+    n, T = 67, 6
+    net = sparse(n, "tanh", dtype, leak)
+    input = torch.randn(T, 2, 3, n, dtype=dtype)
+    by_neurons = input.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    spread = torch.zeros(T, 2, 3, 2 * n, dtype=dtype)[..., ::2].copy_(input)
+    x0 = torch.zeros(2, 3, n, dtype=dtype)
+    wanted = trajectory_and_gradients(net, input, x0)
+    for each in (by_neurons, spread, input.transpose(1, 2).contiguous().transpose(1, 2)):
+        leaf = each.requires_grad_()
+        x = net.trajectory(leaf, x0).x
+        assert torch.equal(x, wanted[0])
+        (dR_db,) = torch.autograd.grad((x.sin() * torch.linspace(0.5, 1, T).to(x)[:, None, None, None]).sum(), leaf)
+        assert torch.equal(dR_db, wanted[1])
+        if each is by_neurons:  # no copy turns the array about
+            assert x.stride()[1:] == (3, 1, 6) and (leak or dR_db.stride() == by_neurons.stride())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("n", (1, 7, 19, 64, 133))
 @each_network
 def test_a_samples_bits_do_not_depend_on_its_batch(make, n, dtype):

@@ -401,7 +401,7 @@ def _are_few(W: Operator, samples: int) -> bool:
     from retrograde.kernels.cpu import tiles
 
     held = isinstance(W.structure, Sparse) and 1 < samples <= tiles.BYTES // W.like.itemsize
-    return held and _is_lone(W, 1)
+    return held and W.weights[0].numel() >= _LONE
 
 
 def _matrix(W: Operator, transposed: bool = False) -> tuple[np.ndarray, ...]:
