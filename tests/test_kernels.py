@@ -434,6 +434,21 @@ def test_anderson_is_what_a_large_sparse_w_gets_first(monkeypatch):
     close([state.x.detach()], [settled.x.detach()], steps=20)
 
 
+def test_a_large_linear_network_of_many_slow_modes_goes_from_acceleration_to_gmres(monkeypatch):
+    monkeypatch.setattr(kernels, "_LONE", 1)
+    generator = torch.Generator().manual_seed(0)
+    n, f64 = 200, {"dtype": torch.float64}
+    V = torch.eye(n, **f64) + 0.02 * torch.randn(n, n, generator=generator, **f64)
+    W = V @ torch.diag(torch.linspace(-1.8, 0.99, n, **f64)) @ torch.linalg.inv(V)  # from which its dynamics diverge
+    net = rg.Network(W.to_sparse(), f="identity", b=torch.ones(n, **f64))
+    state = net.steady_state()
+    state.x.square().sum().backward()
+    x = torch.linalg.solve(torch.eye(n, **f64) - W, torch.ones(n, **f64))
+    s = torch.linalg.solve(torch.eye(n, **f64) - W.T, 2 * x)
+    assert isinstance(state.solver.solvers[1], rg.Krylov) and int(state.attempt) == int(state.receipt.attempt) == 1
+    close([state.x.detach(), net.b.grad], [x, s], steps=1000)
+
+
 @pytest.mark.parametrize("gain", (1.2, 1.4, 2, 4))
 @pytest.mark.parametrize("samples", (1, 7))
 def test_the_default_of_a_large_sparse_w_goes_where_its_dynamics_go(gain, samples, plain, monkeypatch):
