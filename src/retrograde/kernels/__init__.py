@@ -80,7 +80,8 @@ def explain(net: Any, samples: int = 32) -> str:
     if why is not None:
         gradient = ", but dR/dW by a kernel" if _has_outer(W) else ""
         return f"trajectory: plain PyTorch ({why}){gradient}\nsteady state: plain PyTorch (the same){gradient}"
-    how = "the threads sharing each product" if _is_lone(W, samples) or _are_few(W, samples) else "each thread with its own samples"
+    shared = _is_lone(W, samples) or _are_few(W, samples)
+    how = "the threads sharing each product" if shared else "each thread with its own samples"
     structure, f, dtype = type(W.structure).__name__, type(net.f).__name__.lower(), str(W.like.dtype)[6:]
     which = "FixedPoint and Anderson" if is_large(W) else "FixedPoint"
     return (
@@ -199,9 +200,9 @@ def _adjoint_of_few(
 
     s, l = made(), None if leak is None else made()
     ends = [None if each is None else each.reshape(1, samples, n) for each in after]
-    (slopes, rewards, *ends, s_flat, l_flat), strides = _without_axes((y, g, *ends, s, l), dtype)
+    (slopes, rewards, s_next, l_next, s_flat, l_flat), strides = _without_axes((y, g, *ends, s, l), dtype)
     A, a = _matrix(W, transposed=True), _leaks(leak, n, dtype)
-    few.adjoint(A, slopes, rewards, at, a, _number(f), _threads(), samples, *ends, s_flat, l_flat, strides)
+    few.adjoint(A, slopes, rewards, at, a, _number(f), _threads(), samples, s_next, l_next, s_flat, l_flat, strides)
     return s.view(shape), None if l is None else l.view(shape)
 
 
