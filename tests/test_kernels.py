@@ -9,6 +9,7 @@ import torch
 
 import retrograde as rg
 from retrograde import kernels
+from retrograde.kernels import choice, iterations
 
 NAMES = ("tanh", "sigmoid", "relu", "softplus", "identity")
 DTYPES = (torch.float32, torch.float64)
@@ -186,7 +187,9 @@ def test_a_sample_is_the_same_in_one_call_and_in_many(make, mate, dtype, monkeyp
     if mate == "slow":
         net, b[1] = rg.Network(torch.eye(13, dtype=dtype) + net.W.dense().detach() / 100), 0.01  # to a far state
     wholes = []
-    monkeypatch.setattr(kernels, "_whole", lambda *a, whole=kernels._whole: wholes.append(whole(*a)) or wholes[-1])
+    monkeypatch.setattr(
+        iterations, "_whole", lambda *a, whole=iterations._whole: wholes.append(whole(*a)) or wholes[-1]
+    )
 
     def solve(rows):
         b_rows = b[rows].clone().requires_grad_()
@@ -214,7 +217,7 @@ def test_the_iteration_in_one_call_says_what_it_says_in_many(make, f, monkeypatc
         return dW, *(each.detach() for each in (*told, *receipt))
 
     whole = solve()
-    monkeypatch.setattr(kernels, "_whole", lambda *_: None)
+    monkeypatch.setattr(iterations, "_whole", lambda *_: None)
     for ours, theirs in zip(whole, solve(), strict=True):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
         assert torch.allclose(ours.double(), theirs.double(), rtol=1e-14, atol=0)
@@ -273,7 +276,7 @@ def test_a_matrix_may_lie_in_memory_as_it_likes(n, lie):
 @pytest.mark.parametrize("n", (2, 15, 16, 17, 40, 67))
 @pytest.mark.parametrize("make", (network, sparse))
 def test_one_sample_whose_product_the_threads_share(make, n, leak, dtype, plain, monkeypatch):
-    monkeypatch.setattr(kernels, "_LONE", 1)
+    monkeypatch.setattr(choice, "LONE", 1)
     torch.set_num_threads(2)
     net = make(n, "tanh", dtype, leak)
     input, x0 = torch.randn(6, 1, n, dtype=dtype), torch.randn(1, n, dtype=dtype)
@@ -303,10 +306,31 @@ def test_a_few_samples_of_a_sparse_w_share_its_products_to_the_same_bits(samples
     for drive, steps in ((input, None), (input[:, :1], None), (input[0], 6)):
         found = {}
         for least in (1, 10**9):
-            monkeypatch.setattr(kernels, "_LONE", least)
+            monkeypatch.setattr(choice, "LONE", least)
             found[least] = trajectory_and_gradients(net, drive, x0, steps)
         assert all(map(torch.equal, found[1], found[10**9]))
         close(found[1], plain(lambda d=drive, s=steps: trajectory_and_gradients(net, d, x0, s)), steps=20)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("leak", (None, 0.3), ids=str)
+def test_the_input_of_a_few_samples_may_lie_in_memory_as_it_likes(leak, dtype, monkeypatch):
+    monkeypatch.setattr(choice, "LONE", 1)
+    n, T = 67, 6
+    net = sparse(n, "tanh", dtype, leak)
+    input = torch.randn(T, 2, 3, n, dtype=dtype)
+    by_neurons = input.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    spread = torch.zeros(T, 2, 3, 2 * n, dtype=dtype)[..., ::2].copy_(input)
+    x0 = torch.zeros(2, 3, n, dtype=dtype)
+    wanted = trajectory_and_gradients(net, input, x0)
+    for each in (by_neurons, spread, input.transpose(1, 2).contiguous().transpose(1, 2)):
+        leaf = each.requires_grad_()
+        x = net.trajectory(leaf, x0).x
+        assert torch.equal(x, wanted[0])
+        (dR_db,) = torch.autograd.grad((x.sin() * torch.linspace(0.5, 1, T).to(x)[:, None, None, None]).sum(), leaf)
+        assert torch.equal(dR_db, wanted[1])
+        if each is by_neurons:  # no copy turns the array about
+            assert x.stride()[1:] == (3, 1, 6) and (leak or dR_db.stride() == by_neurons.stride())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -439,7 +463,7 @@ def one_slow_mode(n, f, dtype):
 @pytest.mark.parametrize("f", NAMES)
 @pytest.mark.parametrize("solver", (rg.Anderson(memory=2), rg.Anderson(delay=5)), ids=repr)
 def test_anderson_of_a_large_sparse_w(f, dtype, solver, plain, monkeypatch):
-    monkeypatch.setattr(kernels, "_LONE", 1)
+    monkeypatch.setattr(choice, "LONE", 1)
     n = 1100
     net = one_slow_mode(n, f, dtype)
     exact = 3 * torch.finfo(dtype).eps ** 0.9 * 100  # what the slow mode makes of the tolerance
@@ -462,7 +486,7 @@ def test_anderson_of_a_large_sparse_w(f, dtype, solver, plain, monkeypatch):
 
 
 def test_anderson_is_what_a_large_sparse_w_gets_first(monkeypatch):
-    monkeypatch.setattr(kernels, "_LONE", 1)
+    monkeypatch.setattr(choice, "LONE", 1)
     net = one_slow_mode(300, "tanh", torch.float64)
     state = net.steady_state()
     settled = net.steady_state(solver=rg.FixedPoint())
@@ -472,10 +496,25 @@ def test_anderson_is_what_a_large_sparse_w_gets_first(monkeypatch):
     close([state.x.detach()], [settled.x.detach()], steps=20)
 
 
+def test_a_large_linear_network_of_many_slow_modes_goes_from_acceleration_to_gmres(monkeypatch):
+    monkeypatch.setattr(choice, "LONE", 1)
+    generator = torch.Generator().manual_seed(0)
+    n, f64 = 200, {"dtype": torch.float64}
+    V = torch.eye(n, **f64) + 0.02 * torch.randn(n, n, generator=generator, **f64)
+    W = V @ torch.diag(torch.linspace(-1.8, 0.99, n, **f64)) @ torch.linalg.inv(V)  # from which its dynamics diverge
+    net = rg.Network(W.to_sparse(), f="identity", b=torch.ones(n, **f64))
+    state = net.steady_state()
+    state.x.square().sum().backward()
+    x = torch.linalg.solve(torch.eye(n, **f64) - W, torch.ones(n, **f64))
+    s = torch.linalg.solve(torch.eye(n, **f64) - W.T, 2 * x)
+    assert isinstance(state.solver.solvers[1], rg.Krylov) and int(state.attempt) == int(state.receipt.attempt) == 1
+    close([state.x.detach(), net.b.grad], [x, s], steps=1000)
+
+
 @pytest.mark.parametrize("gain", (1.2, 1.4, 2, 4))
 @pytest.mark.parametrize("samples", (1, 7))
 def test_the_default_of_a_large_sparse_w_goes_where_its_dynamics_go(gain, samples, plain, monkeypatch):
-    monkeypatch.setattr(kernels, "_LONE", 1)
+    monkeypatch.setattr(choice, "LONE", 1)
     small = one_slow_mode(300, "tanh", torch.float64)
     M = small.W.dense().detach()
     net = rg.Network((gain * M / torch.linalg.eigvals(M).abs().max()).to_sparse(), f="tanh", b=False)
@@ -497,7 +536,7 @@ def test_the_default_of_a_large_sparse_w_goes_where_its_dynamics_go(gain, sample
 
 
 def test_nothing_is_small_beside_what_overflows(monkeypatch):
-    monkeypatch.setattr(kernels, "_LONE", 1)
+    monkeypatch.setattr(choice, "LONE", 1)
     M = torch.rand(100, 100).double()
     net = rg.Network((1.2 * M / M.sum(1, keepdim=True)).to_sparse(), f="relu", b=torch.ones(100).double())
     x0 = torch.full((100,), 2e153, dtype=torch.float64)
@@ -516,7 +555,7 @@ def test_a_kernel_leaves_torchs_threads_alone():
 
 
 def test_anderson_in_a_kernel_tells_what_failed(monkeypatch):
-    monkeypatch.setattr(kernels, "_LONE", 1)
+    monkeypatch.setattr(choice, "LONE", 1)
     net = one_slow_mode(300, "identity", torch.float64)
     few = net.steady_state(solver=rg.Anderson(max_steps=3), throw=False)
     assert few.status.item() == rg.Status.MAX_STEPS and int(few.steps) == 3

@@ -382,3 +382,13 @@ def test_more_than_8_gib_of_factors_is_refused_before_they_are_made():
     net = rg.Network(rg.Sparse.from_edges([0], [1], torch.ones(1), n=1100))
     with pytest.raises(ValueError, match=r"solver: 2000 matrices of 1100 x 1100 would take .* GiB"):
         net.steady_state(torch.ones(1, 1100).expand(2000, 1100), solver=rg.Newton())
+
+
+def test_gmres_keeps_its_basis_orthogonal_where_a_vector_lies_almost_along_it():
+    n, generator, f64 = 40, torch.Generator().manual_seed(0), {"dtype": torch.float64}
+    sizes = torch.logspace(-6, 0, n, **f64)
+    A = torch.diag(sizes) + 0.1 * torch.triu(torch.randn(n, n, generator=generator, **f64), 1) * sizes
+    r = torch.ones(1, n, **f64)
+    z, cost = gmres.cycle(lambda v: v @ A.T, r, torch.tensor([1e-14], **f64), torch.tensor([n]))
+    assert cost.tolist() == [n]
+    assert (r - z @ A.T).norm() <= 10 * torch.finfo(torch.float64).eps * z.norm() * A.norm()

@@ -72,7 +72,8 @@ FEW_LEVELS = 32
 _FACTOR_OR_SETTLE = Cascade(Direct(), FixedPoint(), Krylov())
 _SETTLE_OR_FACTOR = Cascade(FixedPoint(max_steps=100), Direct())
 _SETTLE_OR_SEARCH = Cascade(FixedPoint(max_steps=100), Krylov(), FixedPoint())
-_ACCELERATE_OR_SEARCH = Cascade(Anderson(max_steps=100), *_SETTLE_OR_SEARCH.solvers)
+# Where acceleration fails the dynamics need longer still, if they settle at all.
+_ACCELERATE_OR_SEARCH = Cascade(Anderson(max_steps=100), Krylov(), FixedPoint())
 _BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
 _SETTLE_OR_BY_LEVELS = Cascade(FixedPoint(max_steps=100), _BY_LEVELS)
 

@@ -17,7 +17,7 @@ from retrograde.blocks import Blocks, blocks_of
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.connectivity import Operator, as_operator
 from retrograde.derivatives import SteadyStateRule
-from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
+from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Status, SteadyState, Wants, convergence_error
@@ -27,6 +27,7 @@ from retrograde.solvers import (
     Cascade,
     FixedPoint,
     Homotopy,
+    Krylov,
     Newton,
     NewtonKrylov,
     Problem,
@@ -52,6 +53,8 @@ def default_solver(W: Operator, f: Nonlinearity) -> Solver:
     blocks = blocks_of(W)
     if blocks is None:
         ahead = kernels.is_large(W) and kernels.why_plain(W, f) is None
+        if ahead and isinstance(f, Identity):  # one state, however it is found
+            return _LINEAR
         return Cascade(_AHEAD, *settle.solvers) if ahead else settle
     by_levels = Blockwise(settle)
     return by_levels if len(blocks.levels) <= FEW_LEVELS else Cascade(FixedPoint(max_steps=100), by_levels)
@@ -67,6 +70,7 @@ def _is_factorable(W: Operator) -> bool:
 
 
 _AHEAD = Anderson(max_steps=100, delay=5)
+_LINEAR = Cascade(_AHEAD, Krylov(), FixedPoint(), PseudoTransient(max_steps=50))
 _PATH = Homotopy(max_steps=500)
 _BY_FACTORS = Cascade(FixedPoint(max_steps=100), Newton(max_steps=20), PseudoTransient(max_steps=50), _PATH)
 _OF_MANY = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=1000), PseudoTransient(max_steps=50))
@@ -315,6 +319,7 @@ def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor | None, 
             net, b[some], factors, some if rows is None else rows[some], None if gain is None else gain[some]
         ),
         factorise=factorise,
+        affine=isinstance(net.f, Identity),
         iterate=kernels.fixed_point(W, net.f, b) if gain is None else None,
         accelerate=kernels.anderson(W, net.f, b) if gain is None else None,
         tangent=tangent,

@@ -1,4 +1,4 @@
-"""One sample of many neurons, or a few of a sparse W: the threads share each product, and wait for one another.
+"""One sample of many neurons: the threads share each product, and wait for one another.
 
 A thread takes some neurons, whose part of the matrix may then stay in its core's cache.
 """
@@ -10,72 +10,60 @@ from numba import njit, prange
 
 from retrograde.kernels.cpu.fixed_point import WINDOW, distance
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.structures import meet_part, multiply_part, part_of, room
+from retrograde.kernels.cpu.structures import multiply_part, part_of, room
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
 def forward(A, b, bias, leak, kind, threads, x):
-    """`sweeps.forward`, all samples together. Whether all that was met is finite."""
-    T, rows, n = x.shape[0] - 1, x.shape[1], x.shape[2]
-    odd, work = np.zeros(threads), room(A, n if rows > 1 else 0)
+    """`sweeps.forward` of one sample. Whether all that was met is finite."""
+    T, n = x.shape[0] - 1, x.shape[2]
+    odd, work = np.zeros(threads), room(A, 0)
     for t in range(T):
-        if rows > 1:
-            for thread in prange(threads):
-                meet_part(A, x[t], work, n * thread // threads, n * (thread + 1) // threads)
         for thread in prange(threads):
             first, last = part_of(A, n, thread, threads)
-            for r in range(rows):
-                part = x[t + 1, r, first:last]
-                part[:] = bias[r if len(bias) > 1 else 0, first:last]
-                if len(b):
-                    part += b[t, r if b.shape[1] > 1 else 0, first:last]
+            part = x[t + 1, 0, first:last]
+            part[:] = bias[0, first:last]
+            if len(b):
+                part += b[t, 0, first:last]
             multiply_part(A, x[t], x[t + 1], work, first, last)
-            for r in range(rows):
-                part = x[t + 1, r, first:last]
+            for j in range(last - first):
+                odd[thread] += part[j] * 0
+            apply(kind, part)
+            if len(leak):
+                before, a = x[t, 0, first:last], leak[first:last]
                 for j in range(last - first):
-                    odd[thread] += part[j] * 0
-                apply(kind, part)
-                if len(leak):
-                    before, a = x[t, r, first:last], leak[first:last]
-                    for j in range(last - first):
-                        part[j] = before[j] + a[j] * (part[j] - before[j])
+                    part[j] = before[j] + a[j] * (part[j] - before[j])
     return odd.sum() == 0
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
 def adjoint(A, y, g, at, leak, kind, threads, s_next, l_next, s, l):
-    """`sweeps.adjoint`, all samples together."""
-    T, rows, n = s.shape
-    work = room(A, n if rows > 1 else 0)
+    """`sweeps.adjoint` of one sample."""
+    T, n = s.shape[0], s.shape[2]
+    work = room(A, 0)
     for back in range(T):
         t = T - 1 - back
         after = s[t + 1] if back > 0 else s_next
-        if len(after) > 1:
-            for thread in prange(threads):
-                meet_part(A, after, work, n * thread // threads, n * (thread + 1) // threads)
         for thread in prange(threads):
             first, last = part_of(A, n, thread, threads)
-            for r in range(rows):
-                part = s[t, r, first:last]
-                if at[t] >= 0:
-                    part[:] = g[at[t], r, first:last]
-                else:
-                    part[:] = 0
+            part = s[t, 0, first:last]
+            if at[t] >= 0:
+                part[:] = g[at[t], 0, first:last]
+            else:
+                part[:] = 0
             if len(after):
                 multiply_part(A, after, s[t], work, first, last)
-            for r in range(rows):
-                part = s[t, r, first:last]
-                if len(leak):
-                    a = leak[first:last]
-                    kept = l[t, r, first:last]
-                    if back > 0 or len(l_next):
-                        before = l[t + 1, r, first:last] if back > 0 else l_next[r, first:last]
-                        for j in range(last - first):
-                            part[j] += (1 - a[j]) * before[j]
+            if len(leak):
+                a = leak[first:last]
+                kept = l[t, 0, first:last]
+                if back > 0 or len(l_next):
+                    before = l[t + 1, 0, first:last] if back > 0 else l_next[0, first:last]
                     for j in range(last - first):
-                        kept[j] = part[j]
-                        part[j] *= a[j]
-                times_slope(kind, y[t, r, first:last], part)
+                        part[j] += (1 - a[j]) * before[j]
+                for j in range(last - first):
+                    kept[j] = part[j]
+                    part[j] *= a[j]
+            times_slope(kind, y[t, 0, first:last], part)
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)

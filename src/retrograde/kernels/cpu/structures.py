@@ -53,12 +53,8 @@ def part_of(M, n, thread, threads):
     """The neurons, from `first` to before `last`, that are a thread's share of a product."""
 
 
-def meet_part(M, x, room, first, last):
-    """Put some neurons of x (rows, m) where `multiply_part` looks for them; for one row nothing is to be done."""
-
-
 def multiply_part(M, x, u, room, first, last):
-    """`multiply`, for some neurons of u (rows, n), once all of x has been met; a full M takes one row."""
+    """`multiply` of one row, for some neurons of u (1, n)."""
 
 
 def _structure(M):
@@ -139,31 +135,13 @@ def _part_for(M, n, thread, threads):
     return whole_blocks
 
 
-@overload(meet_part)
-def _meet_part_for(M, x, room, first, last):
-    if _structure(M) != "sparse":
-        return lambda M, x, room, first, last: None
-
-    def side_by_side(M, x, room, first, last):
-        if len(x) > 1:
-            _across(x[:, first:last], room[0, first:last])
-
-    return side_by_side
-
-
 @overload(multiply_part)
 def _multiply_part_for(M, x, u, room, first, last):
     if _structure(M) == "sparse":
 
         def sparse(M, x, u, room, first, last):
             starts, others, values = M
-            if len(x) == 1:
-                _one_row(starts[first : last + 1], others, values, x[0], u[0, first:last])
-                return
-            given, found = room
-            for i in range(first, last):
-                _gather(others, values, given, found, i, starts[i], starts[i + 1])
-            _add_back(found[first:last], u[:, first:last])
+            _one_row(starts[first : last + 1], others, values, x[0], u[0, first:last])
 
         return sparse
 

@@ -1,0 +1,77 @@
+"""Trajectories of a few samples of a large sparse W. They lie in memory by samples or by neurons, as the input does."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retrograde.connectivity import Operator
+from retrograde.kernels.arrays import count, dtype_of, leaks, matrix
+from retrograde.kernels.choice import cpu_kernels, number
+from retrograde.kernels.threads import ask_for, most
+from retrograde.nonlinearity import Nonlinearity
+
+
+def forward_of_few(
+    W: Operator, f: Nonlinearity, leak: float | Tensor | None, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int
+) -> tuple[Tensor, bool]:
+    """`forward_sweep` of a few samples. The path lies in memory as the input does: by samples, or by neurons."""
+    batch, (samples, n), dtype = x0.shape, count(x0.shape), dtype_of(x0)
+    given = [
+        None if each is None else each.expand(times, *batch).reshape(times, samples, n)
+        for each, times in ((b, T), (None if bias is None else bias[None], 1))
+    ]
+    if any(each is not None and each.stride(1) == 1 for each in given):
+        path = torch.from_numpy(np.empty((T + 1, n, samples), dtype)).mT
+    else:
+        path = torch.from_numpy(np.empty((T + 1, samples, n), dtype))
+    path[0] = x0.reshape(samples, n)
+    (varying, constant, flat), strides = _without_axes((*given, path), dtype)
+    (A, _), a = matrix(W), leaks(leak, n, dtype)
+    finite = cpu_kernels().few.forward(A, varying, constant, a, number(f), ask_for(most()), samples, flat, strides)
+    finite = finite and bool(torch.isfinite(x0.sum()))  # as a neuron that sends to none is met nowhere
+    return path.view(T + 1, *batch), finite
+
+
+def adjoint_of_few(
+    W: Operator,
+    f: Nonlinearity | None,
+    y: Tensor,
+    g: Tensor,
+    at: np.ndarray,
+    leak: float | Tensor | None,
+    after: tuple[Tensor | None, ...],
+) -> tuple[Tensor, Tensor | None]:
+    """`substitute_back` of a few samples. s lies in memory by neurons where y does, all times of one together."""
+    shape, dtype, T = y.shape, dtype_of(y), len(y)
+    samples, n = count(shape[1:])
+    y, g = (each.reshape(len(each), samples, n) for each in (y, g))
+    by_neurons = f is not None and y.stride(1) == 1  # slopes that are given lie as it happens
+
+    def made() -> Tensor:
+        if by_neurons:
+            return torch.from_numpy(np.empty((n, T, samples), dtype)).permute(1, 2, 0)
+        return torch.from_numpy(np.empty((T, samples, n), dtype))
+
+    s, l = made(), None if leak is None else made()
+    ends = [None if each is None else each.reshape(1, samples, n) for each in after]
+    (slopes, rewards, s_next, l_next, s_flat, l_flat), strides = _without_axes((y, g, *ends, s, l), dtype)
+    (A, _), a = matrix(W, transposed=True), leaks(leak, n, dtype)
+    cpu_kernels().few.adjoint(
+        A, slopes, rewards, at, a, number(f), ask_for(most()), samples, s_next, l_next, s_flat, l_flat, strides
+    )
+    return s.view(shape), None if l is None else l.view(shape)
+
+
+def _without_axes(given: tuple[Tensor | None, ...], dtype: np.dtype) -> tuple[list[np.ndarray], np.ndarray]:
+    """For each tensor its numbers from the first to the last, (0,) for None; and for all of them the strides."""
+    flat, strides = [], np.zeros((len(given), 3), np.int64)
+    for k, each in enumerate(given):
+        if each is None or not each.numel():
+            flat.append(np.empty(0, dtype))
+            continue
+        strides[k] = each.stride()
+        length = 1 + sum((size - 1) * stride for size, stride in zip(each.shape, each.stride(), strict=True))
+        flat.append(each.detach().as_strided((length,), (1,)).numpy())
+    return flat, strides

@@ -1,0 +1,152 @@
+"""z = step(z) by iteration, a whole batch in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retrograde.connectivity import Operator
+from retrograde.kernels.arrays import array, matrix, packed, together
+from retrograde.kernels.choice import cpu_kernels, is_full, is_lone, number, why_plain
+from retrograde.kernels.sums import outer
+from retrograde.kernels.threads import ask_for, most, share, sharers
+from retrograde.nonlinearity import Nonlinearity
+
+_TINY = {dtype: torch.finfo(dtype).eps ** 2 for dtype in (torch.float32, torch.float64)}
+
+Iterate = Callable[[Tensor, float, float, int, float], tuple[Tensor, Tensor, Tensor]]
+
+
+def fixed_point(W: Operator, f: Nonlinearity, b: Tensor) -> Iterate | None:
+    """The iteration of x = f(Wx + b) on a batch b (samples, n) as one call, or None.
+
+    Called with (x, damping, rtol, max_steps, floor), it answers x, the residual and the steps of each sample.
+    """
+    if why_plain(W, f) is not None:
+        return None
+    return partial(_iterate, W, False, b, b, number(f))  # which needs no slopes
+
+
+def adjoint_fixed_point(W: Operator, D: Tensor, g: Tensor) -> Iterate | None:
+    """Likewise the iteration of s = D (Wᵀs + g)."""
+    if why_plain(W, None) is not None:
+        return None
+    return partial(_iterate, W, True, g, D, number(None))
+
+
+def tangent_fixed_point(W: Operator, D: Tensor, c: Tensor) -> Iterate | None:
+    """Likewise the iteration of v = D (Wv + c)."""
+    if why_plain(W, None) is not None:
+        return None
+    return partial(_iterate, W, False, c, D, number(None))
+
+
+def _iterate(
+    W: Operator,
+    transposed: bool,
+    c: Tensor,
+    D: Tensor,
+    kind: int,
+    z: Tensor,
+    damping: float,
+    rtol: float,
+    max_steps: int,
+    floor: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    cpu = cpu_kernels()
+
+    found = array(z).copy()
+    (samples, n), dtype = found.shape, found.dtype.type
+    numbers = dtype(damping), rtol, _TINY[z.dtype], max_steps, floor
+    if is_lone(W, samples):
+        threads = ask_for(most())
+        A = packed(W, transposed)
+        one = cpu.lone.iterate(A, array(c)[0], array(D).reshape(-1), kind, *numbers, threads, found[0])
+        residual, steps = np.array(one[:1], dtype), np.array(one[1:])
+    else:
+        residual, steps = np.empty(samples, dtype), np.empty(samples, np.int64)
+        none, nor_of_these = np.empty((0, 0), dtype), np.empty(0, dtype)
+        M, (_, threads) = matrix(W, transposed), share(samples, n, together(W))
+        ask_for(threads)
+        about = array(c), array(D), kind, numbers, threads, False, none
+        cpu.fixed_point.iterate(*M, *about, found, residual, steps, nor_of_these, none)
+    return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
+
+
+class Whole(NamedTuple):
+    """A whole batch by one call: what the first of its solvers found, and whether that is all there is to do.
+
+    `amplified` is |s| / |Dg| of an adjoint's samples, and `dW` its dR/dW where one was asked for.
+    """
+
+    z: Tensor
+    residual: Tensor
+    steps: Tensor
+    all_converged: bool
+    amplified: Tensor
+    dW: tuple[Tensor, ...]
+
+
+def whole_state(
+    W: Operator, f: Nonlinearity, b: Tensor, x: Tensor, rtol: float, max_steps: int, floor: float
+) -> Whole | None:
+    """`fixed_point` from x, after a look at the numbers; None without a kernel, or where one is not finite."""
+    if why_plain(W, f) is not None:
+        return None
+    return _whole(W, False, b, b, number(f), x, rtol, max_steps, floor, None)
+
+
+def whole_adjoint(
+    W: Operator, D: Tensor, g: Tensor, x: Tensor | None, rtol: float, max_steps: int, floor: float
+) -> Whole | None:
+    """`adjoint_fixed_point` from Dg and, given x, dR/dW = s xᵀ; None without a kernel, or where g or Dg is far from 1.
+
+    That is 2**-10 to 2**10; beyond it, and where a sample has no reward, there is more to be looked at.
+    """
+    if why_plain(W, None) is not None:
+        return None
+    return _whole(W, True, g, D, number(None), None, rtol, max_steps, floor, x)
+
+
+def _whole(
+    W: Operator,
+    transposed: bool,
+    c: Tensor,
+    D: Tensor,
+    kind: int,
+    z: Tensor | None,
+    rtol: float,
+    max_steps: int,
+    floor: float,
+    x: Tensor | None,
+) -> Whole | None:
+    samples, n = c.shape
+    if not samples or is_lone(W, samples):
+        return None
+    cpu = cpu_kernels()
+
+    drive = array(c)
+    dtype = drive.dtype
+    found = np.empty((samples, n), dtype) if z is None else array(z).copy()
+    residual, steps, amplified = np.empty(samples, dtype), np.empty(samples, np.int64), np.empty(samples, dtype)
+    rows = dW = np.empty((0, 0), dtype)
+    at_once = x is not None and is_full(W)
+    if x is not None and at_once:
+        rows, dW = array(x), np.zeros((n, n), dtype)
+    M, (_, threads) = matrix(W, transposed), share(samples, n, together(W))
+    threads = max(threads, sharers(c.numel(), dW))
+    ask_for(threads)
+    numbers = dtype.type(1), rtol, _TINY[c.dtype], max_steps, floor
+    about = drive, array(D), kind, numbers, threads, True, rows
+    told = cpu.fixed_point.iterate(*M, *about, found, residual, steps, amplified, dW)
+    if told == cpu.fixed_point.UNFIT:
+        return None
+    s = torch.from_numpy(found)
+    gradient: tuple[Tensor, ...] = () if x is None else (torch.from_numpy(dW),) if at_once else outer(W, s, x)
+    residuals, counts, factors = torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(amplified)
+    return Whole(s, residuals, counts, told == cpu.fixed_point.ALL_CONVERGED, factors, gradient)
