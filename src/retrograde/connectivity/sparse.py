@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable
 from numbers import Integral
-from operator import add
 from typing import Any
 
 import scipy.sparse
@@ -16,11 +12,7 @@ from torch import Tensor, nn
 
 from retrograde.checks import check_finite, check_floating
 from retrograde.connectivity.base import Connectivity
-from retrograde.transforms import batched, one_level_down, transformed
-
-with warnings.catch_warnings():  # torch calls its CSR layout a beta, once a process: said here, it is not said to users
-    warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor([0, 0], torch.empty(0, dtype=torch.int64), torch.empty(0), (1, 1), check_invariants=False)
+from retrograde.connectivity.pattern import Pattern, multiplied, sampled
 
 
 class Sparse(Connectivity):
@@ -154,12 +146,12 @@ class Sparse(Connectivity):
     def product(self, x: Tensor, *weights: Tensor) -> Tensor:
         """W x, a product by rows."""
         (weight,) = weights
-        return _product(weight, x, self._pattern, False)
+        return multiplied(weight, x, self._pattern, False)
 
     def transposed_product(self, s: Tensor, *weights: Tensor) -> Tensor:
         """Wᵀ s, a product by columns."""
         (weight,) = weights
-        return _product(weight, s, self._pattern, True)
+        return multiplied(weight, s, self._pattern, True)
 
     def transposed_products(self, *weights: Tensor) -> Callable[[Tensor], Tensor]:
         """The same for many s: the weights are put in the order of columns once."""
@@ -169,7 +161,7 @@ class Sparse(Connectivity):
 
     def outer_product(self, s: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """s_i x_j summed over samples, where W has a connection and nowhere else."""
-        return (_sampled(s, x, self._pattern),)
+        return (sampled(s, x, self._pattern),)
 
     def entries(self, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(post, pre, weight) of each connection."""
@@ -181,138 +173,8 @@ class Sparse(Connectivity):
         return f"shape={self.shape}, connections={len(self.columns)}"
 
     @property
-    def _pattern(self) -> _Pattern:
-        return _Pattern(self.shape, self.row_starts, self.columns, self.column_starts, self.rows_by_column, self.order)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pattern:
-    """Which entries of W there are, by rows and by columns."""
-
-    shape: tuple[int, int]
-    row_starts: Tensor
-    columns: Tensor
-    column_starts: Tensor
-    rows: Tensor
-    order: Tensor
-
-    def matrix(self, weight: Tensor, transposed: bool) -> Tensor:
-        """W or Wᵀ as torch's CSR tensor."""
-        if transposed:
-            return _csr(self.column_starts, self.rows, weight[self.order], (self.shape[1], self.shape[0]))
-        return _csr(self.row_starts, self.columns, weight, self.shape)
-
-
-# The two operations are each other's derivatives, so that any order of derivative stays on the pattern. Torch's own
-# derivative of a sparse product is as large as the dense matrix.
-
-
-def _product(weight: Tensor, x: Tensor, pattern: _Pattern, transposed: bool) -> Tensor:
-    """W x, or Wᵀ x, sample by sample."""
-    differentiated = torch.is_grad_enabled() or transformed()  # a Function costs more than it needs otherwise
-    return (_Product.apply if differentiated else _Product.forward)(weight, x, pattern, transposed)
-
-
-def _sampled(s: Tensor, x: Tensor, pattern: _Pattern) -> Tensor:
-    """The sum over samples of s xᵀ, at the entries that W has."""
-    differentiated = torch.is_grad_enabled() or transformed()
-    return (_Sampled.apply if differentiated else _Sampled.forward)(s, x, pattern)
-
-
-class _Product(torch.autograd.Function):
-    """`_product`, linear in the weight and in x."""
-
-    @staticmethod
-    def forward(weight: Tensor, x: Tensor, pattern: _Pattern, transposed: bool) -> Tensor:
-        return (pattern.matrix(weight, transposed) @ x.T).T
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weight, x, ctx.pattern, ctx.transposed = inputs
-        ctx.save_for_backward(weight, x)
-        ctx.save_for_forward(weight, x)
-
-    @staticmethod
-    @batched
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        weight, x = ctx.saved_tensors
-        d_weight = d_x = None
-        if ctx.needs_input_grad[0]:
-            s, z = (x, g) if ctx.transposed else (g, x)
-            d_weight = _sampled(s, z, ctx.pattern)
-        if ctx.needs_input_grad[1]:
-            d_x = _product(weight, g, ctx.pattern, not ctx.transposed)
-        return d_weight, d_x, None, None
-
-    @staticmethod
-    @one_level_down
-    @batched
-    def jvp(ctx: Any, saved: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
-        weight, x = saved
-        pairs = (tangents[0], x), (weight, tangents[1])
-        return _sum(_product(w, z, ctx.pattern, ctx.transposed) for w, z in pairs if w is not None and z is not None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        weight, x, pattern, transposed = args
-        if in_dims[0] is not None:
-            return _slice_by_slice(_product, info, in_dims, args)
-        x = x.movedim(in_dims[1], 0)  # one more axis of samples
-        return _product(weight, x.flatten(0, 1), pattern, transposed).unflatten(0, x.shape[:2]), 0
-
-
-class _Sampled(torch.autograd.Function):
-    """`_sampled`, linear in s and in x."""
-
-    @staticmethod
-    def forward(s: Tensor, x: Tensor, pattern: _Pattern) -> Tensor:
-        empty = pattern.matrix(s.new_zeros(len(pattern.columns)), transposed=False)
-        if len(s) == 0 or len(pattern.columns) == 0:
-            return empty.values()
-        return torch.sparse.sampled_addmm(empty, s.T.contiguous(), x.contiguous()).values()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        s, x, ctx.pattern = inputs
-        ctx.save_for_backward(s, x)
-        ctx.save_for_forward(s, x)
-
-    @staticmethod
-    @batched
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        s, x = ctx.saved_tensors
-        return _product(g, x, ctx.pattern, False), _product(g, s, ctx.pattern, True), None
-
-    @staticmethod
-    @one_level_down
-    @batched
-    def jvp(ctx: Any, saved: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
-        s, x = saved
-        pairs = (tangents[0], x), (s, tangents[1])
-        return _sum(_sampled(a, b, ctx.pattern) for a, b in pairs if a is not None and b is not None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        return _slice_by_slice(_sampled, info, in_dims, args)
-
-
-def _sum(parts: Iterable[Tensor]) -> Tensor:
-    return reduce(add, parts)
-
-
-def _slice_by_slice(
-    operation: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
-) -> tuple[Tensor, int]:
-    """What torch.vmap asks for, where each slice is a sparse matrix of its own."""
-    slices = (
-        [arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)]
-        for i in range(info.batch_size)
-    )
-    return torch.stack([operation(*each) for each in slices]), 0
-
-
-def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
+    def _pattern(self) -> Pattern:
+        return Pattern(self.shape, self.row_starts, self.columns, self.column_starts, self.rows_by_column, self.order)
 
 
 def _starts(sorted_rows: Tensor, n: int) -> Tensor:
