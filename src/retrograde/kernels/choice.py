@@ -23,6 +23,8 @@ _SLOPES = -1
 # One sample of so many connections is worth waiting for each other at each step.
 LONE = 768**2
 
+_AT_ONCE = 512**2
+
 
 @cache
 def cpu_kernels() -> Any:
@@ -64,9 +66,12 @@ def has_outer(W: Operator) -> bool:
     return type(W.structure).outer_product in _OUTER_PRODUCTS and why_not_here(W) is None
 
 
-def is_full(W: Operator) -> bool:
-    """Whether dR/dW is Σ s xᵀ itself; a subclass may have its own."""
-    return type(W.structure).outer_product is Dense.outer_product
+def has_outer_at_once(W: Operator) -> bool:
+    """Whether a kernel that solves for s gives dR/dW in the same call; a subclass may have its own.
+
+    Of a large W, what was packed is better let go of first: dR/dW then takes the memory that it leaves.
+    """
+    return type(W.structure).outer_product is Dense.outer_product and W.weights[0].numel() <= _AT_ONCE
 
 
 def is_lone(W: Operator, samples: int) -> bool:

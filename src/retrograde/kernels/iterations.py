@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retrograde.connectivity import Operator
 from retrograde.kernels.arrays import array, matrix, packed, together
-from retrograde.kernels.choice import cpu_kernels, is_full, is_lone, number, why_plain
+from retrograde.kernels.choice import cpu_kernels, has_outer_at_once, is_lone, number, why_plain
 from retrograde.kernels.sums import outer
 from retrograde.kernels.threads import ask_for, most, share, sharers
 from retrograde.nonlinearity import Nonlinearity
@@ -81,14 +81,14 @@ def _iterate(
 class Whole(NamedTuple):
     """A whole batch by one call: what the first of its solvers found, and whether that is all there is to do.
 
-    `amplified` is |s| / |Dg| of an adjoint's samples, and `dW` its dR/dW where one was asked for.
+    `amplified` is |s| / |Dg| of an adjoint's samples, and `dW` its dR/dW where one was asked for and all have converged.
     """
 
     z: Tensor
     residual: Tensor
     steps: Tensor
-    all_converged: bool
     amplified: Tensor
+    all_converged: bool
     dW: tuple[Tensor, ...]
 
 
@@ -135,7 +135,7 @@ def _whole(
     found = np.empty((samples, n), dtype) if z is None else array(z).copy()
     residual, steps, amplified = np.empty(samples, dtype), np.empty(samples, np.int64), np.empty(samples, dtype)
     rows = dW = np.empty((0, 0), dtype)
-    at_once = x is not None and is_full(W)
+    at_once = x is not None and has_outer_at_once(W)
     if x is not None and at_once:
         rows, dW = array(x), np.zeros((n, n), dtype)
     M, (_, threads) = matrix(W, transposed), share(samples, n, together(W))
@@ -146,7 +146,9 @@ def _whole(
     told = cpu.fixed_point.iterate(*M, *about, found, residual, steps, amplified, dW)
     if told == cpu.fixed_point.UNFIT:
         return None
-    s = torch.from_numpy(found)
-    gradient: tuple[Tensor, ...] = () if x is None else (torch.from_numpy(dW),) if at_once else outer(W, s, x)
-    residuals, counts, factors = torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(amplified)
-    return Whole(s, residuals, counts, told == cpu.fixed_point.ALL_CONVERGED, factors, gradient)
+    s, all_converged = torch.from_numpy(found), told == cpu.fixed_point.ALL_CONVERGED
+    gradient: tuple[Tensor, ...] = (torch.from_numpy(dW),) if at_once else ()
+    if x is not None and not at_once and all_converged:
+        gradient = outer(W, s, x)
+    vectors = torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(amplified)
+    return Whole(s, *vectors, all_converged, gradient)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from retrograde.connectivity import Operator, Sparse
 from retrograde.kernels.arrays import array, by_sample, count, dtype_of, leaks, matrix, packed, together
-from retrograde.kernels.choice import are_few, cpu_kernels, is_full, is_lone, number, why_plain
+from retrograde.kernels.choice import are_few, cpu_kernels, has_outer_at_once, is_lone, number, why_plain
 from retrograde.kernels.few import adjoint_of_few, forward_of_few
 from retrograde.kernels.sums import outer
 from retrograde.kernels.threads import ask_for, most, share, sharers
@@ -75,7 +75,7 @@ def substitute_back(
     s_next, l_next = (by_sample(z, 0, shape[1:], (0, 0), dtype) for z in after)
     about = array(y).reshape(s.shape), array(g).reshape(len(g), samples, n), at, leaks(leak, n, dtype), number(f)
     lone = is_lone(W, samples)
-    at_once = before is not None and not lone and is_full(W)  # what a kernel then does in the same call
+    at_once = before is not None and not lone and has_outer_at_once(W)  # what a kernel then does in the same call
     rows = dW = np.empty((0, 0), dtype)
     if before is not None and at_once:
         rows, dW = array(before).reshape(-1, n), np.zeros((n, n), dtype)
