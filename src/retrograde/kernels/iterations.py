@@ -81,7 +81,7 @@ def _iterate(
 class Whole(NamedTuple):
     """A whole batch by one call: what the first of its solvers found, and whether that is all there is to do.
 
-    `amplified` is |s| / |Dg| of an adjoint's samples, and `dW` its dR/dW where one was asked for and all have converged.
+    `amplified` is |s| / |Dg| of an adjoint's samples, and `dW` its dR/dW if it was asked for, and all converged.
     """
 
     z: Tensor
