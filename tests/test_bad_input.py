@@ -360,6 +360,17 @@ def test_a_reward_that_is_not_finite_is_told_in_the_backward(mode):
     refused(lambda: (1 / (0 * x)).sum().backward(), "dR/dx")
 
 
+@pytest.mark.parametrize("steps", [None, 4])
+def test_a_bias_that_is_not_finite_is_not_blamed_on_the_input(steps):
+    net = rg.Network(3)
+    with torch.no_grad():
+        net.b[1] = torch.nan
+    with pytest.raises(ValueError, match=r"^b: expected finite"):
+        net.trajectory(torch.zeros(4, 3), steps=steps)
+    with pytest.raises(ValueError, match=r"^b: expected finite"):
+        torch.func.grad(lambda u: net.trajectory(u, steps=steps).x.sum())(torch.zeros(4, 3))
+
+
 def test_large_numbers_whose_sum_overflows_are_not_taken_for_infinite():
     big = torch.tensor([3e38, 3e38, -3e38])
     x = rg.trajectory(torch.zeros(3, 3), big, f="identity", steps=2).x

@@ -490,6 +490,17 @@ def test_a_slope_that_float32_rounds_to_zero_is_told():
     assert b.grad == 0 and state.receipt.error_estimate >= 1
 
 
+@pytest.mark.parametrize(("dtype", "drive"), [(torch.float32, 7.8), (torch.float32, 9.5), (torch.float64, 18.0)])
+def test_grad_rtol_does_not_take_what_rounding_leaves_of_a_slope_for_the_slope(dtype, drive):
+    W, b = torch.tensor([[-0.5]], dtype=dtype), torch.tensor([drive], dtype=dtype, requires_grad=True)
+    state = rg.steady_state(W, b, grad_rtol=1e-3, throw=False)
+    state.x.sum().backward()
+    D = 1 / torch.cosh(b - 0.5).double() ** 2  # as tanh is 1 here, and f' is 1 - 1 and some rounding
+    true = D / (1 + 0.5 * D)
+    right = bool(((b.grad - true).abs() <= 1e-3 * true).all())
+    assert right == bool(state.receipt.converged) == (dtype == torch.float32)
+
+
 @BOTH
 def test_the_estimate_does_not_depend_on_the_size_of_the_reward(dtype):
     net, input = rg.Network(not_normal(12, norm=0.9, dtype=dtype), b=False), randn(4, 12, dtype=dtype)

@@ -216,16 +216,21 @@ def _correct(given: _Samples) -> tuple[Tensor, ...]:
 
     known = (state.solved & solved).view(turns, samples).all(0)
     state_error = state.unseen[:samples] * _relative(state.dx, x, samples, tiny=torch.finfo(x.dtype).eps ** 2)
+    hidden = hidden_in_slopes(f, x + state.dx, Wts + g)[:samples] if turns == 1 else torch.zeros_like(g[:samples, 0])
     beside = state.amplified[:samples] * state_error + eps
-    error = _relative(ds, s, samples) + beside
+    error = _relative(ds, s, samples)
     D, r, s, ds, g = (each[:samples] for each in (D, r, s, ds, g))
     again, size = (s + ds).to(given.own).to(s), _norm(s + ds)
     # A slow mode may hide in r behind rounding, but hardly in s.
     gain = torch.maximum(_norm(ds) / _norm(r), size / _norm(D * g)).nan_to_num(1).clamp(min=1)
+    beside = beside + torch.where(hidden > 0, gain * hidden / size, 0)
     left = gain * _norm(D * (W.T @ again + g) - again) / size + beside
-    error = error + solve.unseen * gain * _norm(ds) / size
+    error = error + beside + solve.unseen * gain * _norm(ds) / size
     state_error, error, left = (torch.where(known & e.isfinite(), e, torch.inf) for e in (state_error, error, left))
-    nothing = ((s == 0) & (ds == 0)).all(-1) | (g == 0).all(-1)
+    nothing = ((s == 0) & (ds == 0)).all(-1)
+    if given.quick:  # else float64 was asked
+        nothing = nothing & (hidden == 0)
+    nothing = nothing | (g == 0).all(-1)
     error, left = error.masked_fill(nothing, 0), left.masked_fill(nothing, 0)
     return ds * scale, state_error, error, left, (state.steps + steps)[:samples]
 
@@ -363,6 +368,13 @@ def _relative(change: Tensor, z: Tensor, samples: int, tiny: float = 0.0) -> Ten
 def _product_error(Wx: Tensor) -> Tensor:
     """What rounding does to a product of n terms, in units of eps: as measured, and as much again."""
     return Wx.abs() + (1 + Wx.shape[-1] ** 0.5 / 8) * Wx.square().mean(-1, keepdim=True).sqrt()
+
+
+def hidden_in_slopes(f: Nonlinearity, x: Tensor, pulled: Tensor) -> Tensor:
+    """|dD (Wᵀs + g)|, of what the rounding of x does to D: of a saturated neuron 1 - x² may be nothing else."""
+    if not f.slope_from_output:
+        return torch.zeros_like(x[:, 0])
+    return _norm((f.slope(x + torch.finfo(x.dtype).eps * x) - f.slope(x)) * pulled)
 
 
 def carried(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retrograde.accuracy import Evidence, carried
+from retrograde.accuracy import Evidence, carried, hidden_in_slopes
 from retrograde.feedback import adjoint_problem
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
@@ -229,9 +229,10 @@ def _by_steps(evidence: Evidence, grad_rtol: float) -> _Told:
         of_x = torch.where(x_gain[some].isnan(), gain, x_gain[some])
         state_error = of_x * x_error[some]
         bent = of_x * turned[some] / size[some]
-        return state_error, gain * (residual + bent + carries[some] * state_error)
+        return state_error, gain * (residual + bent + hidden[some] + carries[some] * state_error)
 
     size = _norm(s).clamp(min=tiny)
+    hidden = hidden_in_slopes(f, x, pulled) / size
     problem = adjoint_problem(W, D, g, Factors(D), None)
     near = _approach(problem, s, D * pulled, lambda *told: parts(*told)[1] <= _SURE * grad_rtol)
     every = torch.arange(len(s), device=s.device)

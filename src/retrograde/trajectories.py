@@ -74,11 +74,11 @@ def run(
 ) -> Trajectory:
     """The trajectory for the input b(t) + bias: b has an axis of time and bias has none, and one of them may be None.
 
-    `name` is what errors call b, or the bias where there is no b.
+    `name` is what errors call b, or the bias where there is no b; of a bias that is not finite they speak as b.
     """
     W = net.W.bind()
     b, bias, x0 = (from_autocast(each, W.like.dtype) for each in (b, bias, x0))
-    looked_at = (name, b), (name, bias), ("x0", x0)
+    looked_at = (name, b), ("b", bias), ("x0", x0)
     b, x0, T = _checked(net, b, bias, x0, steps, name)
     trained = net.leak if isinstance(net.leak, Tensor) else None
     rule = TrajectoryRule(Recurrence(W.structure, net.f, None if trained is not None else net.leak))
@@ -124,7 +124,7 @@ def _found_apart(net: Recurrence, b: Tensor | None, bias: Tensor | None, x0: Ten
     ) -> tuple[Tensor, ...]:
         plain = replace(net, W=W.bind(*weights), leak=leak if a is None else check_leak(a))
         b = None if b is None else b.movedim(-2, 0)
-        path, finite = _found(plain, b, bias, x0, T, ((name, b), (name, bias), ("x0", x0)))
+        path, finite = _found(plain, b, bias, x0, T, ((name, b), ("b", bias), ("x0", x0)))
         if not finite:
             _check_path(path, path)
         return (path.movedim(0, -2),)
