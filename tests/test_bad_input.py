@@ -371,6 +371,16 @@ def test_a_bias_that_is_not_finite_is_not_blamed_on_the_input(steps):
         torch.func.grad(lambda u: net.trajectory(u, steps=steps).x.sum())(torch.zeros(4, 3))
 
 
+@pytest.mark.parametrize("bad", ("input", "W"))
+def test_forward_mode_names_what_is_not_finite(bad):
+    W, b = torch.zeros(3, 3), torch.zeros(3)
+    (b if bad == "input" else W).view(-1)[1] = torch.nan
+    one = torch.ones(3)
+    for x in (lambda b: rg.steady_state(W, b).x, lambda b: rg.trajectory(W, b, steps=2).x):
+        with pytest.raises(ValueError, match=rf"^{'b' if bad == 'input' else 'W'}: expected finite numbers, got 1 of"):
+            torch.func.jvp(x, (b,), (one,))
+
+
 def test_large_numbers_whose_sum_overflows_are_not_taken_for_infinite():
     big = torch.tensor([3e38, 3e38, -3e38])
     x = rg.trajectory(torch.zeros(3, 3), big, f="identity", steps=2).x

@@ -177,10 +177,9 @@ def steady_gradients(
         begun = begin(adjoint, partial(kernels.whole_adjoint, W, D, g_rows, x_rows), x.dtype)
     if begun is None:
         check_finite("dR/dx", g)
-    is_all = begun is not None and begun.is_all
-    structure = ""
-    if begun is not None and begun.is_all:
-        found, conditioning, dW = begun.solution, begun.whole.amplified, begun.whole.dW
+    done, structure = begun if begun is not None and begun.is_all else None, ""
+    if done is not None:
+        found, conditioning, dW = done.solution, done.whole.amplified, done.whole.dW
     elif part is None:
         factors = factors or Factors(D, len(D), factor_size(W))
         found, conditioning = solve_adjoint(W, D, g_rows, adjoint, factors, warm=warm, begun=begun)
@@ -196,14 +195,14 @@ def steady_gradients(
     receipt = receipt_of(adjoint, found, conditioning, batch, structure=structure, **told)
     if grad_rtol is not None:
         s, receipt = refine(receipt, grad_rtol)
-    if not is_all and not math.isfinite(x.sum()):  # of a diverged sample that the reward leaves out
+    if done is None and not math.isfinite(x.sum()):  # of a diverged sample that the reward leaves out
         x = torch.where((s != 0).any(-1, keepdim=True), x, 0)
     if not wants.dW:
         dW = ()
     elif dW is None or grad_rtol is not None:
         dW = kernels.outer(W, s, x)
     gradients = Gradients(s, dW, s.sum_to_size(n) if wants.db else None, receipt)
-    if throw and (not is_all or grad_rtol is not None) and receipt.any_failed:
+    if throw and (done is None or grad_rtol is not None) and receipt.any_failed:
         advice = "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or a longer Krylov()."
         if grad_rtol is not None:
             advice = f"{told_short(receipt, grad_rtol, x.dtype)} {advice}"

@@ -43,8 +43,12 @@ def check_last_axis(name: str, value: Tensor, n: int) -> Tensor:
 
 def check_finite(name: str, value: Tensor) -> Tensor:
     """`value`, without NaN or infinity; ValueError otherwise."""
-    if transformed():  # what is looked at is then the numbers that are solved with
-        return value
+    # Under a transform, what is looked at are the numbers that are solved with.
+    return value if transformed() else check_numbers(name, value)
+
+
+def check_numbers(name: str, value: Tensor) -> Tensor:
+    """The same for plain numbers, whatever transform is under way."""
     value = value.detach() if value.requires_grad else value
     # One cheap reduction settles nearly every case; only a suspicious sum is looked at entry by entry.
     if not math.isfinite(value.sum()):

@@ -62,9 +62,6 @@ class Reading(TorchFunctionMode):
         self.found += [each for place, each in held.items() if place not in met]
         self._seen.clear()
 
-    def _call(self, module: nn.Module) -> None:
-        self._called |= dict.fromkeys(module.modules())
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for each in tree_leaves((args, kwargs)):

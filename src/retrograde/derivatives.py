@@ -17,7 +17,7 @@ from torch import Tensor
 
 from retrograde.adjoint import default_adjoint, receipt_of, solve_adjoint
 from retrograde.autograd import Rule, Tensors, attach
-from retrograde.checks import check_finite
+from retrograde.checks import check_numbers
 from retrograde.connectivity import Connectivity, Operator
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs, Wants, convergence_error
@@ -73,7 +73,7 @@ class Feedback(Rule):
     def _solve(self, rows: Tensor | None, D: Tensor, c: Tensor, *weights: Tensor) -> tuple[Tensor]:
         W, n = self.structure.bind(*weights), D.shape[-1]
         solver = self.solver or default_adjoint(W)
-        check_finite("dR/dx" if self.transposed else "tangent", c)
+        check_numbers("dR/dx" if self.transposed else "tangent", c)
         found, conditioning = solve_adjoint(
             W,
             D.reshape(-1, n),
@@ -143,7 +143,7 @@ class Sweep(Rule):
         return self(D, drive if dc is None else drive + dc, leak, *weights)
 
     def _substitute(self, D: Tensor, c: Tensor, leak: Tensor | None, *weights: Tensor) -> tuple[Tensor]:
-        check_finite("dR/dx" if self.transposed else "tangent", c)
+        check_numbers("dR/dx" if self.transposed else "tangent", c)
         W, D, c = self.structure.bind(*weights), D.movedim(-2, 0), c.movedim(-2, 0)
         if self.transposed:
             s, l = swept_back(W, D, c, self.leak if leak is None else leak)

@@ -14,7 +14,7 @@ from retrograde import kernels
 from retrograde.adjoint import FEW_LEVELS, is_small, on_its_side, steady_gradients
 from retrograde.autograd import attach
 from retrograde.blocks import Blocks, blocks_of
-from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
+from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like, check_numbers
 from retrograde.connectivity import Operator, as_operator
 from retrograde.derivatives import SteadyStateRule
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
@@ -215,7 +215,7 @@ def _solve(
     begun = begin(solver, partial(kernels.whole_state, W, net.f, total, x_rows), x.dtype) if plainly else None
     if begun is None:
         for name, tensor in (*looked_at, *(("W", weight) for weight in W.weights)):
-            check_finite(name, tensor)
+            check_numbers(name, tensor)
     if begun is not None and begun.is_all:
         found = begun.solution
     else:
@@ -244,7 +244,7 @@ def _solve_apart(
     W = net.W.bind()
 
     def solve(b: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        check_finite("x0", x)
+        check_numbers("x0", x)
         rows = factors.admit(x.shape[:-1].numel())
         plain, looked_at = Recurrence(W.bind(*weights), net.f), (("b", b),)
         x, status, residual, steps, _ = _solve(plain, b, x, solver, factors, rows, None, grad_rtol, looked_at)

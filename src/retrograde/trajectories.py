@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retrograde import kernels
 from retrograde.autograd import attach
-from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
+from retrograde.checks import broadcast_shapes, check_last_axis, check_like, check_numbers
 from retrograde.connectivity import as_operator
 from retrograde.derivatives import TrajectoryRule
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
@@ -109,7 +109,7 @@ def _found(
     if not finite:
         for told, tensor in (*looked_at, *(("W", weight) for weight in W.weights)):
             if tensor is not None:
-                check_finite(told, tensor)
+                check_numbers(told, tensor)
     return (forward_sweep(net, b, bias, x0, T) if path is None else path), finite
 
 

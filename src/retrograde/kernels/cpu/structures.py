@@ -7,9 +7,8 @@ A kernel is handed M as a tuple of arrays, whose number tells Numba the structur
     (starts, others, values)  for each column i of M, the rows `others` that have an entry there, and the entries;
                               unsigned, as Numba else allows for indices that count from the end
 
-and begins by making it `ready`, which packs what is full (`products.pack` does so by several threads);
-
-so a kernel is written once, and compiled for the structures that it meets. A row's sums take the same terms in the same
+and begins by making it `ready`, which packs what is full; `products.pack` does so by several threads. So a kernel is
+written once, and compiled for the structures that it meets. A row's sums take the same terms in the same
 order whatever the number of rows, and so the same bits.
 """
 
