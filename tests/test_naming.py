@@ -134,3 +134,12 @@ def test_the_command_line_takes_groups(tmp_path):
     found = said("stimulate", "--target", "type:T4a@2=0.1", "--steps", 2, "--allowed", "side:left")
     wanted = found.set_index("id")["wanted"].dropna()
     assert sorted(wanted.index) == of(c, "cell_type", "T4a") and (wanted == 0.1).all()
+
+
+def test_a_mapping_drives_a_neuron_that_it_names_twice_once(c):
+    first = of(c, "cell_type", "T4a")[0]
+    how = {"scale": 0.5, "duration": 3}
+    once = simulate(c, {"cell_type:T4a": 0.5}, **how)
+    pd.testing.assert_frame_equal(simulate(c, {"cell_type:T4a": 0.5, first: 0.5}, **how), once)
+    with pytest.raises(ValueError, match=f"stimulus, strength: {first} is named twice, with different numbers"):
+        simulate(c, {"cell_type:T4a": 0.5, first: 1.0}, **how)

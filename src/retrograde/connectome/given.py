@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from retrograde.connectome.amounts import check_numbers, column, values_of
+from retrograde.connectome.amounts import check_numbers, column, per_neuron, values_of
 from retrograde.connectome.columns import NEURONS, recognise
 from retrograde.connectome.ids import identities
 from retrograde.connectome.naming import of_groups
@@ -56,15 +56,15 @@ def stimulus_of(c: Connectome, given: Any, duration: float | None) -> Stimulus:
     """The stimulus that a table tells, or a mapping from id to what is on all the time.
 
     Raises:
-        ValueError: columns that are missing, ids that are not there, numbers that are missing or not finite, an
-            interval that ends before it starts, or starts before 0.
+        ValueError: columns that are missing, ids that are not there, a neuron that a mapping names twice with different
+            numbers, numbers that are missing or not finite, an interval that ends before it starts, or starts before 0.
         TypeError: no table.
     """
     if isinstance(given, Mapping):
         if duration is None:
             raise ValueError("duration: expected how long the simulation lasts, as the stimulus does not tell")
-        place, which = c.meant(list(given), "stimulus")
-        strength = values_of(given, "stimulus, strength")[which]
+        place = c.index(list(given), "stimulus")  # each once, or it would be driven by the sum
+        strength = per_neuron(c, given, "stimulus, strength")[place]
         return Stimulus(place, np.zeros(len(place)), np.full(len(place), float(duration)), strength)
     source = Source(given, "stimulus")
     roles = recognise(source.names, STIMULUS, {}, source.what)
