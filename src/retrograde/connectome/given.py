@@ -112,8 +112,8 @@ def targets_of(c: Connectome, given: Any, steps: int | None) -> Targets:
     """The targets that a table tells, a mapping from id, or (id, time), to activity, or ids alone, of which each is 1.
 
     Raises:
-        ValueError: no target, one that is there twice, ids that are not there, columns that are missing, activities
-            that are no numbers, times that are no steps.
+        ValueError: no target, one that is there twice with different activities, ids that are not there, columns that
+            are missing, activities that are no numbers, times that are no steps.
         TypeError: no table.
     """
     last = steps or 0
@@ -146,10 +146,12 @@ def targets_of(c: Connectome, given: Any, steps: int | None) -> Targets:
         expected = f"whole steps from 1 to {steps}" if steps else "no time at a steady state; give steps=T"
         raise ValueError(f"target: expected {expected}, got time {times[row]:g} for {ids[row]}")
     place, which = c.meant(ids, "target")
-    time, activity = times.astype(np.int64)[which], activity[which]
-    if len({*zip(place.tolist(), time.tolist(), strict=True)}) < len(place):
-        raise ValueError("target: some neuron is there more than once at one time")
-    return Targets(place, time, activity)
+    wanted: dict[tuple[int, int], float] = {}
+    for each in zip(place.tolist(), times.astype(np.int64)[which].tolist(), activity[which].tolist(), strict=True):
+        if wanted.setdefault(each[:2], each[2]) != each[2]:
+            raise ValueError(f"target: {c.ids[each[0]]} is there more than once at one time, with different activities")
+    places, steps_of = np.array(list(wanted), np.int64).T
+    return Targets(places, steps_of, np.array(list(wanted.values())))
 
 
 def _is_table(given: Any) -> bool:
