@@ -56,7 +56,7 @@ def of_a_command(table, tmp_path, *args):
         (lambda e: e.assign(count=[1, 2, 3, 4, 5, 6, -7]), (), "1 of 7 counts are negative"),
         (lambda e: e.assign(count=[1, 2, 3, None, 5, 6, 7]), (), "1 of 7 numbers are missing"),
         (lambda e: e.assign(count=list("1234xyz")), (), "count: expected numbers"),
-        (lambda e: e.iloc[:0], (), "edges"),
+        (lambda e: e.iloc[:0], (), "edges.csv, pre: expected at least one row, got none"),
         (lambda e: e, ("--source", "a", "--threshold", "100"), "no connection is left at threshold 100"),
         (lambda e: e, ("--source", "aa"), "source: 1 of 1 ids are not in the connectome: aa; did you mean a?"),
         (lambda e: e, ("--target", "a", "--silence", "q"), "silence: 1 of 1 ids are not in the connectome"),
@@ -334,3 +334,10 @@ def test_a_complex_matrix_in_a_file(tmp_path):
     scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.csr_array(np.array([[0, 1j], [1, 0]])))
     line = said("influence", tmp_path / "W.npz", "--orientation", "post_pre", "--source", "0")
     assert "expected a matrix of real numbers, got complex128" in line
+
+
+def test_text_that_is_not_utf_8(tmp_path):
+    (tmp_path / "edges.csv").write_bytes("pre,post,count\nMüller,b,1\n".encode("latin-1"))
+    assert "edges.csv, pre: expected ids as integers or text in UTF-8" in said(
+        "influence", tmp_path / "edges.csv", "--source", "b"
+    )

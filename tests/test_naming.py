@@ -113,8 +113,12 @@ def test_a_neuron_named_twice_with_different_numbers_is_refused(c):
         importance(c, {"cell_type:T4a": 0.5, first: 1.0}, c.ids[1])
     same = importance(c, {"cell_type:T4a": 0.5, first: 0.5}, c.ids[1], scale=0.5).reward
     assert same == importance(c, {"cell_type:T4a": 0.5}, c.ids[1], scale=0.5).reward
-    with pytest.raises(ValueError, match="target: some neuron is there more than once at one time"):
+    with pytest.raises(ValueError, match=f"target: {first} is there more than once at one time, with"):
         stimulate(c, {"cell_type:T4a": 0.1, first: 0.2})
+    how = {"allowed": "side:left", "scale": 0.5}
+    pd.testing.assert_frame_equal(
+        stimulate(c, {"cell_type:T4a": 0.1, first: 0.1}, **how), stimulate(c, {"cell_type:T4a": 0.1}, **how)
+    )
 
 
 def test_the_command_line_takes_groups(tmp_path):
@@ -134,3 +138,24 @@ def test_the_command_line_takes_groups(tmp_path):
     found = said("stimulate", "--target", "type:T4a@2=0.1", "--steps", 2, "--allowed", "side:left")
     wanted = found.set_index("id")["wanted"].dropna()
     assert sorted(wanted.index) == of(c, "cell_type", "T4a") and (wanted == 0.1).all()
+
+
+def test_a_mapping_drives_a_neuron_that_it_names_twice_once(c):
+    first = of(c, "cell_type", "T4a")[0]
+    how = {"scale": 0.5, "duration": 3}
+    once = simulate(c, {"cell_type:T4a": 0.5}, **how)
+    pd.testing.assert_frame_equal(simulate(c, {"cell_type:T4a": 0.5, first: 0.5}, **how), once)
+    with pytest.raises(ValueError, match=f"stimulus, strength: {first} is named twice, with different numbers"):
+        simulate(c, {"cell_type:T4a": 0.5, first: 1.0}, **how)
+
+
+def test_whole_numbers_of_a_column_with_gaps_are_named_as_whole_numbers(c):
+    neurons = c.neurons.assign(cluster=[np.nan, *([1, 2, 3] * N)[: N - 1]])
+    some = read(c.edges, neurons)
+    assert some.ids[some.index("cluster:3")].tolist() == c.ids[[3, 6, 9]].tolist()
+    assert influence(some, by="cluster", scale=0.5).columns.tolist() == ["1", "2", "3"]
+    recorded = pd.DataFrame({"neuron": c.ids, "activity": np.linspace(0.1, 0.3, N)})
+    fitted = fit(some, recorded, {c.ids[0]: 0.4}, parameters="gain", tie="cluster", scale=0.5, hold_out=0)
+    assert fitted.parameters["group"].tolist() == ["1", "2", "3"]
+    halves = read(c.edges, c.neurons.assign(depth=[np.nan, *([0.5, 1.0] * N)[: N - 1]]))
+    assert len(halves.index("depth:0.5")) == 6 and len(halves.index("depth:1.0")) == 5

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from retrograde.connectome.amounts import check_numbers, column, values_of
+from retrograde.connectome.amounts import check_numbers, column, per_neuron, values_of
 from retrograde.connectome.columns import NEURONS, recognise
 from retrograde.connectome.ids import identities
 from retrograde.connectome.naming import of_groups
@@ -56,15 +56,15 @@ def stimulus_of(c: Connectome, given: Any, duration: float | None) -> Stimulus:
     """The stimulus that a table tells, or a mapping from id to what is on all the time.
 
     Raises:
-        ValueError: columns that are missing, ids that are not there, numbers that are missing or not finite, an
-            interval that ends before it starts, or starts before 0.
+        ValueError: columns that are missing, ids that are not there, a neuron that a mapping names twice with different
+            numbers, numbers that are missing or not finite, an interval that ends before it starts, or starts before 0.
         TypeError: no table.
     """
     if isinstance(given, Mapping):
         if duration is None:
             raise ValueError("duration: expected how long the simulation lasts, as the stimulus does not tell")
-        place, which = c.meant(list(given), "stimulus")
-        strength = values_of(given, "stimulus, strength")[which]
+        place = c.index(list(given), "stimulus")  # each once, or it would be driven by the sum
+        strength = per_neuron(c, given, "stimulus, strength")[place]
         return Stimulus(place, np.zeros(len(place)), np.full(len(place), float(duration)), strength)
     source = Source(given, "stimulus")
     roles = recognise(source.names, STIMULUS, {}, source.what)
@@ -112,8 +112,8 @@ def targets_of(c: Connectome, given: Any, steps: int | None) -> Targets:
     """The targets that a table tells, a mapping from id, or (id, time), to activity, or ids alone, of which each is 1.
 
     Raises:
-        ValueError: no target, one that is there twice, ids that are not there, columns that are missing, activities
-            that are no numbers, times that are no steps.
+        ValueError: no target, one that is there twice with different activities, ids that are not there, columns that
+            are missing, activities that are no numbers, times that are no steps.
         TypeError: no table.
     """
     last = steps or 0
@@ -146,10 +146,12 @@ def targets_of(c: Connectome, given: Any, steps: int | None) -> Targets:
         expected = f"whole steps from 1 to {steps}" if steps else "no time at a steady state; give steps=T"
         raise ValueError(f"target: expected {expected}, got time {times[row]:g} for {ids[row]}")
     place, which = c.meant(ids, "target")
-    time, activity = times.astype(np.int64)[which], activity[which]
-    if len({*zip(place.tolist(), time.tolist(), strict=True)}) < len(place):
-        raise ValueError("target: some neuron is there more than once at one time")
-    return Targets(place, time, activity)
+    wanted: dict[tuple[int, int], float] = {}
+    for each in zip(place.tolist(), times.astype(np.int64)[which].tolist(), activity[which].tolist(), strict=True):
+        if wanted.setdefault(each[:2], each[2]) != each[2]:
+            raise ValueError(f"target: {c.ids[each[0]]} is there more than once at one time, with different activities")
+    places, steps_of = np.array(list(wanted), np.int64).T
+    return Targets(places, steps_of, np.array(list(wanted.values())))
 
 
 def _is_table(given: Any) -> bool:

@@ -59,8 +59,10 @@ def identities(column: pa.ChunkedArray, what: str) -> Ids:
             return Ids(column.cast(kind).cast(pa.int64()).to_numpy())
         except pa.ArrowInvalid as error:
             raise ValueError(f"{what}: ids that no 64-bit integer holds: {error}") from None
+    if pa.types.is_null(kind) and not len(column):  # of a file with a header alone
+        raise ValueError(f"{what}: expected at least one row, got none")
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(f"{what}: expected ids as integers or text, got {kind}")
+        raise ValueError(f"{what}: expected ids as integers or text in UTF-8, got {kind}")
     labels, codes = texts(column)
     empty = int((labels[codes] == "").sum()) if (labels == "").any() else 0
     if empty:

@@ -76,7 +76,10 @@ def of_groups(table: pd.DataFrame, column: str, names: Iterable[Any], what: str)
 
 def labels(table: pd.DataFrame, column: str) -> np.ndarray:
     """Each neuron's value in a column as text, "" where none is told."""
-    return table[column].where(table[column].notna(), "").astype(str).to_numpy(object)
+    values = table[column]
+    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")  # whole numbers, which pandas holds as floats where some are missing
+    return values.astype(object).where(values.notna(), "").astype(str).to_numpy(object)
 
 
 def find(known: np.ndarray, ids: Any, what: str, table: pd.DataFrame | None = None) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retrograde.connectome.naming import labels
 from retrograde.connectome.wiring import Connectome
 
 KINDS = ("gain", "bias", "tau", "strength")
@@ -79,8 +80,8 @@ def kinds_of(
         raise ValueError("parameters: tau decides on no steady state; give dt, and activities over time")
     if tie not in c.neurons:
         raise ValueError(f"tie: expected a column of the neurons, {', '.join(map(str, c.neurons))}; got {tie!r}")
-    groups = c.neurons[tie]
-    typed = groups.notna().to_numpy() & (groups.astype(str) != "").to_numpy()
+    groups = labels(c.neurons, tie)
+    typed = groups != ""
     names, place = np.unique(groups[typed].astype(str), return_inverse=True)
     of_neuron = np.full(len(c), -1)
     of_neuron[typed] = place
@@ -93,12 +94,12 @@ def kinds_of(
     found = {}
     for kind in KINDS if dt is not None else KINDS[:2] + KINDS[3:]:
         pairwise = kind == "strength"
-        labels = [(names[i], names[j]) for i, j in pairs.T] if pairwise else names.tolist()
-        at, rest = _start(kind, labels, start.get(kind), dt)
+        members = [(names[i], names[j]) for i, j in pairs.T] if pairwise else names.tolist()
+        at, rest = _start(kind, members, start.get(kind), dt)
         places = torch.from_numpy(of_edge if pairwise else of_neuron)
         if kind not in fitted and not isinstance(start.get(kind), Mapping):
             places = torch.full_like(places, -1)
-        found[kind] = Kind(kind, labels, places, at, rest)
+        found[kind] = Kind(kind, members, places, at, rest)
     untyped = int((~typed).sum())
     notes = [f"{untyped} neurons have no {tie}, and are not fitted"] if untyped else []
     return found, notes
