@@ -41,7 +41,7 @@ __all__ = [
 def explain(net: Any, samples: int = 32) -> str:
     """Which path the trajectories and steady states of `net` take for so many samples, and why.
 
-    >>> import retrograde as rg
+    >>> import torch, retrograde as rg
     >>> print(explain(rg.Network(64)))
     trajectory: fused Numba kernels, each thread with its own samples (Dense, tanh, float32, cpu, 32 samples)
     steady state: the same for FixedPoint, plain PyTorch for the other solvers
