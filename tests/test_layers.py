@@ -20,6 +20,7 @@ LAYERS = [
     {"connectivity", "receipt", "solvers"},
     {"blocks", "scaling"},
     {"recurrence", "kernels", "structure", "warm", "equation"},
+    {"defaults"},
     {"feedback"},
     {"accuracy"},
     {"targeting"},
@@ -85,7 +86,16 @@ def test_kernels_are_asked_for_where_the_work_is_alone():
     users = {
         p.relative_to(SOURCE).parts[0].removesuffix(".py") for p in FILES if "retrograde.kernels" in set(imports(p))
     }
-    assert users <= {"adjoint", "feedback", "through_time", "steady", "trajectories", "connectivity", "kernels"}
+    assert users <= {
+        "adjoint",
+        "defaults",
+        "feedback",
+        "through_time",
+        "steady",
+        "trajectories",
+        "connectivity",
+        "kernels",
+    }
 
 
 def test_testing_uses_public_names_alone():

@@ -7,8 +7,9 @@ import torch
 from problems import DTYPE, STRUCTURES, each_nonlinearity, manufactured, not_normal, randn
 
 import retrograde as rg
+from retrograde.defaults import default_solver
+from retrograde.feedback import state_problem
 from retrograde.solvers.factors import Factors
-from retrograde.steady import _problem, default_solver
 
 
 def dense_residual(W, f, x, b):
@@ -20,7 +21,7 @@ def dense_residual(W, f, x, b):
 def as_problem(W, f, b):
     """What a solver sees."""
     net = rg.Network(W, f=f, b=False)
-    return _problem(net.recurrence, b, Factors(b), torch.arange(len(b)))
+    return state_problem(net.recurrence, b, Factors(b), torch.arange(len(b)))
 
 
 class Counted(rg.Dense):

@@ -15,68 +15,20 @@ from torch import Tensor
 
 from retrograde import kernels
 from retrograde.accuracy import Evidence
-from retrograde.blocks import blocks_of
 from retrograde.checks import check_finite
-from retrograde.connectivity import Dense, Operator
+from retrograde.connectivity import Operator
+from retrograde.defaults import default_adjoint, is_small
 from retrograde.feedback import adjoint_problem, tangent_problem
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
 from retrograde.result import EVERYTHING, Gradients, Wants, convergence_error
 from retrograde.scaling import judged, largest_conditioning, power_of_two
-from retrograde.solvers import (
-    Anderson,
-    Blockwise,
-    Cascade,
-    Direct,
-    FixedPoint,
-    Krylov,
-    Solution,
-    Solver,
-    relative_residual,
-)
+from retrograde.solvers import Solution, Solver, relative_residual
 from retrograde.solvers.at_once import Begun, begin, go_on
 from retrograde.solvers.factors import Factors
-from retrograde.structure import SMALL, active_part, factor_size, is_low_rank
+from retrograde.structure import active_part, factor_size
 from retrograde.targeting import for_the_adjoint, refine, told_short
 from retrograde.warm import Visit
-
-
-def is_small(W: Operator) -> bool:
-    """Whether the default solvers may factor I - DW: of a small full matrix, or one of low rank."""
-    return (isinstance(W.structure, Dense) or is_low_rank(W)) and factor_size(W) <= SMALL
-
-
-def default_adjoint(W: Operator) -> Solver:
-    """The network's own dynamics first; where they do not converge, a factorisation for a small full W.
-
-    For any other W, GMRES, and then the dynamics again: what passes along a chain of neurons arrives after as many
-    steps, which a restarted GMRES may not see. Of a low rank, the factorisation is the cheapest, and comes first; of a
-    sparse W of very many connections, acceleration, as for the state.
-    """
-    if is_low_rank(W) and factor_size(W) <= _LOW and W.like.dtype in (torch.float32, torch.float64):
-        return _FACTOR_OR_SETTLE
-    blocks = blocks_of(W)
-    if blocks is not None:
-        return _BY_LEVELS if len(blocks.levels) <= FEW_LEVELS else _SETTLE_OR_BY_LEVELS
-    if is_small(W):
-        return _SETTLE_OR_FACTOR
-    return _ACCELERATE_OR_SEARCH if kernels.is_large(W) else _SETTLE_OR_SEARCH
-
-
-# Up to this rank a factorisation was never slower, for 200 to 10,000 neurons, 1 and 64 samples.
-_LOW = 64
-
-# From so many levels on, a pass over them takes longer than a few dozen steps, which may be enough.
-FEW_LEVELS = 32
-
-_FACTOR_OR_SETTLE = Cascade(Direct(), FixedPoint(), Krylov())
-_SETTLE_OR_FACTOR = Cascade(FixedPoint(max_steps=100), Direct())
-_SETTLE_OR_SEARCH = Cascade(FixedPoint(max_steps=100), Krylov(), FixedPoint())
-# Where acceleration fails the dynamics need longer still, if they settle at all.
-_ACCELERATE_OR_SEARCH = Cascade(Anderson(max_steps=100), Krylov(), FixedPoint())
-_BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
-_SETTLE_OR_BY_LEVELS = Cascade(FixedPoint(max_steps=100), _BY_LEVELS)
-
 
 # Between these, g, Dg and so s meet no limit of float32, nor of a tolerance; powers of two then change no bit of s.
 _NEAR_1 = 2.0**-10, 2.0**10

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrograde.adjoint import default_adjoint, receipt_of, solve_adjoint
+from retrograde.adjoint import receipt_of, solve_adjoint
 from retrograde.autograd import Rule, Tensors, attach
 from retrograde.checks import check_numbers
 from retrograde.connectivity import Connectivity, Operator
+from retrograde.defaults import default_adjoint
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs, Wants, convergence_error
 from retrograde.solvers import Solver

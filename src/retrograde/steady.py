@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,70 +9,24 @@ import torch
 from torch import Tensor
 
 from retrograde import kernels
-from retrograde.adjoint import FEW_LEVELS, is_small, on_its_side, steady_gradients
+from retrograde.adjoint import on_its_side, steady_gradients
 from retrograde.autograd import attach
-from retrograde.blocks import Blocks, blocks_of
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like, check_numbers
 from retrograde.connectivity import Operator, as_operator
+from retrograde.defaults import default_solver, is_small
 from retrograde.derivatives import SteadyStateRule
-from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
+from retrograde.feedback import state_problem
+from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Status, SteadyState, Wants, convergence_error
-from retrograde.solvers import (
-    Anderson,
-    Blockwise,
-    Cascade,
-    FixedPoint,
-    Homotopy,
-    Krylov,
-    Newton,
-    NewtonKrylov,
-    Problem,
-    PseudoTransient,
-    Solver,
-)
+from retrograde.solvers import FixedPoint, Homotopy, Newton, Solver
 from retrograde.solvers.at_once import begin, go_on
 from retrograde.solvers.factors import Factors
-from retrograde.structure import SMALL, core, factor_size, invert
+from retrograde.structure import SMALL, factor_size
 from retrograde.targeting import check_grad_rtol, for_the_state, parts_of, settle
 from retrograde.transforms import from_autocast, opaque, transformed, uncompiled
 from retrograde.warm import Visit, WarmStart
-
-
-def default_solver(W: Operator, f: Nonlinearity) -> Solver:
-    """The network's own dynamics; where they do not settle, Newton's method, then what does not need luck.
-
-    Newton's method by factors for a small full W or one of low rank, without a matrix for any other. Of a network too
-    large to be factored no path is followed: nobody knows how long it is. A W in levels is solved by these. Of a sparse
-    W of very many connections, one mode is often far slower than all others, and acceleration comes first.
-    """
-    settle = _BY_FACTORS if is_small(W) else _BY_PRODUCTS if _is_factorable(W) else _OF_MANY
-    blocks = blocks_of(W)
-    if blocks is None:
-        ahead = kernels.is_large(W) and kernels.why_plain(W, f) is None
-        if ahead and isinstance(f, Identity):  # one state, however it is found
-            return _LINEAR
-        return Cascade(_AHEAD, *settle.solvers) if ahead else settle
-    by_levels = Blockwise(settle)
-    return by_levels if len(blocks.levels) <= FEW_LEVELS else Cascade(FixedPoint(max_steps=100), by_levels)
-
-
-# The last resorts factor I - DW of any structure of so few neurons: a Krylov space that solves what they ask holds as
-# many vectors, and so no fewer numbers.
-_FEW = 512
-
-
-def _is_factorable(W: Operator) -> bool:
-    return is_small(W) or W.shape[0] <= _FEW
-
-
-_AHEAD = Anderson(max_steps=100, delay=5)
-_LINEAR = Cascade(_AHEAD, Krylov(), FixedPoint(), PseudoTransient(max_steps=50))
-_PATH = Homotopy(max_steps=500)
-_BY_FACTORS = Cascade(FixedPoint(max_steps=100), Newton(max_steps=20), PseudoTransient(max_steps=50), _PATH)
-_OF_MANY = Cascade(FixedPoint(max_steps=100), NewtonKrylov(max_steps=1000), PseudoTransient(max_steps=50))
-_BY_PRODUCTS = Cascade(*_OF_MANY.solvers, _PATH)
 
 LookedAt = tuple[tuple[str, Tensor], ...]
 
@@ -179,7 +131,7 @@ def solved(
     def gradients(net: Recurrence, x: Tensor, b: Tensor | None, g: Tensor, wants: Wants) -> Gradients:
         about = {"state_solver": solver, "state_steps": steps}
         answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known, visit, grad_rtol, **about)
-        assert answer.receipt is not None
+        assert answer.receipt is not None  # of a steady state there is one
         receipts[:] = [answer.receipt]
         return answer
 
@@ -219,7 +171,7 @@ def _solve(
     if begun is not None and begun.is_all:
         found = begun.solution
     else:
-        problem = _problem(net, total, factors, rows)
+        problem = state_problem(net, total, factors, rows)
         found = go_on(solver, problem, x_rows, begun) if visit is None else visit.solve(solver, problem, x_rows)
         if grad_rtol is not None:
             settle(net, total, found, solver, problem, grad_rtol, is_small(W))
@@ -289,55 +241,3 @@ def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Ten
     x0 = from_autocast(x0, W.like.dtype)
     check_finite("x0", check_last_axis("x0", check_like("x0", x0, W.like), n))
     return b, x0.detach().expand(broadcast_shapes("b and x0", b=b.shape, x0=x0.shape))
-
-
-def _problem(net: Recurrence, b: Tensor, factors: Factors, rows: Tensor | None, gain: Tensor | None = None) -> Problem:
-    """What a solver sees: x = f(Wx + b), for the samples `rows` of the batch; or, at a gain t, x = f(t Wx + b)."""
-    W = net.W.bind()
-
-    def drive(x: Tensor) -> Tensor:
-        return W @ x + b if gain is None else gain * (W @ x) + b
-
-    def slopes(x: Tensor) -> Tensor:
-        D = net.f.slope_at(drive(x))
-        return D if gain is None else gain * D
-
-    def tangent(x: Tensor) -> Callable[[Tensor], Tensor]:
-        D = slopes(x)
-        return lambda v: D * (W @ v)
-
-    def factorise(x: Tensor, anew: bool = False, shift: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        D, scale = slopes(x), 1 if shift is None else 1 + shift
-        # (1 + shift) I - DW is (1 + shift) times I - DW with other slopes.
-        factors.put(rows, lambda: core(W, D / scale))
-        return lambda r: invert(W, D / scale, r / scale, partial(factors.solve, rows))
-
-    blocks = blocks_of(W) if gain is None else None
-    return Problem(
-        step=lambda x: net.f(drive(x)),
-        take=lambda some: _problem(
-            net, b[some], factors, some if rows is None else rows[some], None if gain is None else gain[some]
-        ),
-        factorise=factorise,
-        affine=isinstance(net.f, Identity),
-        iterate=kernels.fixed_point(W, net.f, b) if gain is None else None,
-        accelerate=kernels.anderson(W, net.f, b) if gain is None else None,
-        tangent=tangent,
-        at_gain=lambda t: _problem(net, b, factors, rows, t),
-        factorable=_is_factorable(W),
-        substitute=None if blocks is None else partial(_substitute, net, b, blocks),
-    )
-
-
-def _substitute(net: Recurrence, b: Tensor, blocks: Blocks, x: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
-    """x = f(Wx + b), level by level upwards, each from its part of x."""
-    none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-
-    def settle(neurons: Tensor, W: Operator | None, drive: Tensor) -> tuple[Tensor, Tensor]:
-        if W is None:
-            return net.f(drive), none
-        part = x[:, neurons]
-        found = solver.solve(_problem(replace(net, W=W), drive.T.contiguous(), Factors(part), None), part)
-        return found.value.T, found.steps
-
-    return blocks.substitute(net.W.bind(), b, settle)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retrograde.adjoint import is_small
 from retrograde.checks import check_finite, check_floating, check_last_axis, check_like
+from retrograde.defaults import is_small
 from retrograde.recurrence import Recurrence
 from retrograde.solvers import Krylov, Problem
 
