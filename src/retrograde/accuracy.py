@@ -1,9 +1,4 @@
-"""How far a gradient is from the true one, and how close I - DW is to singular: told afterwards.
-
-Newton's method takes one step from the state, x + δx, and one from the adjoint there, s + δs. Where x and s are close,
-what is left after these steps is of second order, and δx and δs are the errors themselves. All that is solved are the
-lecture's two equations, v = D (Wv + c) and s = D (Wᵀs + c).
-"""
+"""How far a gradient is from the true one, and how close I - DW is to singular: told afterwards."""
 
 from __future__ import annotations
 
@@ -14,61 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retrograde.connectivity import Operator
-from retrograde.feedback import adjoint_problem, tangent_problem
-from retrograde.nonlinearity import Nonlinearity
+from retrograde.corrections import Correction, Inner, Samples, StateCorrection, correct, correct_state, norm, solver_for
 from retrograde.recurrence import Recurrence
-from retrograde.result import Status
-from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Solver
-from retrograde.solvers.factors import Factors
-from retrograde.structure import factor_size
-
-# One digit of a correction would do, were what is left of it not amplified once more; to be quick, it does.
-_RTOL, _QUICK_RTOL = 1e-4, 3e-2
 
 # Steps of the power method, for the largest singular value and, with the inverse, for the smallest.
 _LARGEST_STEPS, _SMALLEST_STEPS = 12, 4
 
 _ROOM = 2**31  # bytes that the samples of one turn may take
-_EPS = torch.finfo(torch.float64).eps
-
-
-class Correction(NamedTuple):
-    """What one Newton step changes, for each sample, and what that says.
-
-    Attributes:
-        adjoint: (samples, n) δs.
-        state_error: |δx| / |x + δx|, and what rounding hides.
-        error: the relative error of s xᵀ: |δs| / |s + δs|, what rounding hides, and what δx changes in x and in g.
-        left: the error that s + δs, rounded, would have: its residual, amplified as the one before was.
-        steps: how many steps of a solver δx and δs took.
-    """
-
-    adjoint: Tensor
-    state_error: Tensor
-    error: Tensor
-    left: Tensor
-    steps: Tensor
-
-
-class StateCorrection(NamedTuple):
-    """What one Newton step changes of x, for each sample.
-
-    Attributes:
-        there: (samples, n) x + δx, rounded.
-        error: |δx| / |x + δx|.
-        left: likewise the error that x + δx has: its residual, amplified as the one before was.
-        residual: |f(Wx + b) - x| / |x| there.
-        amplified: what an error of the state becomes in a gradient, in units of it.
-        steps: how many steps of a solver δx took.
-    """
-
-    there: Tensor
-    error: Tensor
-    left: Tensor
-    residual: Tensor
-    amplified: Tensor
-    steps: Tensor
 
 
 class Spectrum(NamedTuple):
@@ -76,21 +23,6 @@ class Spectrum(NamedTuple):
 
     smallest: Tensor
     largest: Tensor
-
-
-class _Samples(NamedTuple):
-    """Some samples, (samples, n), in the dtype of residuals; `own` is that they had, `inner` W in that of solves."""
-
-    W: Operator
-    f: Nonlinearity
-    x: Tensor
-    b: Tensor | None
-    g: Tensor
-    s: Tensor
-    own: torch.dtype
-    inner: Operator
-    solver: Solver
-    quick: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +66,11 @@ class Evidence:
         Their residuals are in float64, but those of quick ones in the dtype of x too where it does not matter how it
         `rounded`.
         """
-        return Correction(*self._in_turns(_correct, quick, rounded))
+        return Correction(*self._in_turns(correct, quick, rounded))
 
     def state_correction(self, rounded: bool = False) -> StateCorrection:
         """One quick Newton step from x."""
-        return StateCorrection(*self._in_turns(_state_correction, True, rounded))
+        return StateCorrection(*self._in_turns(correct_state, True, rounded))
 
     def spectrum(self) -> Spectrum:
         """The extreme singular values of I - DW by the power method, which finds no smaller and no larger ones."""
@@ -164,7 +96,7 @@ class Evidence:
         return flattened(self.x), b, flattened(self.g), flattened(self.s)
 
     def _in_turns(
-        self, told: Callable[[_Samples], tuple[Tensor, ...]], quick: bool = False, rounded: bool = True
+        self, told: Callable[[Samples], tuple[Tensor, ...]], quick: bool = False, rounded: bool = True
     ) -> tuple[Tensor, ...]:
         """What is told of the samples, a few at a time."""
         W, n, own = self.net.W.bind(), self.x.shape[-1], self.x.dtype
@@ -172,215 +104,44 @@ class Evidence:
         dtype = low if quick and not rounded else torch.float64
         inner = W.bind(*(w.detach().to(low if quick else dtype) for w in W.weights))
         W = W.bind(*(w.detach().to(dtype) for w in W.weights))
-        solver = _solver(n, self.factored, _QUICK_RTOL if quick else _RTOL)
+        solver = solver_for(n, self.factored, quick)
         at_once = max(1, _ROOM // (dtype.itemsize * n * max(150, 9 * n if self.factored else 0)))
         turns = []
         with torch.no_grad():
             for rows in torch.arange(self.x[..., 0].numel(), device=self.x.device).split(at_once):
-                x, b, g, s = (t if t is None else t[rows].to(dtype) for t in self.flat())
-                assert x is not None and g is not None and s is not None
-                turns.append(told(_Samples(W, self.net.f, x, b, g, s, own, inner, solver, quick)))
+                x, b, g, s = self.take(rows).flat()
+                b = None if b is None else b.to(dtype)
+                x, g, s = (t.to(dtype) for t in (x, g, s))
+                turns.append(told(Samples(W, self.net.f, x, b, g, s, own, inner, solver, quick)))
         return tuple(torch.cat(each) for each in zip(*turns, strict=True))
 
 
-def _solver(n: int, factored: bool, rtol: float) -> Solver:
-    """Iteration, as long as it costs less than a factorisation would; then that, or a search."""
-    settle = FixedPoint(rtol=rtol, max_steps=30 + n // 4)
-    if factored:
-        return Cascade(settle, Direct(rtol=rtol))
-    return Cascade(settle, Krylov(rtol=rtol, max_steps=300), FixedPoint(rtol=rtol))
-
-
-def _correct(given: _Samples) -> tuple[Tensor, ...]:
-    """The fields of a `Correction`.
-
-    The residuals of a state in float32 are exact in float64. Those of one in float64 are not: what rounding may hide in
-    them, noise of that size shows, which is corrected for in two samples more beside each.
-    """
-    W, f, x, b, g, s = given[:6]
-    eps = torch.finfo(given.own).eps
-    scale = torch.ldexp(torch.ones_like(g[:, :1]), torch.frexp(g.abs().amax(-1, keepdim=True)).exponent)
-    g, s = g / scale, s / scale
-    samples, turns = len(x), 1 if given.quick or eps > _EPS else 3
-    x, g, s = (t.repeat(turns, 1) for t in (x, g, s))
-    b = None if b is None else b.repeat(turns, 1)
-    solve, noise = _Inner(given, len(x)), _Noise(samples, turns)
-    state = _correct_state(W, f, x, b, solve, noise)
-    D = state.D
-    if turns > 1 and f.slope_from_output:
-        D = D + noise((f.slope(x + _EPS * x) - f.slope(x)) / _EPS)
-    Wts = W.T @ s
-    r = D * (Wts + g + noise(_product_error(Wts) + g.abs())) - s + noise(s)
-    ds, solved, steps = solve(D, W.T @ r, transposed=True)
-    ds = ds + r
-
-    known = (state.solved & solved).view(turns, samples).all(0)
-    state_error = state.unseen[:samples] * _relative(state.dx, x, samples, tiny=torch.finfo(x.dtype).eps ** 2)
-    hidden = hidden_in_slopes(f, x + state.dx, Wts + g)[:samples] if turns == 1 else torch.zeros_like(g[:samples, 0])
-    beside = state.amplified[:samples] * state_error + eps
-    error = _relative(ds, s, samples)
-    D, r, s, ds, g = (each[:samples] for each in (D, r, s, ds, g))
-    again, size = (s + ds).to(given.own).to(s), _norm(s + ds)
-    # A slow mode may hide in r behind rounding, but hardly in s.
-    gain = torch.maximum(_norm(ds) / _norm(r), size / _norm(D * g)).nan_to_num(1).clamp(min=1)
-    beside = beside + torch.where(hidden > 0, gain * hidden / size, 0)
-    left = gain * _norm(D * (W.T @ again + g) - again) / size + beside
-    error = error + beside + solve.unseen * gain * _norm(ds) / size
-    state_error, error, left = (torch.where(known & e.isfinite(), e, torch.inf) for e in (state_error, error, left))
-    nothing = ((s == 0) & (ds == 0)).all(-1)
-    if given.quick:  # else float64 was asked
-        nothing = nothing & (hidden == 0)
-    nothing = nothing | (g == 0).all(-1)
-    error, left = error.masked_fill(nothing, 0), left.masked_fill(nothing, 0)
-    return ds * scale, state_error, error, left, (state.steps + steps)[:samples]
-
-
-def _state_correction(given: _Samples) -> tuple[Tensor, ...]:
-    """The fields of a `StateCorrection`."""
+def _singular_values(given: Samples) -> Spectrum:
     W, f, x, b = given[:4]
-    assert b is not None
-    state = _correct_state(W, f, x, b, _Inner(given, len(x)), _Noise(len(x), 1))
-    there, tiny = (x + state.dx).to(given.own), torch.finfo(x.dtype).eps ** 2
-    again = there.to(x)
-    residual = _norm(f(W @ again + b) - again) / _norm(again).clamp(min=tiny)
-    error, left = state.unseen * _relative(state.dx, x, len(x), tiny=tiny), state.gain * residual
-    error, left = (torch.where(state.solved & e.isfinite(), e, torch.inf) for e in (error, left))
-    return there, error, left, residual, state.amplified, state.steps
-
-
-class _State(NamedTuple):
-    """δx, D at x + δx, and how far an error is amplified; whether δx leads to a state, and the steps it took.
-
-    `gain` is |δx| over the residual. A quick solve leaves a residual of its own, which may be as much amplified: δx may
-    be `unseen` times as long, and so may the gain be.
-
-    How g = dR/dx changes on the way to the steady state is not known from g. It is taken to change on the scale of x,
-    or of 1 where that is smaller: relative to g by |δx| / |x|, or by |δx| / √n. The adjoint then amplifies the change,
-    by as much, it is assumed, as I - DW amplified the residual. `amplified` |δx| / |x| is what becomes of it.
-    """
-
-    dx: Tensor
-    D: Tensor
-    unseen: Tensor
-    gain: Tensor
-    amplified: Tensor
-    solved: Tensor
-    steps: Tensor
-
-
-def _correct_state(W: Operator, f: Nonlinearity, x: Tensor, b: Tensor | None, solve: _Inner, noise: _Noise) -> _State:
-    one = torch.ones_like(x[:, 0])
-    if b is None:
-        return _State(torch.zeros_like(x), f.slope(x), one, one, one, one.bool(), 0 * one.long())
-    Wx = W @ x
-    u = Wx + b + noise(_product_error(Wx) + b.abs())
-    D, r = f.slope_at(u), f(u) - x + noise(x)
-    dx, solved, steps = solve(D, W @ r, transposed=False)
-    dx = dx + r
-    u = u + W @ dx
-    rounding = 8 * torch.finfo(x.dtype).eps * (_norm(x) + _norm(u))
-    solved = solved & (_norm(f(u) - x - dx) <= 0.5 * _norm(r) + rounding)  # or x is not where Newton's method converges
-    gain = torch.where(_norm(dx) > _norm(r), _norm(dx) / _norm(r), 1)
-    unseen = 1 + solve.unseen * gain
-    gain = unseen * gain
-    return _State(dx, f.slope_at(u), unseen, gain, gain * carried(x), solved, steps)
-
-
-def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
-    """The fields of a `Spectrum`."""
-    W, f, x, b = given[:4]
-    D, solve = f.slope(x) if b is None else f.slope_at(W @ x + b), _Inner(given, len(x))
+    D, solve = f.slope(x) if b is None else f.slope_at(W @ x + b), Inner(given, len(x))
     start = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
 
     def A(v: Tensor) -> Tensor:
         return v - D * (W @ v)
 
     def unit(v: Tensor) -> Tensor:
-        return v / _norm(v)[:, None]
+        return v / norm(v)[:, None]
 
     v = unit(start.expand_as(x))
     for _ in range(_LARGEST_STEPS):
         v = A(v)
         v = unit(v - W.T @ (D * v))  # Aᵀ
-    largest = _norm(A(v))
+    largest = norm(A(v))
     v = unit(start.expand_as(x))
     for _ in range(_SMALLEST_STEPS):
         v = unit(v + W.T @ solve(D, v, transposed=True)[0])  # A⁻ᵀ = I + Wᵀ (I - DWᵀ)⁻¹ D
         v = unit(v + solve(D, W @ v, transposed=False)[0])  # A⁻¹ = I + (I - DW)⁻¹ DW
-    smallest = _norm(A(v))
-    return torch.where(smallest.isfinite(), smallest, 0), torch.where(largest.isfinite(), largest, torch.inf)
+    smallest = norm(A(v))
+    return Spectrum(torch.where(smallest.isfinite(), smallest, 0), torch.where(largest.isfinite(), largest, torch.inf))
 
 
-def _reward_change(given: _Samples) -> tuple[Tensor, ...]:
+def _reward_change(given: Samples) -> tuple[Tensor, ...]:
     W, f, x, b, g, s, *_ = given
-    assert b is not None
+    assert b is not None  # R is corrected where b is known
     change = ((g + W.T @ s) * (f(W @ x + b) - x)).sum(-1)
     return (torch.where(change.isnan(), torch.inf, change),)
-
-
-class _Inner:
-    """Solves of v = D (Wv + c), or s = D (Wᵀs + c), in the dtype that is enough for them."""
-
-    def __init__(self, given: _Samples, count: int):
-        self._W, self._solver, self._dtype = given.inner, given.solver, given.x.dtype
-        self.unseen = _QUICK_RTOL if given.quick else 0.0  # of what is solved for, times the gain
-        like = given.x.to(self._W.like)
-        self._factors, self._rows = Factors(like, count, factor_size(self._W)), torch.arange(count, device=like.device)
-
-    def __call__(self, D: Tensor, c: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """v, or s, with whether it was solved and the steps it took, for each sample."""
-        D, c = D.to(self._W.like), c.to(self._W.like)
-        problem = adjoint_problem if transposed else tangent_problem
-        found = self._solver.solve(problem(self._W, D, c, self._factors, self._rows), D * c)
-        return found.value.to(self._dtype), found.status == Status.CONVERGED, found.steps
-
-
-class _Noise:
-    """Rounding errors of float64: none in the first turn of the samples, random signs in the others.
-
-    The signs are the same for all samples, so that none depends on its batch.
-    """
-
-    def __init__(self, samples: int, turns: int):
-        self._turns, self._samples = turns, samples
-        self._random = torch.Generator().manual_seed(0)
-
-    def __call__(self, size: Tensor) -> Tensor | float:
-        """Noise of that size, in units of eps."""
-        if self._turns == 1:
-            return 0.0
-        n = size.shape[-1]
-        signs = torch.randint(2, (self._turns, 1, n), generator=self._random).to(size) * 2 - 1
-        signs[0] = 0
-        return _EPS * (signs * size.reshape(self._turns, self._samples, n)).reshape(-1, n)
-
-
-def _relative(change: Tensor, z: Tensor, samples: int, tiny: float = 0.0) -> Tensor:
-    """|δz| / |z + δz|, δz without noise, and how the noise moves it, added; 0 where both are 0."""
-    size = _norm(z[:samples] + change[:samples]).clamp(min=tiny)
-    first, *noisy = change.split(samples) if samples else (change,)
-    length = _norm(first)
-    if noisy:
-        length = length + torch.stack([_norm(each - first) for each in noisy]).square().mean(0).sqrt()
-    return torch.where(length == 0, 0, length / size)
-
-
-def _product_error(Wx: Tensor) -> Tensor:
-    """What rounding does to a product of n terms, in units of eps: as measured, and as much again."""
-    return Wx.abs() + (1 + Wx.shape[-1] ** 0.5 / 8) * Wx.square().mean(-1, keepdim=True).sqrt()
-
-
-def hidden_in_slopes(f: Nonlinearity, x: Tensor, pulled: Tensor) -> Tensor:
-    """|dD (Wᵀs + g)|, of what the rounding of x does to D: of a saturated neuron 1 - x² may be nothing else."""
-    if not f.slope_from_output:
-        return torch.zeros_like(x[:, 0])
-    return _norm((f.slope(x + torch.finfo(x.dtype).eps * x) - f.slope(x)) * pulled)
-
-
-def carried(x: Tensor) -> Tensor:
-    """How much more than the relative error of x that of dR/dx may be, which changes on the scale of x, or of 1."""
-    return (_norm(x) / x.shape[-1] ** 0.5).clamp(min=1)
-
-
-def _norm(z: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(z, dim=-1)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from retrograde.accuracy import Evidence, carried, hidden_in_slopes
-from retrograde.feedback import adjoint_problem
+from retrograde.accuracy import Evidence
+from retrograde.corrections import carried
+from retrograde.nearing import Told, adjoint_by_steps, approach
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import Status
 from retrograde.solvers import Blockwise, Cascade, Neumann, Problem, Solution, Solver
 from retrograde.solvers.base import check_number, default_rtol, relative_residual
-from retrograde.solvers.factors import Factors
 
 _FIRST = 1.0  # times grad_rtol may a residual of the adjoint be at first,
 _FIRST_STATE = 0.5  # and so much of it one of the state,
@@ -26,10 +24,6 @@ _STATE = 0.2  # and so much of it the error of the state
 _REFINEMENTS = 4  # of s, and of x, are tried where rounding is near,
 _TENTHS = 16  # and so many tolerances for x where it is far
 _FAR = 300  # times eps, an error is found as well without float64
-_NOISE = 32  # times eps, a residual may be rounding
-_TURNS = 30  # of the plain steps that tell an error
-_SURE = 0.7  # of grad_rtol is an error that they tell to be, as two or three of them may tell too little
-_SLOWEST = 0.95  # a turn: where they come no nearer, they tell nothing
 
 
 def with_rtol(solver: Solver, rtol: float, dtype: torch.dtype) -> Solver:
@@ -38,7 +32,7 @@ def with_rtol(solver: Solver, rtol: float, dtype: torch.dtype) -> Solver:
         return Cascade(*(with_rtol(each, rtol, dtype) for each in solver.solvers))
     if isinstance(solver, Blockwise):
         return Blockwise(with_rtol(solver.solver, rtol, dtype))
-    return replace(solver, rtol=max(rtol, default_rtol(dtype))) if hasattr(solver, "rtol") else solver  # type: ignore[type-var]
+    return replace(solver, rtol=max(rtol, default_rtol(dtype))) if hasattr(solver, "rtol") else solver  # type: ignore[type-var]  # a dataclass, as all that have one
 
 
 def check_grad_rtol(grad_rtol: float | None, **solvers: Solver | None) -> None:
@@ -77,72 +71,6 @@ def _is_far(grad_rtol: float, dtype: torch.dtype) -> bool:
     return grad_rtol > _FAR * torch.finfo(dtype).eps
 
 
-class _Nearing(NamedTuple):
-    """Where plain steps z ← step(z) have come, for each sample, and what their residuals tell.
-
-    Attributes:
-        z: (samples, n).
-        residual: |step(z) - z| / |z|.
-        gain: the error of z in units of its residual; infinite where the steps come no nearer, and NaN where rounding
-            hides whether they do.
-        enough: whether this is near enough.
-        turns: the steps from the start to z.
-    """
-
-    z: Tensor
-    residual: Tensor
-    gain: Tensor
-    enough: Tensor
-    turns: Tensor
-
-
-def _approach(
-    problem: Problem, z: Tensor, onward: Tensor, enough: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> _Nearing:
-    """Plain steps from z, of which `onward` is the first, until each sample is near enough.
-
-    `enough` judges samples by their numbers, their residuals and their gains. Of residuals that shrink by ρ a step,
-    and have a correlation c from one to the next, those still to come add up to κ times the last,
-    κ² = (1 + ρc) / ((1 - ρc) (1 - ρ²)): for a single slow mode 1 / (1 - ρ), and less where each leads elsewhere. A ρ
-    that rises is taken to rise once more, as it does where a slower mode is about to show.
-    """
-    rows = torch.arange(len(z), device=z.device)
-    told = _Nearing(z.clone(), z.new_zeros(len(z)), z.new_zeros(len(z)), rows < 0, torch.zeros_like(rows))
-    r, noise = onward - z, _NOISE * torch.finfo(z.dtype).eps
-    size, before = _norm(r), torch.full_like(told.residual, torch.inf)
-    for turn in range(1, _TURNS + 1):
-        z, onward = onward, problem.step(onward)
-        r_before, size_before, r = r, size, onward - z
-        size, length = _norm(r), _norm(z)
-        rate, c = size / size_before, ((r * r_before).sum(-1) / (size * size_before)).clamp(min=0)
-        rho = rate + (rate - before).clamp(min=0)
-        gain = ((1 + rho * c) / ((1 - rho * c) * (1 - rho**2))).sqrt()
-        gain = torch.where(rho < _SLOWEST, gain, torch.inf)
-        gain = torch.where(size_before > noise * length, gain, torch.nan)
-        residual = size / length
-        good = enough(rows, residual, gain)
-        if turn == 1:  # which may mislead, though hardly tenfold
-            good &= enough(rows, 10 * residual, gain)
-        done = good | gain.isnan() | (gain.isinf() if turn > 1 else good)
-        if turn == _TURNS:
-            done = torch.ones_like(done)
-        if done.any():
-            ended, steps = rows[done], torch.full_like(rows[done], turn)
-            for mine, each in zip(told, (z[done], residual[done], gain[done], good[done], steps), strict=True):
-                mine[ended] = each
-            left = (~done).nonzero()[:, 0]
-            if not len(left):
-                break
-            problem = problem.take(left)
-            rows, z, onward, r, size, rate = (each[left] for each in (rows, z, onward, r, size, rate))
-        before = rate
-    return told
-
-
-def _norm(z: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(z, dim=-1)
-
-
 def settle(
     net: Recurrence, b: Tensor, found: Solution, solver: Solver, problem: Problem, grad_rtol: float, factored: bool
 ) -> None:
@@ -164,7 +92,7 @@ def settle(
         def enough(some: Tensor, residual: Tensor, gain: Tensor) -> Tensor:
             return carries[some] * gain**2 * residual <= small
 
-        near = _approach(part, here, part.step(here), enough)
+        near = approach(part, here, part.step(here), enough)
         _keep(found, rows, near.gain.isfinite(), near.z, near.residual, near.turns)
         rows = rows[~near.enough]
     rtol = min(_FIRST_STATE * grad_rtol, _LOOSEST)
@@ -189,58 +117,6 @@ def _keep(found: Solution, rows: Tensor, which: Tensor, z: Tensor, residual: Ten
     )
 
 
-class _Told(NamedTuple):
-    """Of each sample, s (samples, n), the errors that plain steps tell, if they tell any, and what they cost."""
-
-    s: Tensor
-    state_error: Tensor
-    error: Tensor
-    residual: Tensor
-    turns: Tensor
-
-
-def _by_steps(evidence: Evidence, grad_rtol: float) -> _Told:
-    """s after a few more plain steps, and what they tell: of x two, and then of s until it is right to grad_rtol.
-
-    With D at the state that the first two lead to, the residual of s says what the error of x does to s through D.
-    """
-    net, (x, b, g, s) = evidence.net, evidence.flat()
-    assert x is not None and g is not None and s is not None
-    W, f = net.W.bind(), net.f
-    scale = torch.ldexp(torch.ones_like(g[:, :1]), torch.frexp(g.abs().amax(-1, keepdim=True)).exponent)
-    g, s = g / scale, s / scale
-    D, none = net.slopes(x, x, b), torch.zeros_like(g[:, 0])
-    pulled = W.T @ s + g
-    x_error, x_gain, turned = none, none + 1, none
-    if b is not None:
-        y = net.step(x, b)
-        u = W @ y + b
-        z, moved = f(u), _norm(y - x)
-        rate = _norm(z - y) / moved
-        c = (((z - y) * (y - x)).sum(-1) / (_norm(z - y) * moved)).clamp(min=0)
-        x_gain = torch.where(rate < _SLOWEST, ((1 + rate * c) / ((1 - rate * c) * (1 - rate**2))).sqrt(), torch.inf)
-        x_gain = torch.where(moved > _NOISE * torch.finfo(x.dtype).eps * _norm(x), x_gain, torch.nan)
-        x_error = moved / _norm(x)
-        turned = torch.where(moved > 0, _norm((f.slope_at(u) - D) * pulled) * moved / _norm(z - x), 0)
-    carries = carried(x)
-    tiny = torch.finfo(x.dtype).tiny
-
-    def parts(some: Tensor, residual: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-        of_x = torch.where(x_gain[some].isnan(), gain, x_gain[some])
-        state_error = of_x * x_error[some]
-        bent = of_x * turned[some] / size[some]
-        return state_error, gain * (residual + bent + hidden[some] + carries[some] * state_error)
-
-    size = _norm(s).clamp(min=tiny)
-    hidden = hidden_in_slopes(f, x, pulled) / size
-    problem = adjoint_problem(W, D, g, Factors(D), None)
-    near = _approach(problem, s, D * pulled, lambda *told: parts(*told)[1] <= _SURE * grad_rtol)
-    every = torch.arange(len(s), device=s.device)
-    state_error, error = parts(every, near.residual, near.gain)
-    error = torch.where(error.isfinite(), error, torch.inf)
-    return _Told(near.z * scale, state_error, error, near.residual, near.turns)
-
-
 def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     """s, as exact as grad_rtol asks for; and what is known of it.
 
@@ -249,56 +125,66 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     gradient in float32 comes out right to its last digits even where float32 alone would lose them.
     """
     evidence: Evidence = receipt.evidence
-    *_, flat = evidence.flat()
-    assert flat is not None
-    s, quick = flat.clone(), _is_far(grad_rtol, flat.dtype)
-    far = quick or flat.dtype != torch.float64
-    error = torch.full_like(s[:, 0], torch.inf, dtype=torch.float64)
-    state_error, residual = error.clone(), receipt.residual.reshape(-1).clone()
-    steps = torch.zeros_like(receipt.steps).reshape(-1)
-    stepped = steps.clone()
+    *_, s = evidence.flat()
+    unknown = torch.full_like(s[:, 0], torch.inf, dtype=torch.float64)
+    now = Told(
+        s.clone(),
+        unknown,
+        unknown.clone(),
+        receipt.residual.reshape(-1).clone(),
+        torch.zeros_like(receipt.steps).reshape(-1),
+    )
     rows = torch.arange(len(s), device=s.device)
-    if quick:
-        told = _by_steps(evidence, grad_rtol)
+    if _is_far(grad_rtol, s.dtype):
+        told = adjoint_by_steps(evidence, grad_rtol)
         good = told.error <= grad_rtol
-        s[good], residual[good], stepped[good] = told.s[good], told.residual[good].to(residual.dtype), told.turns[good]
-        error[good], state_error[good] = told.error[good].double(), told.state_error[good].double()
+        now.adopt(good, told)
         rows = (~good).nonzero()[:, 0]
-    tried = s[rows]
-    for turn in range(2 + _REFINEMENTS):
-        if not len(rows):
-            break
-        there = replace(evidence, s=s.index_copy(0, rows, tried).reshape(evidence.x.shape)).take(rows)
-        # To a digit at first, unless it is rounding in float64 that matters; then, where that is not enough, to more.
-        now = there.correction(quick=turn == 0 and far, rounded=not quick)
-        better = (now.error < error[rows]) | (turn == 0)
-        s[rows] = torch.where(better[:, None], tried, s[rows])
-        error[rows] = torch.where(better, now.error.double(), error[rows])
-        known = now.error.isfinite()
-        state_error[rows] = now.state_error.double()
-        tried = torch.where(known[:, None], tried + now.adjoint, tried).to(s.dtype)
-        ending = (error[rows] > grad_rtol) & (now.left <= grad_rtol) & (turn == 0 and far)
-        s[rows[ending]], error[rows[ending]] = tried[ending], now.left[ending].double()
-        steps[rows] += torch.where(ending | (turn > 0), now.steps, 0)
-        going = better & (error[rows] > grad_rtol) & (known | (turn == 0))
-        rows, tried = rows[going], tried[going]
+    stepped = now.turns.clone()
+    _by_newton(evidence, now, rows, grad_rtol)
 
-    batch, s = receipt.status.shape, s.reshape(evidence.x.shape)
-    net, enough, steps = evidence.net, error.reshape(batch) <= grad_rtol, steps.reshape(batch)
-    residual = residual.reshape(batch)
-    if steps.any():
+    batch, s = receipt.status.shape, now.s.reshape(evidence.x.shape)
+    net, enough, by_newton = evidence.net, now.error.reshape(batch) <= grad_rtol, (now.turns > stepped).reshape(batch)
+    residual = now.residual.reshape(batch)
+    if by_newton.any():
         again = adjoint_step(net.W.bind(), net.slopes(evidence.x, evidence.x, evidence.b), s, evidence.g)
-        residual = torch.where(steps > 0, relative_residual(again, s), residual)
+        residual = torch.where(by_newton, relative_residual(again, s), residual)
     status = torch.where(receipt.converged, int(Status.INACCURATE), receipt.status)
     receipt = replace(
         receipt,
         status=torch.where(enough, int(Status.CONVERGED), status),
         residual=residual,
-        steps=receipt.steps + steps + stepped.reshape(batch),
+        steps=receipt.steps + now.turns.reshape(batch),
         evidence=replace(evidence, s=s),
     )
-    receipt.remember(state_error, error)
+    receipt.remember(now.state_error, now.error)
     return s, receipt
+
+
+def _by_newton(evidence: Evidence, now: Told, rows: Tensor, grad_rtol: float) -> None:
+    """Take Newton's steps from the s of these rows, each as long as it makes an error less that is too large."""
+    quick = _is_far(grad_rtol, now.s.dtype)
+    far = quick or now.s.dtype != torch.float64
+    tried = now.s[rows]
+    for turn in range(2 + _REFINEMENTS):
+        if not len(rows):
+            return
+        s = now.s.index_copy(0, rows, tried).reshape(evidence.x.shape)
+        # To a digit at first, unless it is rounding in float64 that matters; then, where that is not enough, to more.
+        at_first = turn == 0 and far
+        told = replace(evidence, s=s).take(rows).correction(quick=at_first, rounded=not quick)
+        error, known = told.error.double(), told.error.isfinite()
+        better = (error < now.error[rows]) | (turn == 0)
+        now.s[rows] = torch.where(better[:, None], tried, now.s[rows])
+        now.error[rows] = torch.where(better, error, now.error[rows])
+        now.state_error[rows] = told.state_error.double()
+        tried = torch.where(known[:, None], tried + told.adjoint, tried).to(now.s.dtype)
+        # A step that will be enough needs no other to say so.
+        ending = (now.error[rows] > grad_rtol) & (told.left <= grad_rtol) & at_first
+        now.s[rows[ending]], now.error[rows[ending]] = tried[ending], told.left[ending].double()
+        now.turns[rows] += torch.where(ending | (turn > 0), told.steps, 0)
+        going = better & (now.error[rows] > grad_rtol) & (known | (turn == 0))
+        rows, tried = rows[going], tried[going]
 
 
 def told_short(receipt: Receipt, grad_rtol: float, dtype: torch.dtype) -> str:
