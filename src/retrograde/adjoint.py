@@ -21,13 +21,13 @@ from retrograde.defaults import default_adjoint, is_small
 from retrograde.feedback import adjoint_problem, tangent_problem
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
-from retrograde.result import EVERYTHING, Gradients, Wants, convergence_error
+from retrograde.result import EVERYTHING, Aimed, Gradients, Wants, convergence_error
 from retrograde.scaling import judged, largest_conditioning, power_of_two
 from retrograde.solvers import Solution, Solver, relative_residual
 from retrograde.solvers.at_once import Begun, begin, go_on
 from retrograde.solvers.factors import Factors
 from retrograde.structure import active_part, factor_size
-from retrograde.targeting import for_the_adjoint, refine, told_short
+from retrograde.targeting import adjoint_aim, for_the_adjoint, refine, told_short
 from retrograde.warm import Visit
 
 # Between these, g, Dg and so s meet no limit of float32, nor of a tolerance; powers of two then change no bit of s.
@@ -73,6 +73,21 @@ def solve_adjoint(
     return (replace(solution, value=solution.value * scale) if far else solution), conditioning
 
 
+def _completed(
+    W: Operator, D: Tensor, g: Tensor, solver: Solver, factors: Factors, begun: Begun
+) -> tuple[Solution, Tensor]:
+    """What was begun, with the samples solved anew of which no error was told, whatever else is in their batch."""
+    found, conditioning = begun.solution, begun.whole.amplified
+    rows = (~begun.whole.aimed.errors[:, 2].isfinite()).nonzero()[:, 0]
+    again, conditioning[rows] = solve_adjoint(W, D[rows], g[rows], solver, factors, rows)
+    found.record(rows, again.value, again.status, again.residual, again.steps)
+    if again.method is None:
+        return found, conditioning
+    method = torch.zeros_like(found.steps)
+    method[rows] = again.method
+    return replace(found, method=method), conditioning
+
+
 def receipt_of(solver: Solver, found: Solution, conditioning: Tensor, batch: torch.Size, **told: Any) -> Receipt:
     """The receipt of what a solver found, in the shape of its batch."""
     status, residual, steps, attempt = found.status, found.residual, found.steps, found.method
@@ -105,12 +120,14 @@ def steady_gradients(
     state_residual: Tensor | None = None,
     warm: Visit | None = None,
     grad_rtol: float | None = None,
+    aimed: Aimed | None = None,
     **about_state: Any,
 ) -> Gradients:
     """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt.
 
     How steady x is, `state_residual` (...,), goes into the receipt; where it is not known it is found from b.
-    `grad_rtol` is the relative error that s xᵀ may have. What else is known `about_state` goes into the receipt too.
+    `grad_rtol` is the relative error that s xᵀ may have, and `aimed` what the state's steps told of it. What else is
+    known `about_state` goes into the receipt too.
     """
     W = net.W.bind()
     n, batch = x.shape[-1], x.shape[:-1]
@@ -124,17 +141,26 @@ def steady_gradients(
     if grad_rtol is not None:
         adjoint = for_the_adjoint(adjoint, grad_rtol, x.dtype)
     begun = dW = None
+    if aimed is not None and len(aimed.errors) != len(D):
+        aimed = None
     if part is None and warm is None:
-        x_rows = x.reshape(-1, n) if wants.dW and grad_rtol is None else None
-        begun = begin(adjoint, partial(kernels.whole_adjoint, W, D, g_rows, x_rows), x.dtype)
+        x_rows = x.reshape(-1, n) if wants.dW and (grad_rtol is None or aimed is not None) else None
+        target = 0.0 if grad_rtol is None or aimed is None else adjoint_aim(grad_rtol)
+        begun = begin(adjoint, partial(kernels.whole_adjoint, W, D, g_rows, x_rows, target, aimed), x.dtype)
+    aimed = None if begun is None else begun.whole.aimed
     if begun is None:
         check_finite("dR/dx", g)
     done, structure = begun if begun is not None and begun.is_all else None, ""
+    if aimed is not None and not aimed.everything:
+        done = None
     if done is not None:
         found, conditioning, dW = done.solution, done.whole.amplified, done.whole.dW
     elif part is None:
         factors = factors or Factors(D, len(D), factor_size(W))
-        found, conditioning = solve_adjoint(W, D, g_rows, adjoint, factors, warm=warm, begun=begun)
+        if begun is None or aimed is None:
+            found, conditioning = solve_adjoint(W, D, g_rows, adjoint, factors, warm=warm, begun=begun)
+        else:
+            found, conditioning = _completed(W, D, g_rows, adjoint, factors, begun)
     else:
         neurons, W_part = part
         D_part, g_part = D[:, neurons], g_rows[:, neurons]
@@ -146,12 +172,16 @@ def steady_gradients(
     told = {"state_residual": state_residual, "evidence": Evidence(net, x, b, g, s, is_small(W)), **about_state}
     receipt = receipt_of(adjoint, found, conditioning, batch, structure=structure, **told)
     if grad_rtol is not None:
-        s, receipt = refine(receipt, grad_rtol)
+        if aimed is not None and aimed.everything:
+            receipt.remember(aimed.errors[:, 0], aimed.errors[:, 2])
+        else:
+            s, receipt = refine(receipt, grad_rtol, aimed)
+            dW = None
     if done is None and not math.isfinite(x.sum()):  # of a diverged sample that the reward leaves out
         x = torch.where((s != 0).any(-1, keepdim=True), x, 0)
     if not wants.dW:
         dW = ()
-    elif dW is None or grad_rtol is not None:
+    elif dW is None:
         dW = kernels.outer(W, s, x)
     gradients = Gradients(s, dW, s.sum_to_size(n) if wants.db else None, receipt)
     if throw and (done is None or grad_rtol is not None) and receipt.any_failed:

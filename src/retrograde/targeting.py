@@ -9,10 +9,10 @@ from torch import Tensor
 
 from retrograde.accuracy import Evidence
 from retrograde.corrections import carried
-from retrograde.nearing import Told, adjoint_by_steps, approach
+from retrograde.nearing import SURE, Told, adjoint_by_steps, approach
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
-from retrograde.result import Status
+from retrograde.result import Aimed, Status
 from retrograde.solvers import Blockwise, Cascade, Neumann, Problem, Solution, Solver
 from retrograde.solvers.base import check_number, default_rtol, relative_residual
 
@@ -66,13 +66,30 @@ def for_the_adjoint(solver: Solver, grad_rtol: float, dtype: torch.dtype) -> Sol
     return with_rtol(solver, (_FIRST if _is_far(grad_rtol, dtype) else _FIRST_NEAR) * grad_rtol, dtype)
 
 
+def state_aim(grad_rtol: float | None, dtype: torch.dtype) -> float:
+    """The error that a state may have, once the adjoint amplifies it, where its steps tell it; 0 where they do not."""
+    return _STATE * grad_rtol if grad_rtol is not None and _is_far(grad_rtol, dtype) else 0.0
+
+
+def adjoint_aim(grad_rtol: float) -> float:
+    """Likewise the error of s xᵀ that its steps are to tell."""
+    return SURE * grad_rtol
+
+
 def _is_far(grad_rtol: float, dtype: torch.dtype) -> bool:
     """Whether that is so much more than rounding that residuals may be computed in the dtype."""
     return grad_rtol > _FAR * torch.finfo(dtype).eps
 
 
 def settle(
-    net: Recurrence, b: Tensor, found: Solution, solver: Solver, problem: Problem, grad_rtol: float, factored: bool
+    net: Recurrence,
+    b: Tensor,
+    found: Solution,
+    solver: Solver,
+    problem: Problem,
+    grad_rtol: float,
+    factored: bool,
+    aimed: Aimed | None = None,
 ) -> None:
     """Solve the states found, (samples, n), as far as a gradient needs that shall be right to grad_rtol.
 
@@ -82,7 +99,10 @@ def settle(
     """
     dtype, small = b.dtype, _STATE * grad_rtol
     far = _is_far(grad_rtol, dtype)
-    rows = (found.status == Status.CONVERGED).nonzero()[:, 0]
+    rows = found.status == Status.CONVERGED
+    if aimed is not None:
+        rows &= ~aimed.errors[:, 0].isfinite()
+    rows = rows.nonzero()[:, 0]
     if not len(rows) or not (far or dtype != torch.float64):
         return
     if far:
@@ -117,12 +137,13 @@ def _keep(found: Solution, rows: Tensor, which: Tensor, z: Tensor, residual: Ten
     )
 
 
-def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
+def refine(receipt: Receipt, grad_rtol: float, aimed: Aimed | None = None) -> tuple[Tensor, Receipt]:
     """s, as exact as grad_rtol asks for; and what is known of it.
 
     Plain steps tell the error, and make it less. Where they tell nothing, or do not lead so far, Newton's steps are
     added where the error exceeds grad_rtol and they make it less. Their residuals are computed in float64, so that a
-    gradient in float32 comes out right to its last digits even where float32 alone would lose them.
+    gradient in float32 comes out right to its last digits even where float32 alone would lose them. Where an error was
+    `aimed` at and met, nothing is left to do.
     """
     evidence: Evidence = receipt.evidence
     *_, s = evidence.flat()
@@ -134,12 +155,15 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
         receipt.residual.reshape(-1).clone(),
         torch.zeros_like(receipt.steps).reshape(-1),
     )
-    rows = torch.arange(len(s), device=s.device)
-    if _is_far(grad_rtol, s.dtype):
-        told = adjoint_by_steps(evidence, grad_rtol)
+    if aimed is not None:
+        now.state_error.copy_(aimed.errors[:, 0])
+        now.error.copy_(aimed.errors[:, 2])
+    rows = (~(now.error <= grad_rtol)).nonzero()[:, 0]
+    if len(rows) and _is_far(grad_rtol, s.dtype):
+        told = adjoint_by_steps(evidence.take(rows), grad_rtol)
         good = told.error <= grad_rtol
-        now.adopt(good, told)
-        rows = (~good).nonzero()[:, 0]
+        now.adopt(rows[good], Told(*(each[good] for each in told)))
+        rows = rows[~good]
     stepped = now.turns.clone()
     _by_newton(evidence, now, rows, grad_rtol)
 
