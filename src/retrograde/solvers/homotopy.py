@@ -67,7 +67,7 @@ class Homotopy(Iteration):
     ) -> tuple[Tensor, tuple[Tensor, ...], int]:
         """One step along the path; at its end, where t = 1, chords of Newton's method."""
         point, t, last_point, last_t, last_direction, last_along, length = memory
-        assert problem.at_gain is not None
+        assert problem.at_gain is not None  # `start` has looked
         # The path's slope dz/dt: (I - J)⁻¹ d step_t/dt, and t d step_t/dt = J z.
         some = t.clamp(min=torch.finfo(z.dtype).eps ** 0.5)
         here = problem.at_gain(some)
@@ -137,7 +137,7 @@ class Homotopy(Iteration):
 
         At right angles to the tangent; at t = 1, where the step `reaches` it, with t held.
         """
-        assert problem.at_gain is not None
+        assert problem.at_gain is not None  # `start` has looked
         z, t = start
         good, first, last = todo, torch.zeros_like(h), torch.zeros_like(h)
         for k in range(_CORRECTIONS):
