@@ -82,14 +82,13 @@ class Asked:
     @property
     def files(self) -> tuple[Path, Path | None]:
         """The tables of the connections and of the neurons."""
-        if (self.edges is None) == (self.example is None):
-            got = "neither (EDGES comes before the options)" if self.edges is None else "both"
-            raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
-        if self.edges is not None:
+        if self.edges is not None and self.example is None:
             return self.edges, self.neurons
-        assert self.example is not None
-        edges, neurons = files(self.example)
-        return edges, self.neurons or neurons
+        if self.edges is None and self.example is not None:
+            edges, neurons = files(self.example)
+            return edges, self.neurons or neurons
+        got = "neither (EDGES comes before the options)" if self.edges is None else "both"
+        raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
 
     @property
     def columns(self) -> dict[str, str]:

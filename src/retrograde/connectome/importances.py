@@ -185,7 +185,7 @@ def importance(
     R, g = _rewarded(c, target, reward, x)
     gradient = recurrent_backpropagation(net, x, g, input=b, adjoint=adjoint)
     s = gradient.s
-    assert gradient.receipt is not None
+    assert gradient.receipt is not None  # a steady state's gradient has one
 
     silencing = -x * (net.W.T @ s)
     order = torch.argsort(silencing.abs(), descending=True, stable=True)

@@ -133,7 +133,8 @@ def influence(
         raise ValueError("silence: expected none of the sources where these are several groups: ask for one at a time")
     silenced = np.setdiff1d(silenced, exempt)
     how = PRESETS[preset] if preset else Preset()
-    largest = max((each for each in scales if each is not None), default=None)
+    numbers = [each for each in scales if each is not None]  # of a sweep, all
+    largest = max(numbers, default=None)
     net, eigenvalue, alpha = scaled(c, largest, silenced, how, nonlinearity)
     driven = indicators(c, targets if targets is not None else sources or {})
     b = None if drive is None else at(c, drive, "drive")
@@ -150,7 +151,7 @@ def influence(
     worst = {name: (min if name == "margin" else max)(told[name] for told in receipts) for name in receipts[0]}
     attrs: dict[str, Any] = {"eigenvalue": eigenvalue, "alpha": alpha, "scale": largest, **worst}
     if len(scales) > 1:
-        table = swept(c, answers, scales, sources, targets)
+        table = swept(c, answers, numbers, sources, targets)
     else:
         table = ranked(c, answers[0], sources, targets, source, target)
         if preset == "cic-2026" and targets is None and "adjusted" in table:

@@ -22,25 +22,29 @@ def name_of(scale: float) -> str:
 def swept(
     c: Connectome,
     answers: list[np.ndarray],
-    scales: Sequence[float | None],
+    scales: Sequence[float],
     sources: dict[str, np.ndarray] | None,
     targets: dict[str, np.ndarray] | None,
 ) -> pd.DataFrame:
     """A column for each scale, and the ranks between which each neuron moves."""
     table = pd.DataFrame({"id": c.ids})
     for each, found in zip(scales, answers, strict=True):
-        assert each is not None  # in a sweep
         table[name_of(each)] = found[0]
     ranks = pd.DataFrame(np.abs([found[0] for found in answers]).T).rank(ascending=False, method="min")
     table["best"], table["worst"] = ranks.min(axis=1).astype(int), ranks.max(axis=1).astype(int)
-    looked_at = targets if targets is not None else sources
-    assert looked_at is not None
-    what = "is_target" if targets is not None else "is_source"
+    what, looked_at = _looked_at(sources, targets)
     table[what] = np.isin(np.arange(len(c)), np.concatenate(list(looked_at.values())))
     table = pd.concat([table, c.neurons[[name for name in c.neurons if name not in table]]], axis=1)
     if sources is not None and targets is not None:
         table = table.iloc[np.sort(np.concatenate(list(sources.values())))]
     return table.sort_values(["best", "worst"], kind="stable", ignore_index=True)
+
+
+def _looked_at(
+    sources: dict[str, np.ndarray] | None, targets: dict[str, np.ndarray] | None
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The column that marks them, and the targets, or the sources where there are no targets."""
+    return ("is_target", targets) if targets is not None else ("is_source", sources or {})
 
 
 def ranked(
@@ -57,9 +61,7 @@ def ranked(
         rows = [[float(each[places].sum()) for each in found] for places in sources.values()]
         names = list(targets) if isinstance(target, Mapping) else ["influence"]
         return pd.DataFrame(rows, index=pd.Index(list(sources), name="source"), columns=names)
-    looked_at = targets if targets is not None else sources
-    assert looked_at is not None
-    what = "is_target" if targets is not None else "is_source"
+    what, looked_at = _looked_at(sources, targets)
     table = pd.DataFrame({"id": c.ids})
     if list(looked_at) == [""]:
         table["influence"], table["adjusted"] = found[0], adjusted(found[0])
