@@ -29,7 +29,7 @@ from retrograde.connectome.linear import (
     solvers_for,
     states,
 )
-from retrograde.connectome.naming import labels, of_groups
+from retrograde.connectome.naming import column_of, labels, of_groups
 from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.wiring import Connectome
@@ -208,8 +208,7 @@ def _scales(given: float | Sequence[float] | None, f: Nonlinearity) -> list[floa
 
 def _of_groups(c: Connectome, by: str, source: Any, target: Any) -> tuple[Any, Any]:
     """Name -> ids of the groups that are named, of both kinds if neither is."""
-    if by not in c.neurons:
-        raise ValueError(f"by: expected a column of the neurons, {', '.join(map(str, c.neurons))}; got {by!r}")
+    by = column_of(c.neurons, by, "by")
     known = sorted(set(labels(c.neurons, by).tolist()) - {""})
 
     def named(given: Any, what: str) -> Any:
