@@ -11,6 +11,7 @@ from retrograde import connectome
 from retrograde.cli.answering import check_name, question, written
 from retrograde.cli.reading import WHO, Asked, numbers_of
 from retrograde.cli.scales import scaling
+from retrograde.connectome.naming import column_of
 from retrograde.report import Answer, Figure, drawings, paths
 
 
@@ -38,6 +39,7 @@ def importance(
     """
     check_name(synapses, "synapses", (".parquet",))
     c = asked.connectome()
+    by = None if by is None else column_of(c.neurons, by, "by", also=("neuropil",))
     sources, targets = numbers_of(source, "--source"), numbers_of(target, "--target")
     asked.step("solving")
     found = connectome.importance(
@@ -50,7 +52,7 @@ def importance(
         exact=exact,
         progress=lambda done, total: asked.step("silencing for true", done, total),
     )
-    if by == "neuropil" and by not in found.neurons:
+    if by == "neuropil" and by not in c.neurons:
         table = found.by_neuropil(asked.files[0], asked.columns)
     else:
         table = found.neurons if by is None else found.by(by)

@@ -14,7 +14,10 @@ import torch
 
 from retrograde.connectome.columns import EDGES, recognise, transmitter
 from retrograde.connectome.ids import Ids, identities, of_one_kind, texts
+from retrograde.connectome.naming import did_you_mean
 from retrograde.connectome.tables import Source, numbers
+
+WEIGHTS = ("count", "norm", "weight", "fraction", "rows")
 
 
 def connections(
@@ -48,13 +51,15 @@ def connections(
         return Ids(names, pre), Ids(names, post), {"count": counts}, None, alone
     if orientation is not None:
         raise ValueError("orientation: expected None for an edge list, whose columns say which neuron sends")
+    if ids is not None:
+        raise ValueError("ids: expected None for an edge list, which has its own; they are those of a matrix's rows")
     source = Source(edges, "edges", ("edgelist_simple", "edgelist", "edges"))
     roles = recognise(source.names, EDGES, given, source.what)
     for role in ("pre", "post"):
         if role not in roles:
             raise ValueError(
                 f"{source.what}: no column of {role}synaptic ids found among {', '.join(source.names)}; "
-                f"name it by columns={{'{role}': ...}}, or by --column {role}=..."
+                f"name it by columns={{'{role}': ...}}"
             )
     needed = {"count", "norm", "weight", "sign"} & roles.keys()
     if weights == "rows":
@@ -62,7 +67,7 @@ def connections(
     elif not needed & {"count", "norm", "weight"}:
         raise ValueError(
             f"{source.what}: no column of counts or weights found among {', '.join(source.names)}; "
-            "weights='rows', or --weights rows, takes each row for one connection"
+            "weights='rows' takes each row for one connection"
         )
     else:
         _check_weights(weights, needed - {"sign"}, source.what, source.names)
@@ -91,6 +96,9 @@ def connections(
 
 def _check_weights(weights: str, there: set[str], what: str, names: list[str]) -> None:
     """ValueError unless the weights are a column that is there, or can be made from the counts."""
+    if weights not in WEIGHTS:
+        hint = did_you_mean(weights, WEIGHTS)
+        raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}{hint}")
     if weights not in there and not (weights in ("fraction", "norm") and "count" in there):
         also = ", and no counts" if weights in ("fraction", "norm") else ""
         raise ValueError(f"weights: {what} has no column that is a {weights!r}{also}; it has {', '.join(names)}")

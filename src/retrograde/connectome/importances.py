@@ -17,6 +17,7 @@ from torch import Tensor
 from retrograde.by_hand import recurrent_backpropagation
 from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import Preset, scaled, solvers_for
+from retrograde.connectome.naming import column_of
 from retrograde.connectome.neuropils import by_connection
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.wiring import Connectome
@@ -85,8 +86,7 @@ class Importance:
         Raises:
             ValueError: no such column.
         """
-        if column not in self.neurons:
-            raise ValueError(f"column: expected one of {', '.join(self.neurons.columns)}, got {column!r}")
+        column = column_of(self._connectome.neurons, column, "column")
         told = [name for name in _SUMMED if name in self.neurons]
         rows = self.neurons.groupby(column, dropna=False)
         grouped = rows[told].agg(lambda part: part.sum(skipna=False))
@@ -185,7 +185,7 @@ def importance(
     R, g = _rewarded(c, target, reward, x)
     gradient = recurrent_backpropagation(net, x, g, input=b, adjoint=adjoint)
     s = gradient.s
-    assert gradient.receipt is not None
+    assert gradient.receipt is not None  # a steady state's gradient has one
 
     silencing = -x * (net.W.T @ s)
     order = torch.argsort(silencing.abs(), descending=True, stable=True)

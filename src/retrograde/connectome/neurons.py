@@ -9,6 +9,7 @@ import pandas as pd
 
 from retrograde.connectome.columns import NEURONS, recognise, transmitter
 from retrograde.connectome.ids import identities, of_one_kind
+from retrograde.connectome.naming import READ_AS
 from retrograde.connectome.tables import Source
 
 
@@ -25,6 +26,7 @@ def neuron_table(
     And for the summary, how many ids are in one place alone.
     """
     told: list[tuple[str, int]] = []
+    read_as: dict[str, str] = {}
     table = pd.DataFrame({"id": known})
     if source is not None:
         roles = recognise(source.names, NEURONS, given, source.what)
@@ -60,11 +62,13 @@ def neuron_table(
         column_roles = {column: role for role, column in roles.items() if role != "id"}
         frame = frame.rename(columns={c: r for c, r in column_roles.items() if r == c or r not in frame.columns})
         table = table.join(frame, on="id")
+        read_as = {column: role for role, column in roles.items() if column not in table and role in table}
     if "transmitter" not in table.columns:
         table["transmitter"] = ""
     table["transmitter"] = table["transmitter"].astype(object).fillna("").astype(str).map(transmitter)
     if spoken is not None and (table["transmitter"] == "").all():
         table["transmitter"] = _voted(spoken, pre, np.ones(len(pre)) if counts is None else counts, len(known))
+    table.attrs[READ_AS] = read_as
     return table, told
 
 

@@ -118,6 +118,8 @@ def stimulate(
     _check(places, lower, upper, least, maximum, budget)
     if preset is not None:
         return _by_preset(c, targets, places, steps, preset, bias, tau, scale, silence, turns, seed, told)
+    if tau is not None and steps is None:
+        raise ValueError("tau: a steady state does not depend on it; give steps=T")
     nonlinearity = as_nonlinearity(f)
     low, high = _interval(nonlinearity, np.zeros(0) if wanted is None else wanted)
     cut = c.index(silence, "silence")
@@ -126,8 +128,6 @@ def stimulate(
     b0 = torch.from_numpy(per_neuron(c, bias, "bias")).to(like)
     if steps is not None:
         net = Recurrence(net.W, net.f, leak_of(c, tau, 1.0, like))
-    elif tau is not None:
-        raise ValueError("tau: a steady state does not depend on it; give steps=T")
     m = len(places) * (steps or 1)
     box = Box(np.full(m, float(lower)), np.full(m, float(upper)))
     driven = Steady(net, b0, places, targets) if steps is None else AlongTime(net, b0, places, targets, steps)
