@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,6 +29,14 @@ _FAR = 300  # times eps, an error is found as well without float64
 
 def with_rtol(solver: Solver, rtol: float, dtype: torch.dtype) -> Solver:
     """The solver with that tolerance, or with the dtype's where it is larger; a solver without one as it is."""
+    try:
+        return _with_rtol(solver, rtol, dtype)
+    except TypeError:  # a solver, not of this library, that cannot be a key
+        return _with_rtol.__wrapped__(solver, rtol, dtype)
+
+
+@lru_cache(maxsize=128)
+def _with_rtol(solver: Solver, rtol: float, dtype: torch.dtype) -> Solver:
     if isinstance(solver, Cascade):
         return Cascade(*(with_rtol(each, rtol, dtype) for each in solver.solvers))
     if isinstance(solver, Blockwise):
