@@ -88,6 +88,21 @@ def _completed(
     return replace(found, method=method), conditioning
 
 
+def _in_double(net: Recurrence, g: Tensor, solver: Solver, target: float, state: Aimed) -> Begun | None:
+    """What is begun for the states in float64, likewise, and then rounded."""
+    assert state.exact is not None  # or float64 would not be asked for
+    W, D = net.W.bind(), net.f.slope(state.exact)
+    W = W.bind(*(weight.detach().double() for weight in W.weights))
+    whole = partial(kernels.whole_adjoint, W, D, g.double(), None, target, state)
+    begun = begin(solver, whole, torch.float64)
+    if begun is None:
+        return None
+    found, told = begun.solution, begun.whole
+    told.aimed.errors[:, 2] += torch.finfo(g.dtype).eps
+    found = replace(found, value=found.value.to(g.dtype), residual=found.residual.to(g.dtype))
+    return replace(begun, solution=found, whole=told._replace(amplified=told.amplified.to(g.dtype)))
+
+
 def receipt_of(solver: Solver, found: Solution, conditioning: Tensor, batch: torch.Size, **told: Any) -> Receipt:
     """The receipt of what a solver found, in the shape of its batch."""
     status, residual, steps, attempt = found.status, found.residual, found.steps, found.method
@@ -145,8 +160,11 @@ def steady_gradients(
         aimed = None
     if part is None and warm is None:
         x_rows = x.reshape(-1, n) if wants.dW and (grad_rtol is None or aimed is not None) else None
-        target = 0.0 if grad_rtol is None or aimed is None else adjoint_aim(grad_rtol)
-        begun = begin(adjoint, partial(kernels.whole_adjoint, W, D, g_rows, x_rows, target, aimed), x.dtype)
+        target = 0.0 if grad_rtol is None or aimed is None else adjoint_aim(grad_rtol, x.dtype)
+        if aimed is not None and aimed.exact is not None:
+            begun = _in_double(net, g_rows, adjoint, target, aimed)
+        else:
+            begun = begin(adjoint, partial(kernels.whole_adjoint, W, D, g_rows, x_rows, target, aimed), x.dtype)
     aimed = None if begun is None else begun.whole.aimed
     if begun is None:
         check_finite("dR/dx", g)
@@ -154,7 +172,7 @@ def steady_gradients(
     if aimed is not None and not aimed.everything:
         done = None
     if done is not None:
-        found, conditioning, dW = done.solution, done.whole.amplified, done.whole.dW
+        found, conditioning, dW = done.solution, done.whole.amplified, done.whole.dW or None
     elif part is None:
         factors = factors or Factors(D, len(D), factor_size(W))
         if begun is None or aimed is None:

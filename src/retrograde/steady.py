@@ -24,7 +24,7 @@ from retrograde.solvers import FixedPoint, Homotopy, Newton, Solver
 from retrograde.solvers.at_once import begin, go_on
 from retrograde.solvers.factors import Factors
 from retrograde.structure import SMALL, factor_size
-from retrograde.targeting import check_grad_rtol, for_the_state, parts_of, settle, state_aim
+from retrograde.targeting import check_grad_rtol, for_the_state, is_near, parts_of, settle, sharpened, state_aim
 from retrograde.transforms import from_autocast, opaque, transformed, uncompiled
 from retrograde.warm import Visit, WarmStart
 
@@ -166,23 +166,25 @@ def _solve(
     if x.ndim != 2:
         total, x_rows = total.reshape(-1, n), x.reshape(-1, n)
     W, target = net.W.bind(), state_aim(grad_rtol, x.dtype)
+    near = visit is None and is_near(grad_rtol, x.dtype) and not net.f.kinked
     begun = None
-    if visit is None and (grad_rtol is None or target):
+    if visit is None and (grad_rtol is None or target or near):
         begun = begin(solver, partial(kernels.whole_state, W, net.f, total, x_rows, target), x.dtype)
-    aimed = None if begun is None else begun.whole.aimed
     if begun is None:
         for name, tensor in (*looked_at, *(("W", weight) for weight in W.weights)):
             check_numbers(name, tensor)
-    if begun is not None and begun.is_all and (aimed is None or aimed.everything):
+    aimed = None if begun is None else begun.whole.aimed
+    if begun is not None and begun.is_all:
         found = begun.solution
     else:
         problem = state_problem(net, total, factors, rows)
-        if begun is not None and begun.is_all:
-            found = begun.solution
-        else:
-            found = go_on(solver, problem, x_rows, begun) if visit is None else visit.solve(solver, problem, x_rows)
-        if grad_rtol is not None:
-            settle(net, total, found, solver, problem, grad_rtol, is_small(W), aimed)
+        found = go_on(solver, problem, x_rows, begun) if visit is None else visit.solve(solver, problem, x_rows)
+    if near:
+        again = W.bind(*(weight.detach().double() for weight in W.weights))
+        aimed = sharpened(found, partial(kernels.whole_state, again, net.f, total.double()), grad_rtol)
+    if grad_rtol is not None and not (aimed is not None and aimed.everything):
+        problem = state_problem(net, total, factors, rows)
+        settle(net, total, found, solver, problem, grad_rtol, is_small(W), aimed)
     value = on_its_side(net, found.value, total)
     told, attempt = (found.status, found.residual, found.steps), found.method
     if x.ndim == 2:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from retrograde.accuracy import Evidence
-from retrograde.corrections import carried
+from retrograde.corrections import carried, norm
 from retrograde.nearing import SURE, Told, adjoint_by_steps, approach
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import Aimed, Status
 from retrograde.solvers import Blockwise, Cascade, Neumann, Problem, Solution, Solver
-from retrograde.solvers.base import check_number, default_rtol, relative_residual
+from retrograde.solvers.base import check_number, default_rtol, floor, relative_residual
 
 _FIRST = 1.0  # times grad_rtol may a residual of the adjoint be at first,
 _FIRST_STATE = 0.5  # and so much of it one of the state,
@@ -24,6 +26,8 @@ _FIRST_NEAR = 5.0  # and of both so much, if Newton's steps follow with residual
 _STATE = 0.2  # and so much of it the error of the state
 _REFINEMENTS = 4  # of s, and of x, are tried where rounding is near,
 _TENTHS = 16  # and so many tolerances for x where it is far
+_LEAST = 4  # times eps, what is rounded may have as an error
+_TURNS = 60  # of float64 after those of float32
 _FAR = 300  # times eps, an error is found as well without float64
 
 
@@ -80,9 +84,37 @@ def state_aim(grad_rtol: float | None, dtype: torch.dtype) -> float:
     return _STATE * grad_rtol if grad_rtol is not None and _is_far(grad_rtol, dtype) else 0.0
 
 
-def adjoint_aim(grad_rtol: float) -> float:
-    """Likewise the error of s xᵀ that its steps are to tell."""
-    return SURE * grad_rtol
+def sharpened(
+    found: Solution, whole: Callable[[Tensor, float, float, int, float], Any], grad_rtol: float | None
+) -> Aimed | None:
+    """What more steps in float64 tell of states found in float32, which are put in their place, rounded.
+
+    ``whole(x, target, rtol, max_steps, floor)`` takes them; None where there is nothing that does.
+    """
+    assert grad_rtol is not None  # or there is no error to come near to
+    taken = whole(found.value.double(), _STATE * grad_rtol, _FIRST_NEAR * grad_rtol, _TURNS, floor(torch.float64))
+    if taken is None or taken.aimed is None:
+        return None
+    told, x = taken.aimed.errors[:, 0].isfinite() & (found.status == Status.CONVERGED), taken.z
+    taken.aimed.errors[~told] = torch.inf
+    rounded = x.float()
+    lost = (norm(rounded - x) / norm(x)).nan_to_num(0)
+    taken.aimed.errors[:, 0] += lost
+    taken.aimed.errors[:, 1] += carried(x) * lost
+    _keep(found, torch.arange(len(x)), told, rounded, taken.residual + lost, taken.steps)
+    return taken.aimed._replace(exact=x, everything=bool(told.all()))
+
+
+def is_near(grad_rtol: float | None, dtype: torch.dtype) -> bool:
+    """Whether the last steps in float64 tell what those in float32 do not, and the answer rounded is good enough."""
+    if grad_rtol is None or dtype != torch.float32:
+        return False
+    return not _is_far(grad_rtol, dtype) and grad_rtol >= _LEAST * torch.finfo(dtype).eps
+
+
+def adjoint_aim(grad_rtol: float, dtype: torch.dtype) -> float:
+    """Likewise the error of s xᵀ that its steps are to tell; near rounding, without what rounding takes of it."""
+    return SURE * (grad_rtol if _is_far(grad_rtol, dtype) else grad_rtol - torch.finfo(dtype).eps)
 
 
 def _is_far(grad_rtol: float, dtype: torch.dtype) -> bool:
