@@ -20,7 +20,6 @@ UNFIT, DONE, ALL_CONVERGED, ALL_TOLD = range(4)
 
 # What one sample's residuals tell of its error; see `nearing`, whose rules these are.
 NOISE, SLOWEST, TURNS = 32, 0.95, 30
-PATIENCE = 5  # turns of those, in which a rate may seem slow that only fluctuates
 NEAR = 30.0  # times rtol, from where on the direction of each step is kept
 FARTHEST = 2.0**30  # from 1 the size of a reward may be, for its adjoint to be told of
 
@@ -215,7 +214,8 @@ def is_over(kind, r, gain, known, size, tiny, n, bent, target, told):
     near, rate_before, turns = known
     error, carried = gain * r, max(size / math.sqrt(n), 1.0)
     times = 10.0 if rate_before == np.inf else 1.0  # a first rate may mislead, though hardly tenfold
-    lost = turns > TURNS or gain != gain or (gain == np.inf and near and turns >= PATIENCE)
+    # A rate that fluctuates may seem slow once.
+    lost = turns > TURNS or gain != gain or (gain == np.inf and near and SLOWEST <= rate_before < np.inf)
     if kind == SLOPES:
         beside = gain * (bent / max(size, tiny) + told[1])
         enough = times * error + beside <= target
