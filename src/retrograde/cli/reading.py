@@ -89,6 +89,8 @@ class Asked:
             got = "neither (EDGES comes before the options)" if self.edges is None else "both"
             raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
         if self.edges is not None:
+            if str(self.edges) in SOURCES and not self.edges.exists():
+                raise InputError(f"edges: no such file: {self.edges}; did you mean --example {self.edges}?")
             return self.edges, self.neurons
         assert self.example is not None
         edges, neurons = files(self.example)
