@@ -76,6 +76,11 @@ def test_bad_input_is_one_line(edges, tmp_path, change, args, message):
     assert {path.name for path in tmp_path.iterdir()} == {"edges.csv"}
 
 
+def test_an_example_in_the_place_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "did you mean --example worm?" in said("influence", "worm", "--target", "AVAL")
+
+
 def test_without_a_table():
     assert "got neither" in said("influence", "--source", "a")
 

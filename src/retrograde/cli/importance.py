@@ -19,7 +19,13 @@ from retrograde.report import Answer, Figure, drawings, paths
 def importance(
     asked: Asked,
     source: Annotated[list[str], typer.Option(help=f"Neurons that are driven: {WHO}; or either with =INPUT.")],
-    target: Annotated[list[str], typer.Option(help="Neurons whose activity is the reward, likewise; or with =WEIGHT.")],
+    target: Annotated[
+        list[str],
+        typer.Option(
+            help="Neurons whose activity is the reward, likewise; with =WEIGHT a weighted sum, such as the difference "
+            "of two groups, side:left=1 side:right=-1."
+        ),
+    ],
     f: Annotated[
         str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
     ] = "identity",
@@ -35,7 +41,13 @@ def importance(
     One steady state x = f(αWx + b) and one adjoint tell all of it: how the reward changes with each neuron's input,
     and, to first order, if its output is silenced or its transmitter's sign turned; and what each synapse carries.
 
-    Example: [bold]retrograde importance --example worm --source ADAL --target AVAL=1 AVAR=-1 --exact 10[/]
+    Examples:
+
+    [bold]retrograde importance --example worm --source ADAL --target AVAL=1 AVAR=-1 --exact 10[/]
+
+    [bold]retrograde importance --example worm --source ASHL --target cell_type:AVA=0.5 cell_type:AVB=-0.5[/]
+
+    Any other reward is a function in Python: retrograde.connectome.importance(..., reward=).
     """
     check_name(synapses, "synapses", (".parquet",))
     c = asked.connectome()

@@ -86,6 +86,8 @@ class Asked:
     def files(self) -> tuple[Path, Path | None]:
         """The tables of the connections and of the neurons."""
         if self.edges is not None and self.example is None:
+            if str(self.edges) in SOURCES and not self.edges.exists():
+                raise InputError(f"edges: no such file: {self.edges}; did you mean --example {self.edges}?")
             return self.edges, self.neurons
         if self.edges is None and self.example is not None:
             edges, neurons = files(self.example)
