@@ -13,6 +13,7 @@ from torch import Tensor
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
+from retrograde.spectrum import pairs
 from retrograde.spectrum.components import within_components
 from retrograde.spectrum.eigen import Modes
 from retrograde.spectrum.extremes import Found, decomposed, decomposes, decomposes_after_all, searched
@@ -141,8 +142,8 @@ class Stability:
 def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = None, k: int = 6) -> Stability:
     """The leading eigenvalues of DW at steady states x, and what follows: stable or not, by what margin, near what.
 
-    All of it is differentiable in x, W, b and the leak to first order, where eigenvalues are simple, by
-    dλ = wᵀ d(DW) v / wᵀv: a margin of ``net.steady_state(...).x`` can be a term of the reward.
+    All of it is differentiable in x, W, b and the leak where eigenvalues are simple, by dλ = wᵀ d(DW) v / wᵀv, and
+    again where DW is decomposed: a margin of ``net.steady_state(...).x`` can be a term of the reward.
 
     A full W or a convolution of up to 512 neurons is decomposed. For others Arnoldi's method needs products alone,
     sample by sample; where it fails, a full W, or any of up to 512 neurons, is decomposed after all. Everything is
@@ -159,6 +160,7 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
             or too many for Arnoldi's method.
         ConvergenceError: Arnoldi's method did not converge; or, in a backward, an eigenvalue that the reward depends
             on is not simple.
+        NotImplementedError: in a second derivative of what Arnoldi's method found.
 
     References:
         L. N. Trefethen and M. Embree, "Spectra and Pseudospectra" (2005); J. R. Magnus, Econometric Theory 1 (1985).
@@ -231,17 +233,19 @@ def _told(
     abscissa = _together([each.abscissa for each in found])
     distances = [each.distance for each in found]
     distance = None if None in distances else _together(distances)
+    decomposed = distance is not None  # and so M may be formed again, for its derivatives
+    by_eigenvalue = pairs.of_eigenvalues if decomposed else None
 
     def one(value: Tensor, dtype: torch.dtype) -> Tensor:
         return value[:, 0].reshape(batch).to(dtype)
 
     return Stability(
-        eigenvalues=of_modes(modes).attached(DW).reshape(*batch, *modes.values.shape[1:]).to(complex_),
+        eigenvalues=of_modes(modes).attached(DW, by_eigenvalue).reshape(*batch, *modes.values.shape[1:]).to(complex_),
         modes=modes.each(lambda part: part.reshape(*batch, *part.shape[1:])),
-        rightmost=one(of_modes(rightmost).attached(DW), complex_),
-        multiplier=one(of_modes(leader).attached(own), complex_),
+        rightmost=one(of_modes(rightmost).attached(DW, by_eigenvalue), complex_),
+        multiplier=one(of_modes(leader).attached(own, by_eigenvalue), complex_),
         direction=leader.right[:, 0].reshape(*batch, *leader.right.shape[2:]).to(complex_),
-        numerical_abscissa=one(abscissa.attached(DW), real) - 1,
-        distance=None if distance is None else one(distance.attached(DW), real),
+        numerical_abscissa=one(abscissa.attached(DW, pairs.of_symmetric if decomposed else None), real) - 1,
+        distance=None if distance is None else one(distance.attached(DW, pairs.of_singular), real),
         three_meet=meet.reshape(batch),
     )
