@@ -439,6 +439,21 @@ def test_one_dtype_in_the_same_out(structure, dtype):
     assert all(weight.grad.dtype == dtype for weight in net.W.weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", [None, rg.Newton(), rg.PseudoTransient(), rg.Anderson(), rg.NewtonKrylov()], ids=str)
+def test_half_precision_is_factored_in_float32(method, dtype):
+    W, input = not_normal(8), randn(3, 8)
+    adjoint = {rg.Newton(): rg.Direct(), rg.NewtonKrylov(): rg.Krylov("gmres")}.get(method)
+    net = rg.Network(W.to(dtype))
+    state = net.steady_state(input.to(dtype), solver=method, adjoint=adjoint)
+    assert_close(state.x, rg.steady_state(W, input).x.to(dtype), within=0.1)
+    state.x.sum().backward()
+    (wanted,) = gradient(lambda W: rg.steady_state(W, input).x.sum(), [W])
+    assert_close(net.W.weight.grad, wanted.to(dtype), within=0.1)
+    wild = rg.Network(5 * W.to(dtype)).steady_state(input.to(dtype), throw=False)  # beyond what plain steps find
+    assert wild.converged.all()
+
+
 @pytest.mark.parametrize("f", ["tanh", "relu", "softplus"])
 def test_bfloat16_as_far_as_torch_goes(f):
     W, input = 0.5 * not_normal(8), randn(3, 8)
