@@ -467,3 +467,24 @@ def test_bfloat16_as_far_as_torch_goes(f):
     assert_close(net.W.weight.grad, wanted.bfloat16(), within=0.1)
     path = net.trajectory(input.bfloat16(), steps=4).x
     assert_close(path, rg.trajectory(W, input, f=f, steps=4).x.bfloat16(), within=0.1)
+
+
+def test_what_is_not_a_solver_and_a_network_without_numbers_are_named():
+    net, z = rg.Network(4), torch.zeros(4)
+    for call in (
+        lambda **how: net.steady_state(z, **how),
+        lambda **how: rg.steady_state(net.W, z, **how),
+        lambda **how: rg.recurrent_backpropagation(net, z, z, **how),
+    ):
+        with pytest.raises(TypeError, match=r"adjoint: .* got the class Krylov: write Krylov\(\)"):
+            call(adjoint=rg.Krylov)
+        with pytest.raises(TypeError, match="throw: expected True or False, got 'no'"):
+            call(throw="no")
+    with pytest.raises(TypeError, match=r"solver: .* got the class Newton: write Newton\(\)"):
+        net.steady_state(z, solver=rg.Newton)
+    with pytest.raises(TypeError, match=r"solver: .* got str"):
+        net.steady_state(z, solver="newton")
+    net, z = net.to("meta"), z.to("meta")
+    for call in (net.steady_state, lambda z: net.trajectory(z, steps=2), lambda z: rg.stability(net, z)):
+        with pytest.raises(ValueError, match="expected numbers, got a tensor on the device meta"):
+            call(z)

@@ -462,6 +462,21 @@ def test_a_margin_can_be_kept_by_training():
     assert before < 0.1 and margin().min() > 0.29
 
 
+def test_a_transform_of_torch_func_is_refused_in_our_words():
+    net, x, _ = network(not_normal(5))
+
+    def R(x):
+        return rg.stability(net, x).margin
+
+    for route in (
+        lambda: torch.func.grad(R)(x[0]),
+        lambda: torch.func.vmap(R)(x),
+        lambda: torch.func.jvp(R, (x[0],), (x[1],)),
+    ):
+        with pytest.raises(NotImplementedError, match="stability: expected no transform of torch"):
+            route()
+
+
 # --- shapes, dtypes, and what is refused
 
 

@@ -13,6 +13,7 @@ from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, c
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs
 from retrograde.solvers import Solver
+from retrograde.solvers.given import check_solver, check_throw
 from retrograde.targeting import check_grad_rtol
 from retrograde.through_time import trajectory_gradients
 from retrograde.transforms import precisely
@@ -66,8 +67,8 @@ def recurrent_backpropagation(
     equations = replace(_equations(net), leak=None)  # steady states do not depend on it
     _check_states(equations, "x", x)
     _check_states(equations, "dR_dx", dR_dx, x.shape)
-    if adjoint is not None and not isinstance(adjoint, Solver):
-        raise TypeError(f"adjoint: expected a solver such as Direct(), got {type(adjoint).__name__}")
+    check_solver("adjoint", adjoint, "Direct()")
+    check_throw(throw)
     check_grad_rtol(grad_rtol, adjoint=adjoint)
     b = None
     if input is not None:

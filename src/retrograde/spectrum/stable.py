@@ -20,7 +20,7 @@ from retrograde.spectrum.extremes import Found, decomposed, decomposes, decompos
 from retrograde.spectrum.first_order import Linear, of_modes
 from retrograde.spectrum.jacobians import cast_to, equations_of, jacobians
 from retrograde.spectrum.normal_form import three_meet
-from retrograde.transforms import precisely
+from retrograde.transforms import precisely, transformed
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -160,7 +160,8 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
             or too many for Arnoldi's method.
         ConvergenceError: Arnoldi's method did not converge; or, in a backward, an eigenvalue that the reward depends
             on is not simple.
-        NotImplementedError: in a second derivative of what Arnoldi's method found.
+        NotImplementedError: in a second derivative of what Arnoldi's method found; under a transform of torch.func, or
+            in forward mode.
 
     References:
         L. N. Trefethen and M. Embree, "Spectra and Pseudospectra" (2005); J. R. Magnus, Econometric Theory 1 (1985).
@@ -173,6 +174,17 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     >>> found.margin.detach(), Bifurcation(int(found.near)).name  # of 0.9 ± 0.2i
     (tensor(0.0780), 'HOPF')
     """
+    if transformed():
+        raise NotImplementedError(
+            "stability: expected no transform of torch.func and no forward mode around it; torch.autograd.grad, with "
+            "create_graph=True for what is to be differentiated again, takes its derivatives, and a batch the place of "
+            "vmap"
+        )
+    return spectrum_at(net, x, input, k)
+
+
+def spectrum_at(net: Network | Recurrence, x: Tensor, input: Tensor | None, k: int) -> Stability:
+    """`stability` of plain numbers."""
     equations, b = equations_of(net, input)
     if isinstance(k, bool) or not isinstance(k, Integral):
         raise TypeError(f"k: expected an integer, got {k!r}")
