@@ -40,7 +40,7 @@ def recurrent_backpropagation(
         x: (..., n), steady states of it.
         dR_dx: (..., n), the gradient of any reward.
         input: (..., n), what was added to the bias. Only a `Pointwise` nonlinearity needs it; with it, the receipt also
-            tells how steady x is.
+            tells how steady x is, and, of a Network, its verdict.
         adjoint: the solver of the adjoint; None for the default.
         throw: whether an adjoint that does not converge raises.
         grad_rtol: the relative error that s xᵀ may have, x's own included where the input is given; it takes the place
@@ -82,7 +82,10 @@ def recurrent_backpropagation(
         )
     with torch.no_grad():
         x = x if b is None else on_its_side(equations, x, b)
-        return steady_gradients(equations, x, b, dR_dx, adjoint=adjoint, throw=throw, grad_rtol=grad_rtol)
+        found = steady_gradients(equations, x, b, dR_dx, adjoint=adjoint, throw=throw, grad_rtol=grad_rtol)
+    if b is not None and found.receipt is not None and not isinstance(net, Recurrence):
+        found.receipt.judged_by(net.judge_at(x, b))
+    return found
 
 
 @precisely
