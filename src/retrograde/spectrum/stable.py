@@ -20,6 +20,7 @@ from retrograde.spectrum.extremes import Found, decomposed, decomposes, decompos
 from retrograde.spectrum.first_order import Linear, of_modes
 from retrograde.spectrum.jacobians import cast_to, equations_of, jacobians
 from retrograde.spectrum.normal_form import three_meet
+from retrograde.tables import Readable, Row
 from retrograde.transforms import precisely, transformed
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ _BIFURCATIONS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Stability:
+@dataclass(frozen=True, eq=False, repr=False)
+class Stability(Readable):
     """The spectrum of DW at steady states; `...` is the batch.
 
     The network's own dynamics are x ← f(Wx + b), or with a leak a x ← (1-a) x + a f(Wx + b), whose Jacobian is
@@ -126,6 +127,20 @@ class Stability:
         meeting = torch.where(self.three_meet, int(Bifurcation.PITCHFORK), int(Bifurcation.FOLD))
         one_sided = torch.where(multiplier.real < 0, int(Bifurcation.FLIP), meeting)
         return torch.where(turns(multiplier), int(Bifurcation.HOPF), one_sided)
+
+    def _title(self) -> str:
+        return f"Stability: {self}"
+
+    def _rows(self) -> list[Row]:
+        rows = [
+            ("margin", self.margin),
+            ("margin, discrete", self.margin_discrete),
+            ("margin, continuous", self.margin_continuous),
+            ("spectral radius", self.spectral_radius),
+            ("numerical abscissa", self.numerical_abscissa),
+        ]
+        rows = rows if self.distance is None else [*rows, ("distance", self.distance)]
+        return rows if self.margin.numel() else []
 
     def __str__(self) -> str:
         """One line."""

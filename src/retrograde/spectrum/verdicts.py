@@ -20,6 +20,7 @@ from retrograde.spectrum.cycles import Fate, course
 from retrograde.spectrum.glance import glance
 from retrograde.spectrum.jacobians import cast_to, equations_of
 from retrograde.spectrum.stable import Bifurcation, spectrum_at, turns
+from retrograde.tables import Readable, Row
 from retrograde.transforms import opaque, precisely, transformed
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ _MESSAGES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Verdicts:
+@dataclass(frozen=True, eq=False, repr=False)
+class Verdicts(Readable):
     """The verdict on each sample; `...` is the batch.
 
     Attributes:
@@ -96,6 +97,17 @@ class Verdicts:
     def tensors(self) -> tuple[Tensor, ...]:
         """Its fields, in order."""
         return tuple(getattr(self, each.name) for each in fields(self))
+
+    def _title(self) -> str:
+        return f"Verdicts: {self}"
+
+    def _rows(self) -> list[Row]:
+        rows = [
+            ("margin", self.margin),
+            ("margin, discrete", self.margin_discrete),
+            ("margin, continuous", self.margin_continuous),
+        ]
+        return [(name, value) for name, value in rows if value.isfinite().any()]
 
     def __str__(self) -> str:
         """Of one sample the sentence; of several, how many there are of each verdict."""
