@@ -20,7 +20,7 @@ from retrograde.receipt import Receipt
 from retrograde.result import SteadyState
 from retrograde.solvers import Cascade, FixedPoint, Krylov, Newton, Solver
 from retrograde.solvers.factors import Factors
-from retrograde.transforms import from_autocast, precisely, transformed
+from retrograde.transforms import from_autocast, transformed, uncompiled
 
 # Up to this many numbers a sample, the default solver may factor I - J, which costs as many copies of the sample.
 SMALL = 256
@@ -89,7 +89,7 @@ class Equilibrium(nn.Module):
         """The fixed point, of the shape of x0."""
         return self.steady_state(*inputs, x0=x0).x
 
-    @precisely
+    @uncompiled
     def steady_state(
         self,
         *inputs: Any,

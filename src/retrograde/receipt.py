@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -49,6 +50,7 @@ class Receipt(Solved):
     attempt: Tensor | None = None
     evidence: Any = field(default=None, repr=False)
     _state: Any = field(default=None, repr=False)
+    _judge: Callable[[], Any] | None = field(default=None, repr=False)
 
     @property
     def error_estimate(self) -> Tensor:
@@ -81,19 +83,32 @@ class Receipt(Solved):
         """The verdict on the state, its `SteadyState.verdict`.
 
         Raises:
-            RuntimeError: there is no such state, or not any more.
+            RuntimeError: it is not known what the state was found from.
+            ValueError: the weights have moved since.
         """
         state = self._state() if self._state is not None else None
-        if state is None:
-            raise RuntimeError("receipt: its state is gone, or was given; use rg.verdict(net, x)")
-        return state.verdict
+        if state is not None:
+            return state.verdict
+        if "_verdict" not in vars(self):
+            if self._judge is None:
+                raise RuntimeError(
+                    "receipt: the verdict takes a Network and its input, of which this receipt has not both; "
+                    "give recurrent_backpropagation a Network and input=..., or use rg.verdict(net, x, input=...)"
+                )
+            vars(self)["_verdict"] = self._judge()
+        return vars(self)["_verdict"]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_state": None}  # a weak reference cannot be copied
+        return {**vars(self), "_state": None, "_judge": None}  # a weak reference cannot be copied
 
     def belongs_to(self, state: Any) -> None:
-        """Remember the state, as long as somebody else does."""
+        """Remember the state as long as somebody else does, and then what its verdict takes."""
         object.__setattr__(self, "_state", weakref.ref(state))
+        self.judged_by(state.judge)
+
+    def judged_by(self, judge: Callable[[], Any] | None) -> None:
+        """Take this for what gives the verdict, where there is no state."""
+        object.__setattr__(self, "_judge", judge)
 
     @cached_property
     def reward_correction(self) -> Tensor | None:
@@ -138,6 +153,7 @@ class Receipt(Solved):
     def forget(self) -> None:
         """Let go of W, b, x, dR/dx and s. What was asked for until now stays."""
         object.__setattr__(self, "evidence", None)
+        self.judged_by(None)
 
     def __repr__(self) -> str:
         text = f"Receipt: {self.title('adjoints')}"
@@ -168,6 +184,6 @@ class Receipt(Solved):
             rows.append(("correction of R, size", None if change is None else change.abs()))
         title = f"{self!r}\nno more is told: {late}" if late else repr(self)
         state = self._state() if self._state is not None else None
-        if state is not None and "verdict" in vars(state):
-            title += f"\nthe state: {state.verdict}"
+        if "_verdict" in vars(self) or (state is not None and "verdict" in vars(state)):
+            title += f"\nthe state: {self.verdict}"
         return title, [(name, value) for name, value in rows if value is not None], ("smallest singular value",)
