@@ -6,14 +6,32 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from retrograde.result import Status, SteadyState, convergence_error
-from retrograde.solvers import Problem, Solution, Solver, relative_residual
+from retrograde.solvers import (
+    Cascade,
+    FixedPoint,
+    Homotopy,
+    Newton,
+    NewtonKrylov,
+    Problem,
+    Solution,
+    Solver,
+    relative_residual,
+)
+from retrograde.solvers.base import Linear
 from retrograde.solvers.factors import Factors
+
+if TYPE_CHECKING:
+    from retrograde.warm import Visit
+
+# Up to this many numbers a sample, I - J may be factored, which costs as many copies of the sample.
+SMALL = 256
 
 _PART = (
     "fn was called with a part of the samples, as those that have converged leave the batch. What each sample has of "
@@ -67,34 +85,62 @@ class Equation:
         pairs = zip(self.inputs, self.sampled, strict=True)
         return replace(self, inputs=tuple(each[rows] if own else each for each, own in pairs), part=True)
 
-    def problem(self, shape: torch.Size, factors: Factors, rows: Tensor) -> Problem:
+    def problem(self, shape: torch.Size, factors: Factors, rows: Tensor, gain: Tensor | None = None) -> Problem:
         """What a solver of the state sees; `rows` are the places of these samples in the batch.
 
         Args:
             shape: of one sample; of all of x if they are coupled.
+            gain: t (samples, 1), of x = fn(tx, *inputs), whose feedback is scaled by t; None is 1.
         """
 
-        def whole(z: Tensor) -> Tensor:
+        def fed(z: Tensor) -> Tensor:
+            z = z if gain is None else gain * z
             return z.reshape(shape if self.coupled else (len(z), *shape))
 
-        def factorise(z: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
-            factors.put(rows, lambda: self.one_minus_jacobian(whole(z)))
+        def tangent(z: Tensor) -> Linear:
+            moved = Graph(self.detached(), fed(z)).moved
+            return moved if gain is None else lambda v: moved(gain * v)
+
+        def factorise(z: Tensor, anew: bool = False, shift: Tensor | None = None) -> Linear:
+            def matrices() -> Tensor:
+                A = self.jacobian(fed(z)).neg_() if gain is None else -gain[:, :, None] * self.jacobian(fed(z))
+                A.diagonal(dim1=-2, dim2=-1).add_(1 if shift is None else 1 + shift)
+                return A
+
+            factors.put(rows, matrices)
             return lambda r: factors.solve(rows, r)
 
+        def take(some: Tensor) -> Problem:
+            return self.take(some).problem(shape, factors, rows[some], None if gain is None else gain[some])
+
         return Problem(
-            step=lambda z: self.rows(self(whole(z))),
-            take=lambda some: self.take(some).problem(shape, factors, rows[some]),
+            step=lambda z: self.rows(self(fed(z))),
+            take=take,
             factorise=factorise,
+            tangent=tangent,
+            at_gain=lambda t: self.problem(shape, factors, rows, t),
+            factorable=not self.coupled and math.prod(shape) <= SMALL,
         )
 
-    def one_minus_jacobian(self, x: Tensor) -> Tensor:
-        """I - J for each sample, (samples, n, n): n copies of each, and one vector-Jacobian product."""
+    def detached(self) -> Equation:
+        """The same, of inputs in which no derivative is taken."""
+        return replace(self, inputs=tuple(each.detach() if isinstance(each, Tensor) else each for each in self.inputs))
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        """J for each sample, (samples, n, n): n copies of each, and one vector-Jacobian product."""
         if self.coupled:
             raise ValueError("solver: Newton and Direct factor a matrix a sample, and coupled samples have none")
         samples, n = len(x), math.prod(x.shape[1:])
         copies = torch.arange(samples, device=x.device).repeat_interleave(n)
         eye = torch.eye(n, dtype=x.dtype, device=x.device)
-        return eye - Graph(self.take(copies), x[copies]).transposed(eye.repeat(samples, 1)).reshape(samples, n, n)
+        graph = Graph(self.detached().take(copies), x[copies])
+        return graph.transposed(eye.repeat(samples, 1)).reshape(samples, n, n)
+
+    def pushed(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """fn(x, *inputs) and Jv, both by forward mode, of the shape of x."""
+        with forward_ad.dual_level():
+            y, Jv = forward_ad.unpack_dual(self(forward_ad.make_dual(x, v)))
+        return y, torch.zeros_like(x) if Jv is None else Jv
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +165,13 @@ class Sliced(Equation):
         """The equation of these samples."""
         return replace(self, index=rows if self.index is None else self.index[rows])
 
-    def one_minus_jacobian(self, x: Tensor) -> Tensor:
-        """I - J for each sample, by one vector-Jacobian product a row."""
-        graph, eye = Graph(self, x), torch.eye(math.prod(x.shape[1:]), dtype=x.dtype, device=x.device)
-        return eye - torch.stack([graph.transposed(row.expand(len(x), -1)) for row in eye], dim=1)
+    def jacobian(self, x: Tensor) -> Tensor:
+        """J for each sample, by one vector-Jacobian product a row."""
+        return Graph(self, x).jacobian()
+
+
+class NoTangent(ValueError):
+    """Torch has no products Jv for an fn."""
 
 
 class Graph:
@@ -139,7 +188,8 @@ class Graph:
             y = replace(equation, inputs=inputs)(self.x)
             self.y = y.view_as(y)  # so that there is a graph even if fn hands back what it was given
         self.equation = equation
-        self._inputs = differentiated(inputs)
+        self._once: list[RuntimeError] = []  # why there are no second derivatives
+        self._given, self._inputs = inputs, differentiated(inputs)
         own = {id(each) for each in (self.x, *self._inputs)}
         leaves = _leaves(self.y)
         self.captured = [leaf for leaf in leaves if id(leaf) not in own]
@@ -169,14 +219,36 @@ class Graph:
         """Jᵀl, as rows."""
         return self.equation.rows(self._pull(l, [self.x])[0])
 
+    def jacobian(self) -> Tensor:
+        """J, as one matrix for each row, (rows, n, n), by one vector-Jacobian product a row of it."""
+        rows, n = self.equation.rows(self.x.detach()).shape
+        return torch.stack([self.transposed(e.expand(rows, -1)) for e in torch.eye(n).to(self.x.detach())], dim=1)
+
     def moved(self, v: Tensor) -> Tensor:
-        """Jv, as rows: the transpose of the transpose."""
+        """Jv, as rows: the transpose of the transpose, or by forward mode where fn has no second derivatives.
+
+        The transpose is made once, and no product with it takes a step of fn, as one by forward mode does.
+        """
+        v = v.reshape(self.x.shape)
+        if not self._once:
+            try:
+                return self.equation.rows(self._moved(v))
+            except RuntimeError as error:
+                self._once = [error]
+        try:
+            with torch.no_grad():
+                return self.equation.rows(self.equation.pushed(self.x.detach(), v)[1])
+        except RuntimeError as error:
+            raise NoTangent(
+                "fn: expected products Jv with its Jacobian, and torch has neither forward mode for it nor second "
+                f"derivatives ({str(self._once[0]).splitlines()[0]}). FixedPoint, Anderson, Newton and Direct need none"
+            ) from error
+
+    def _moved(self, v: Tensor) -> Tensor:
         u, Ju = self._transpose
         if not Ju.requires_grad:
             return torch.zeros_like(v)
-        v = v.reshape(self.x.shape)
-        (Jv,) = torch.autograd.grad(Ju, u, v, retain_graph=True, allow_unused=True, materialize_grads=True)
-        return self.equation.rows(Jv)
+        return torch.autograd.grad(Ju, u, v, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
 
     @cached_property
     def _transpose(self) -> tuple[Tensor, Tensor]:
@@ -187,6 +259,26 @@ class Graph:
         how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
         with torch.enable_grad():
             return u, torch.autograd.grad(self.y, self.x, u, **how)[0]
+
+    def swayed(self) -> Tensor:
+        """(d fn/dθ) v for a random direction v of all θ that the gradient is taken in, the same at each call; as rows."""
+        sources = [each for each in (*self._inputs, *self.captured) if each.is_floating_point()]
+        u = torch.zeros_like(self.y, requires_grad=True)
+        if not self.y.requires_grad or not sources:
+            return self.equation.rows(u.detach())
+        own = {id(each) for each, own in zip(self._given, self.equation.sampled, strict=False) if own}
+        random, along = torch.Generator().manual_seed(0), u.new_zeros(())
+        how = {"allow_unused": True, "materialize_grads": True}
+        try:
+            with torch.enable_grad():
+                pulled = torch.autograd.grad(self.y, sources, u, create_graph=True, **how)
+                for each, part in zip(sources, pulled, strict=True):
+                    shape = each.shape[1:] if id(each) in own else each.shape  # no sample depends on its batch
+                    along = along + (part * torch.randn(shape, generator=random, dtype=torch.float64).to(part)).sum()
+                (moved,) = torch.autograd.grad(along, u, **how)
+        except RuntimeError:  # no second derivatives
+            moved = torch.zeros_like(u)
+        return self.equation.rows(moved.detach())
 
     def gradients(self, l: Tensor) -> tuple[Tensor, ...]:
         """(d fn/dθ)ᵀl for the inputs that are differentiated and for what is captured."""
@@ -225,13 +317,14 @@ def _leaves(y: Tensor) -> list[Tensor]:
 
 
 def settle(
-    equation: Equation, x0: Tensor, solver: Solver, factors: Factors, keep: bool
+    equation: Equation, x0: Tensor, solver: Solver, factors: Factors, keep: bool, warm: Visit | None = None
 ) -> tuple[Solution, Graph | None]:
     """The x that the solver found, as rows; and, to `keep`, its graph."""
     z = equation.rows(x0)
     with torch.no_grad():
         shape = x0.shape if equation.coupled else x0.shape[1:]
-        found = solver.solve(equation.problem(shape, factors, torch.arange(len(z), device=z.device)), z)
+        problem = equation.problem(shape, factors, torch.arange(len(z), device=z.device))
+        found = solver.solve(problem, z) if warm is None else warm.solve(solver, problem, z)
         x = found.value.reshape(x0.shape)
     graph = Graph(equation, x) if keep else None
     if len(z) > 1:
@@ -245,8 +338,20 @@ def settle(
 def check_converged(state: SteadyState) -> None:
     """Raise the ConvergenceError of a state of which some sample failed."""
     if not state.converged.all():
-        advice = "Try FixedPoint(damping=0.5), Newton() for a small state, or another x0; fn may have no fixed point."
-        raise convergence_error("equilibrium", state, state.tolerance, advice, state)
+        raise convergence_error("equilibrium", state, state.tolerance, _advice(state), state)
+
+
+def _advice(state: SteadyState) -> str:
+    """What was not tried yet."""
+    tried = state.solver.solvers if isinstance(state.solver, Cascade) else (state.solver,)
+    others: list[Solver] = [] if any(isinstance(each, FixedPoint) and each.damping < 1 for each in tried) else [_DAMPED]
+    others += [] if any(isinstance(each, Newton) for each in tried) else [NewtonKrylov()]
+    others += [] if any(isinstance(each, Homotopy) for each in tried) else [Homotopy()]
+    what = ", ".join(f"{type(each).__name__}({'damping=0.5' if each is _DAMPED else ''})" for each in others)
+    return f"Try {what}{' or ' if what else ''}another x0; fn may have no fixed point."
+
+
+_DAMPED = FixedPoint(damping=0.5)
 
 
 # --- what is asked of fn, looked after

@@ -148,7 +148,9 @@ class SteadyState(Solved):
 
     @property
     def _head(self) -> str:
-        return f"SteadyState of {self.x.shape[-1]} neurons: {self.title('samples')}"
+        one = tuple(self.x.shape[self.status.ndim :])  # what a sample holds
+        what = f"{one[0]} neurons" if len(one) == 1 else f"shape {one}"
+        return f"SteadyState of {what}: {self.title('samples')}"
 
     def _rows(self) -> list[Row]:
         return [("steps", self.steps), ("residual", self.residual)] if self.status.numel() else []
