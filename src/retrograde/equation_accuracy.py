@@ -16,15 +16,16 @@ from torch.nn.utils import parametrize
 
 from retrograde.accuracy import Spectrum
 from retrograde.corrections import carried, norm, solver_for
-from retrograde.equation import SMALL, Graph, NoTangent
+from retrograde.equation import SMALL
 from retrograde.equation_feedback import graph_problem
+from retrograde.equation_graph import Graph, NoTangent
 from retrograde.result import Status
 from retrograde.scaling import power_of_two
 from retrograde.solvers.factors import Factors
 from retrograde.transforms import precisely
 
 # Steps of the power method, for the largest singular value and, with the inverse, for the smallest.
-_LARGEST_STEPS, _SMALLEST_STEPS = 12, 4
+_LARGEST_STEPS, _SMALLEST_STEPS = 12, 8
 _NOISES = 2  # samples of what rounding may do
 _ROOM = 2**26  # numbers that the matrices of one turn may hold
 
@@ -65,7 +66,7 @@ class GraphEvidence:
     def lacking(self) -> str:
         """Why nothing can be told, if that is so: of some fn torch has no products Jv."""
         try:
-            self.graph.moved(torch.zeros_like(self._rows(self.l)))
+            self.graph.moved(self._rows(self.l))
         except NoTangent as error:
             return str(error)
         return ""
@@ -75,7 +76,7 @@ class GraphEvidence:
         return Errors(*self._in_turns(_errors))
 
     def spectrum(self) -> Spectrum:
-        """The extreme singular values of I - J by the power method, which finds no smaller and no larger ones."""
+        """The extreme singular values of I - J; where it is not formed by the power method, which finds none beyond."""
         return Spectrum(*self._in_turns(_singular_values))
 
     def reward_change(self) -> Tensor:
@@ -138,7 +139,7 @@ def _errors(given: _Samples) -> tuple[Tensor, ...]:
     scale = power_of_two(g.abs().amax(-1) if g.shape[1] else g.new_zeros(len(g)))
     g, l = g / scale, l / scale
 
-    # δx, and what else it might be: what fn's values do when x moves by its last digit, beside what J says, is rounding.
+    # δx, and what else it might be: what fn does when x moves by its last digit, beside what J says, is rounding.
     r = y - x
     dx, solved = given.solve(r)
     there = given.moved_to(x + dx)
@@ -188,6 +189,10 @@ def _spread(changes: list[Tensor]) -> Tensor:
 
 def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
     graph, like = given.graph, given.g
+    if given.factored and like.numel():
+        J = graph.equation.jacobian(graph.x.detach())
+        values = torch.linalg.svdvals(torch.eye(J.shape[-1]).to(J) - J.nan_to_num(torch.inf))
+        return values[:, -1], values[:, 0]
     start = torch.randn(like.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
 
     def unit(v: Tensor) -> Tensor:

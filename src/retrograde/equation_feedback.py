@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from retrograde.equation import Graph
+from retrograde.equation_graph import Graph
 from retrograde.solvers import Problem
 from retrograde.solvers.base import Linear
 from retrograde.solvers.factors import Factors
@@ -14,7 +14,7 @@ from retrograde.solvers.factors import Factors
 def graph_problem(
     graph: Graph, g: Tensor, factors: Factors, rows: Tensor, places: Tensor, tangent: bool = False
 ) -> Problem:
-    """l = Jᵀl + g, or for a tangent l = Jl + g, of samples that are `rows` of the batch and stand at `places` in the graph.
+    """l = Jᵀl + g, or for a `tangent` l = Jl + g, of samples that are `rows` of the batch, at `places` in the graph.
 
     Args:
         g: (samples, n).

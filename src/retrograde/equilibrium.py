@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from retrograde.solvers import (
     Solver,
 )
 from retrograde.solvers.factors import Factors
+from retrograde.spectrum.any_equation import verdict_of_equation
 from retrograde.transforms import from_autocast, precisely, transformed
 from retrograde.warm import WarmStart
 
@@ -164,6 +166,7 @@ class Equilibrium(nn.Module):
             solver=solver,
             attempt=None if found.method is None else found.method.expand(samples),
             _receipts=receipts,
+            _judges=[partial(verdict_of_equation, equation, x0)],  # asked where `state.verdict` is
         )
         if throw:
             check_converged(state)

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from retrograde.checks import check_finite
-from retrograde.equation import Equation, Graph, check_apart, differentiated
+from retrograde.equation import Equation, check_apart
 from retrograde.equation_accuracy import GraphEvidence
 from retrograde.equation_feedback import graph_problem
+from retrograde.equation_graph import Graph, check_twice, differentiated
 from retrograde.receipt import Receipt
 from retrograde.result import Gradients, convergence_error
 from retrograde.scaling import judged, power_of_two
@@ -156,7 +157,9 @@ def _transposed(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
             y = fn(x, *inputs)
             if not y.requires_grad:
                 return g
-            return g + torch.autograd.grad(y, x, l, create_graph=True, allow_unused=True, materialize_grads=True)[0]
+            (pulled,) = torch.autograd.grad(y, x, l, create_graph=True, allow_unused=True, materialize_grads=True)
+            check_twice(pulled)
+            return g + pulled
 
     return step
 

@@ -21,9 +21,9 @@ class Receipt(Solved):
     estimates and singular values below. For that a receipt keeps W, b, x, dR/dx and s, not copies of them, until
     `forget`; a step of an optimiser overwrites W, and after it they are no longer told.
 
-    Of an `Equilibrium`, x = fn(x, *inputs), J stands in the place of DW, l = Jᵀl + dR/dx in that of s, and the estimates
-    are made in the dtype of fn. The error is that of l, or of what l does to all that fn depends on, along one random
-    direction, where that is larger.
+    Of an `Equilibrium`, x = fn(x, *inputs), J stands in the place of DW, and l = Jᵀl + dR/dx in that of s; the
+    estimates are made in the dtype of fn. The error is that of l, or of what l does to all that fn depends on, along
+    one random direction, where that is larger.
 
     Attributes:
         solver: that of the adjoint.

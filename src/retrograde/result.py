@@ -126,10 +126,14 @@ class SteadyState(Solved):
         """How each sample ends, stable or not and why: `retrograde.verdict`, computed when first asked for.
 
         Raises:
-            ValueError: the state is not one of a Network, or no longer one: its weights have moved since.
+            ValueError: the state is not one of a Network or an Equilibrium, or no longer one: its weights have moved
+                since; or it was found under a transform.
         """
         if not self._judges:
-            raise ValueError("verdict: this state was not found by a Network; use rg.verdict(net, state)")
+            raise ValueError(
+                "verdict: this state was not found by a Network, or by an Equilibrium outside of torch.func; use "
+                "rg.verdict(net, state)"
+            )
         return self._judges[-1](self)
 
     @property
