@@ -361,10 +361,10 @@ def trained(warm, batch=None, **how):
     return linear.weight.detach(), steps
 
 
-@pytest.mark.parametrize("batch", [None, 5])
-def test_warm_starts_take_fewer_steps_to_the_same_weights(batch):
+@pytest.mark.parametrize(("batch", "times"), [(None, 1.5), (5, 1.1)])
+def test_warm_starts_take_fewer_steps_to_the_same_weights(batch, times):
     (cold, many), (warm, few) = trained(None, batch), trained(rg.WarmStart(), batch)
-    assert few < many / 1.5
+    assert few < many / times
     assert_close(warm, cold, conditioning=10)
 
 
