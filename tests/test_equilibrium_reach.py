@@ -1,5 +1,8 @@
 """What an Equilibrium shares with a Network: every solver, verdicts, estimates on receipts, warm starts."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -329,6 +332,15 @@ def test_a_receipt_prints_keeps_what_was_asked_and_knows_when_it_is_too_late():
     state.receipt.forget()
     with pytest.raises(RuntimeError, match="not held"):
         _ = state.receipt.sigma_min
+
+
+def test_a_receipt_is_copied_and_stored():
+    u = U.clone().requires_grad_()
+    state = rg.Equilibrium(tanh).steady_state(u)
+    state.x.sum().backward()
+    copied, stored = copy.deepcopy(state.receipt), pickle.loads(pickle.dumps(state.receipt))
+    assert torch.equal(copied.error_estimate, state.receipt.error_estimate)
+    assert torch.equal(stored.residual, state.receipt.residual) and "not held" in str(stored)
 
 
 def test_near_a_fold_the_receipt_says_so():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +56,12 @@ class GraphEvidence:
         graph = self.graph
         held = [self.g, self.l, graph.x, *graph.captured, *graph.equation.inputs]
         return [t._version for t in held if isinstance(t, Tensor) and not t.is_inference()]
+
+    def __deepcopy__(self, memo: Any) -> GraphEvidence:
+        return self  # a graph cannot be copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing, ()  # nor be stored
 
     @property
     def changed(self) -> bool:
@@ -129,6 +135,10 @@ class _Samples:
     def moved_to(self, x: Tensor) -> Graph:
         """fn's graph at another x, given as rows."""
         return Graph(self.graph.equation, x.reshape(self.graph.x.shape))
+
+
+def _nothing() -> None:
+    """What is left of an evidence that was stored."""
 
 
 def _errors(given: _Samples) -> tuple[Tensor, ...]:
