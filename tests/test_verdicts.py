@@ -20,7 +20,7 @@ from problems import (
 
 import retrograde as rg
 from retrograde.spectrum import eigen, first_order
-from retrograde.spectrum.cycles import course
+from retrograde.spectrum.cycles import OfNetwork, course
 
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
@@ -143,7 +143,7 @@ def turning(angle, gain=1.3, leak=None):
 
 def ran(net, x, steps=4096):
     with torch.no_grad():
-        return course(net.recurrence, net.total(None).expand(x.shape), x, steps)
+        return course(OfNetwork(net.recurrence, net.total(None).expand(x.shape)), x, steps)
 
 
 def turns(path):

@@ -22,6 +22,10 @@ class Receipt(Solved):
     estimates and singular values below. For that a receipt keeps W, b, x, dR/dx and s, not copies of them, until
     `forget`; a step of an optimiser overwrites W, and after it they are no longer told.
 
+    Of an `Equilibrium`, x = fn(x, *inputs), J stands in the place of DW, and l = Jᵀl + dR/dx in that of s; the
+    estimates are made in the dtype of fn. The error is that of l, or of what l does to all that fn depends on, along
+    one random direction, where that is larger.
+
     Attributes:
         solver: that of the adjoint.
         status: (...,) a `Status`.
@@ -145,10 +149,10 @@ class Receipt(Solved):
     def _too_late(self) -> str:
         """Why what was not asked for until now cannot be told."""
         if self.evidence is None:
-            return "W, x and s are not held; ask for an estimate before forget(). An Equilibrium has no W."
+            return "W, x and s are not held; ask for an estimate before forget()"
         if self.evidence.changed:
             return "W, or x or s, was overwritten since; ask for an estimate before the optimiser takes its step"
-        return ""
+        return str(self.evidence.lacking)
 
     def forget(self) -> None:
         """Let go of W, b, x, dR/dx and s. What was asked for until now stays."""

@@ -137,10 +137,14 @@ class SteadyState(Solved):
         """How each sample ends, stable or not and why: `retrograde.verdict`, computed when first asked for.
 
         Raises:
-            ValueError: the state is not one of a Network, or no longer one: its weights have moved since.
+            ValueError: the state is not one of a Network or an Equilibrium, or no longer one: its weights have moved
+                since; or it was found under a transform.
         """
         if not self._judges:
-            raise ValueError("verdict: this state was not found by a Network; use rg.verdict(net, state)")
+            raise ValueError(
+                "verdict: this state was not found by a Network, or by an Equilibrium outside of torch.func; use "
+                "rg.verdict(net, state)"
+            )
         return self._judges[-1](self)
 
     @property
@@ -166,7 +170,9 @@ class SteadyState(Solved):
 
     @property
     def _head(self) -> str:
-        return f"SteadyState of {self.x.shape[-1]} neurons: {self.title('samples')}"
+        one = tuple(self.x.shape[self.status.ndim :])  # what a sample holds
+        what = f"{one[0]} neurons" if len(one) == 1 else f"shape {one}"
+        return f"SteadyState of {what}: {self.title('samples')}"
 
     def _rows(self) -> list[Row]:
         return [("steps", self.steps), ("residual", self.residual)] if self.status.numel() else []
