@@ -19,6 +19,7 @@ from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import Preset, scaled, solvers_for
 from retrograde.connectome.neuropils import by_connection
 from retrograde.connectome.scales import check_scale
+from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -41,7 +42,8 @@ class Importance:
             ``flipping``, twice that, if its transmitter's sign is turned; where they were asked for
             ``silencing_exact`` and ``flipping_exact``; and what the neuron table says.
         reward: R.
-        attrs: ``eigenvalue``, ``alpha``, ``residual`` of the state, ``adjoint_residual``.
+        attrs: ``eigenvalue``, ``alpha``, ``residual`` of the state, ``adjoint_residual``; and where `f` is not the
+            identity ``margin``, 1 - the largest real part of an eigenvalue of DW at the state.
     """
 
     neurons: pd.DataFrame
@@ -158,7 +160,8 @@ def importance(
         progress: called with how many exact effects are known, and of how many.
 
     Raises:
-        ValueError: ids that are not there, both target and reward or neither, a scale out of range.
+        ValueError: ids that are not there, both target and reward or neither, a scale out of range, a steady state that
+            is unstable.
         ConvergenceError: a solve did not converge.
 
     >>> import pandas as pd
@@ -182,6 +185,7 @@ def importance(
     b = at(c, source, "source")
     state = steady_state(net.W, b, net.f, solver=solver)
     x = state.x.detach()
+    margin = None if isinstance(net.f, Identity) else stable_margin(linearised(net, x, b)[1], "source", "source")
     R, g = _rewarded(c, target, reward, x)
     gradient = recurrent_backpropagation(net, x, g, input=b, adjoint=adjoint)
     s = gradient.s
@@ -209,6 +213,7 @@ def importance(
         "alpha": alpha,
         "residual": float(state.residual.max()),
         "adjoint_residual": float(gradient.receipt.residual.max()),
+        **({} if margin is None else {"margin": margin}),
     }
     return Importance(
         neurons=table.iloc[order.numpy()].reset_index(drop=True),

@@ -22,7 +22,6 @@ from retrograde.connectome.linear import (
     adjoints,
     groups,
     indicators,
-    largest_real_eigenvalue,
     reached,
     rescaled,
     scaled,
@@ -32,6 +31,7 @@ from retrograde.connectome.linear import (
 from retrograde.connectome.naming import labels, of_groups
 from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.scales import check_scale
+from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -171,16 +171,8 @@ def _answered(
     if not isinstance(net.f, Identity):
         b = torch.zeros_like(driven[0]) if drive is None else drive
         state = steady_state(net.W, b, net.f, solver=solvers_for(net)[0])
-        D = net.f.slope_at(net.W @ state.x.detach() + b)
-        (weight,) = net.W.bind().weights
-        post, _pre, _ = net.W.bind().entries()
-        net = Recurrence(net.W.bind().bind(D[post] * weight), Identity())
-        attrs = {"margin": 1 - largest_real_eigenvalue(net.W.bind()), "state_residual": float(state.residual.max())}
-        if attrs["margin"] <= 0:
-            raise ValueError(
-                f"drive: the steady state is unstable, for the largest real part of an eigenvalue of DW there is "
-                f"{1 - attrs['margin']:.3g}, which has to be below 1; try another drive, or a smaller scale"
-            )
+        D, net = linearised(net, state.x.detach(), b)
+        attrs = {"margin": stable_margin(net, "drive", "drive"), "state_residual": float(state.residual.max())}
         driven = driven if backwards else D * driven
     found, residual = adjoints(net, driven) if backwards else states(net, driven)
     # What no path leads to is 0, whatever rounding or an iteration left there.

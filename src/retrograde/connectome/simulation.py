@@ -16,6 +16,7 @@ from retrograde.connectome.given import Stimulus, stimulus_of
 from retrograde.connectome.layered import RELEASES, Layered, layered
 from retrograde.connectome.linear import Preset, scaled
 from retrograde.connectome.scales import check_scale
+from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
@@ -85,7 +86,7 @@ def simulate(
 
     Raises:
         ValueError: columns that are missing, ids that are not there, strengths that are no numbers, a stop before its
-            start, a τ below dt, a table too long to be held.
+            start, a τ below dt, a steady state to start from that is unstable, a table too long to be held.
         ConvergenceError: the activity became infinite.
 
     References:
@@ -184,6 +185,7 @@ def _pieces(
     now = torch.zeros_like(bias) if form == "rate" else bias.clone()
     if start == "steady":
         x = steady_state(net.W, bias, net.f).x.detach()
+        stable_margin(linearised(net, x, bias)[1], "start", "bias")
         now = x if form == "rate" else net.W @ x + bias
     yield (now[None], None) if form == "rate" else (net.f(now)[None], now[None])
     several = max(1, _NUMBERS // len(bias))
