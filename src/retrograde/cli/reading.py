@@ -42,7 +42,7 @@ class Asked:
     """
 
     edges: Annotated[
-        Path | None, typer.Argument(help="The connections: CSV, TSV (.gz too), Parquet, Feather, SQLite or .npz.")
+        Path | None, typer.Argument(help="The connections: CSV, TSV (.gz too), Parquet, Feather, SQLite, .npz or .npy.")
     ] = None
     example: Annotated[Example | None, _reading("A connectome that comes along, in place of EDGES.")] = None
     neurons: Annotated[Path | None, _reading("A table of the neurons: transmitter, type, side.")] = None

@@ -13,9 +13,10 @@ import torch
 
 from retrograde.connectivity import Sparse
 from retrograde.connectome.columns import EDGES, NEURONS, SIGNS, transmitter
-from retrograde.connectome.edges import connections, merged, numbered
+from retrograde.connectome.edges import check_signs, merged, numbered, of_list
+from retrograde.connectome.matrices import matrix_of, of_matrix
 from retrograde.connectome.naming import meant
-from retrograde.connectome.neurons import neuron_table
+from retrograde.connectome.neurons import ids_by_row, neuron_table
 from retrograde.connectome.tables import Source
 
 
@@ -85,10 +86,11 @@ def read(
     Connections that are there more than once, a row for each neuropil say, are summed before the threshold is applied.
 
     Args:
-        edges: a file (CSV or TSV, compressed as ``.csv.gz`` too, Parquet, Feather, SQLite, or SciPy's ``.npz`` of a
-            sparse matrix), a pandas or Arrow table, or a matrix. The columns of FlyWire's Codex, BANC, MaleCNS,
-            neuPrint, ConnectomeInfluenceCalculator and others are recognised; `columns` names any other.
-        neurons: the same for the neurons, by id: transmitter, cell type, class, side.
+        edges: a file (CSV or TSV, compressed as ``.csv.gz`` too, Parquet, Feather, SQLite), a pandas or Arrow table; or
+            a matrix: of SciPy, NumPy or torch, a square pandas table, ``.npz`` or ``.npy``. The columns of FlyWire's
+            Codex and Zenodo tables, BANC, MaleCNS, neuPrint, ConnectomeInfluenceCalculator, connectome_interpreter and
+            others are recognised; `columns` names any other.
+        neurons: the same for the neurons, by id: transmitter, cell type, class, side. Or a list of several tables.
         weights: the column that W holds, "count", "norm" or "weight"; "rows", how many rows there are of each pair, as
             in a list of pre and post alone; or "fraction", each connection's part of all the input of its post neuron,
             of what is left after the threshold and everything that is excluded. Where there is no column "norm", it is
@@ -96,8 +98,10 @@ def read(
             a column: ConnectomeInfluenceCalculator's order.
         signs: transmitter -> +1 or -1, by which the weights of a neuron's outgoing connections are multiplied; what is
             not named is +1, and what is named has to be there. Or a preset's name, see
-            ``retrograde.connectome.SIGNS``; or "column", for a column of signs, +1 or -1, in the edges. None leaves all
-            weights as they are. Transmitters that edges tell are voted on, by count.
+            ``retrograde.connectome.SIGNS``; or "column", for a column of signs, +1 or -1, in the edges, else in the
+            neuron table. None leaves all weights as they are. Transmitters that edges tell are voted on, by count; of
+            their probabilities (``gaba_avg``, ``ach_avg``, ...) the one that is largest on average over a neuron's
+            synapses is taken. The summary tells which transmitters are +1 because nothing names them.
         threshold: connections of a smaller count, by absolute value, are dropped.
         exclude: neurons to leave out, by id, or as COLUMN:VALUE: ``"cell_type:T4a"``.
         exclude_transmitters: transmitters whose neurons' outgoing connections are dropped.
@@ -105,7 +109,9 @@ def read(
         columns: role -> column, for columns that are not recognised: roles "pre", "post", "count", "norm", "weight",
             "sign", "transmitter" of the edges, "id", "cell_type", ... of the neurons.
         orientation: of a matrix, and required there: "post_pre" where rows receive, "pre_post" where rows send.
-        ids: of a matrix, one for each row; None numbers them.
+        ids: of a matrix, one for each row; None takes the names of a pandas table's columns, or the ids of a neuron
+            table that has a column ``idx``, the row of each neuron, as connectome_interpreter's have; else rows are
+            numbered.
         dtype: of W.
 
     Raises:
@@ -130,15 +136,23 @@ def read(
     strange = [role for role in given if role not in roles]
     if strange:
         raise ValueError(f"columns: expected roles among {', '.join(roles)}, got {strange[0]!r}")
-    about = None if neurons is None else Source(neurons, "neurons", ("meta", "neurons"))
-    there = about.names if about else []
+    several = list(neurons) if isinstance(neurons, list | tuple) else [] if neurons is None else [neurons]
+    about = [Source(each, "neurons", ("meta", "neurons")) for each in several]
+    there = {name for each in about for name in each.names}
     of_neurons = {r: column for r, column in given.items() if r in NEURONS and (r not in EDGES or column in there)}
     of_edges = {role: column for role, column in given.items() if role not in of_neurons}
     unwanted = [exclude_transmitters] if isinstance(exclude_transmitters, str) else list(exclude_transmitters)
     by_transmitter = signs is not None and signs != "column"
-    senders, receivers, values, spoken, alone = connections(
-        edges, of_edges, orientation, ids, weights, signs, by_transmitter or bool(unwanted)
-    )
+    matrix = matrix_of(edges, orientation)
+    if matrix is not None:
+        names = ids_by_row(about, of_neurons, matrix.entries.shape[0]) if ids is None and matrix.names is None else ids
+        found = of_matrix(matrix, str(orientation), names, weights)
+    elif orientation is not None:
+        raise ValueError("orientation: expected None for an edge list, whose columns say which neuron sends")
+    else:
+        found = of_list(edges, of_edges, weights, signs == "column", by_transmitter or bool(unwanted))
+    senders, receivers, values, spoken, alone = found
+    del found
     told.append(("rows read", len(senders)))
     if alone:
         told.append(("rows of the matrix without a connection", alone))
@@ -147,7 +161,10 @@ def read(
     table, of_table = neuron_table(about, known, of_neurons, spoken, pre, values.get("count"))
     told += of_table
     if by_transmitter:
-        told.append(("neurons without a transmitter", int((table["transmitter"] == "").sum())))
+        told += _of_transmitters(signs, table)
+    elif signs == "column" and "sign" not in values:
+        _check_signs_of(table)
+        told.append(("neurons without a sign, +1", int(table["sign"].isna().sum())))
 
     pre, post, values = merged(pre, post, values, len(known))
     told.append(("connections, rows of one pair summed", len(pre)))
@@ -223,7 +240,7 @@ def _signs(
         return 1.0
     if isinstance(signs, str):
         if signs == "column":
-            return np.sign(values["sign"])
+            return values["sign"] if "sign" in values else table["sign"].fillna(1.0).to_numpy(np.float64)[pre]
         if signs not in SIGNS:
             raise ValueError(f"signs: expected a table, 'column' or one of {', '.join(SIGNS)}, got {signs!r}")
         _check_transmitters(table, "signs")
@@ -236,6 +253,27 @@ def _signs(
     if absent:
         raise ValueError(f"signs: no neuron's transmitter is {absent[0]!r}; there are {', '.join(present)}")
     return _by_transmitter(signs, table, pre)
+
+
+def _check_signs_of(table: pd.DataFrame) -> None:
+    """ValueError unless there are signs of the neurons, where the edges have none; what is blank is left out."""
+    if "sign" not in table:
+        raise ValueError("signs: expected a column of signs in the edges or in the neuron table, found none")
+    signs = pd.to_numeric(table["sign"], errors="coerce").astype(np.float64)
+    given = table["sign"].notna()
+    check_signs(signs[given].to_numpy(), "neurons, sign")
+    table["sign"] = signs
+
+
+def _of_transmitters(signs: str | Mapping[str, int] | None, table: pd.DataFrame) -> list[tuple[str, int]]:
+    """For the summary: which neurons are +1 as no sign was given for what they release, or it is not known."""
+    known = SIGNS.get(signs, {}) if isinstance(signs, str) else signs or {}
+    told = table["transmitter"]
+    others = told[(told != "") & ~told.isin([transmitter(name) for name in known])]
+    rows = [("neurons without a transmitter", int((told == "").sum()))]
+    if len(others):
+        rows.append((f"+1, not named in signs: {', '.join(sorted(set(others)))}", len(others)))
+    return rows
 
 
 def _check_transmitters(table: pd.DataFrame, what: str) -> list[str]:
