@@ -46,13 +46,15 @@ class Asked:
     ] = None
     example: Annotated[Example | None, _reading("A connectome that comes along, in place of EDGES.")] = None
     neurons: Annotated[Path | None, _reading("A table of the neurons: transmitter, type, side.")] = None
-    weights: Annotated[str | None, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count]")] = (
-        None
-    )
+    weights: Annotated[
+        str | None, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count, or a preset's]")
+    ] = None
     signs: Annotated[str | None, _reading("A preset, 'column', or gaba=-1,glutamate=-1; what is not named is +1.")] = (
         None
     )
-    threshold: Annotated[float | None, _reading("Drop connections of a smaller count. \\[default: 0]")] = None
+    threshold: Annotated[
+        float | None, _reading("Drop connections of a smaller count. \\[default: 0, or a preset's]")
+    ] = None
     silence: Annotated[Several, _reading(f"Neurons whose output is cut: {WHO}.")] = None
     exclude: Annotated[Several, _reading("Neurons to leave out, likewise.")] = None
     exclude_transmitter: Annotated[Several, _reading("Transmitters whose neurons' output is left out.")] = None

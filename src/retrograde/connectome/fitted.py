@@ -18,8 +18,9 @@ from torch import Tensor
 
 from retrograde.connectome.adjustable import Adjustable
 from retrograde.connectome.certainty import Certainty, certainty
-from retrograde.connectome.linear import Preset, scaled
+from retrograde.connectome.linear import scaled
 from retrograde.connectome.misfit import Misfit, Progress
+from retrograde.connectome.presets import Preset
 from retrograde.connectome.recordings import held_out, recordings_of
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.tied import kinds_of

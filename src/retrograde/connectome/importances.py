@@ -16,8 +16,9 @@ from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
 from retrograde.connectome.amounts import at
-from retrograde.connectome.linear import Preset, scaled, solvers_for
+from retrograde.connectome.linear import scaled, solvers_for
 from retrograde.connectome.neuropils import by_connection
+from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import (
-    PRESETS,
-    Preset,
     adjoints,
     groups,
     indicators,
@@ -29,6 +27,7 @@ from retrograde.connectome.linear import (
     states,
 )
 from retrograde.connectome.naming import labels, of_groups
+from retrograde.connectome.presets import PRESETS, Preset, differences
 from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.steadiness import linearised, stable_margin
@@ -67,7 +66,9 @@ def influence(
         silence: neurons whose outgoing connections are cut, by id; sources are exempt, if they are one group. α stays
             what it is for the whole network, so that what changes is the silencing alone.
         preset: "cic-2026", "banc-paper" or "influencer-R" computes α as these tools do: anew after silencing, and the
-            latter two only where the largest eigenvalue exceeds the scale.
+            latter two only where the largest eigenvalue exceeds the scale; of a network without cycles, α = 1. Their
+            numbers come out where the connectome was read as they read it: with ``weights="count"`` and
+            ``threshold=5``; "norm", 5 and no signs; or "norm", 3 and no signs. A note tells where it was not.
         by: a column of the neurons, such as "cell_type", whose groups `source` and `target` then name, in the place of
             ids; neither gives all groups by all groups.
         f: the nonlinearity. With any but "identity", influence is that of a small input, to first order, around the
@@ -83,7 +84,7 @@ def influence(
         part, ``alpha``, ``residual``, the solve's, ``margin``, 1 - the largest real part of an eigenvalue of DW, where
         `f` is not the identity (of a sweep, ``alpha`` at its largest scale, the largest residual and the least
         margin), and ``note``, where no path leads to any other neuron or none to the target: these influences are
-        exactly 0.
+        exactly 0; or where the preset's tool reads, or scales, otherwise than was to be expected.
 
     Raises:
         ValueError: neither source nor target, ids or groups that are not there, a scale out of range, a network without
@@ -157,8 +158,13 @@ def influence(
             normalise(table)
     table.attrs = {name: value for name, value in attrs.items() if value is not None}
     nowhere = answers[0][:, exempt] if targets is not None and len(exempt) else _elsewhere(answers[0], driven)
-    if not nowhere.any():
-        table.attrs["note"] = "no path leads there: every influence is exactly 0"
+    notes = [] if nowhere.any() else ["no path leads there: every influence is exactly 0"]
+    if preset is not None:
+        notes += differences(preset, c.reading.weights, c.reading.threshold, bool((c.edges["weight"] < 0).any()))
+        if how.only_if_positive and eigenvalue <= 0:
+            notes.append(f"no eigenvalue of W has a positive real part, and {preset} takes W as it is then")
+    if notes:
+        table.attrs["note"] = "; ".join(notes)
     return table
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from retrograde.connectome.amounts import column, per_neuron
 from retrograde.connectome.given import Stimulus, stimulus_of
 from retrograde.connectome.layered import RELEASES, Layered, layered
-from retrograde.connectome.linear import Preset, scaled
+from retrograde.connectome.linear import scaled
+from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome

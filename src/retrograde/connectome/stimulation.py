@@ -19,8 +19,9 @@ from retrograde.connectome.driving import AlongTime, Steady
 from retrograde.connectome.given import Targets, targets_of
 from retrograde.connectome.layered import activation_maximisation, layered
 from retrograde.connectome.least import Box
-from retrograde.connectome.linear import Preset, scaled
+from retrograde.connectome.linear import scaled
 from retrograde.connectome.outcomes import ROUNDING, met, of_search, tabulated
+from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.searching import bring, maximise, size_of
 from retrograde.connectome.simulation import leak_of, network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,13 @@ from retrograde.connectome.neurons import ids_by_row, neuron_table
 from retrograde.connectome.tables import Source
 
 
+class Reading(NamedTuple):
+    """How `read` was asked to make the weights."""
+
+    weights: str
+    threshold: float
+
+
 @dataclass(frozen=True, eq=False)
 class Connectome:
     """Neurons and their connections.
@@ -30,6 +37,7 @@ class Connectome:
         edges: a row for each connection: ``pre`` and ``post`` (ids), ``count`` where there is one, ``weight``.
         W: a `Sparse` connectivity, ``W[post, pre]``.
         summary: what reading dropped and merged, a row each.
+        reading: how the weights were made.
     """
 
     ids: np.ndarray
@@ -37,6 +45,7 @@ class Connectome:
     edges: pd.DataFrame
     W: Sparse
     summary: pd.DataFrame = field(repr=False)
+    reading: Reading = field(repr=False)
     _eigenvalues: dict[bytes, float] = field(default_factory=dict, init=False)  # of weights, by their digest
 
     def __len__(self) -> int:
@@ -209,6 +218,7 @@ def read(
         edges=pd.DataFrame(listed),
         W=W,
         summary=pd.DataFrame(told, columns=["what", "number"]),
+        reading=Reading(weights, float(threshold)),
     )
 
 
