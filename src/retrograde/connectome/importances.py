@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 import torch
 from torch import Tensor
 
@@ -19,9 +17,11 @@ from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import scaled, solvers_for
 from retrograde.connectome.neuropils import by_connection
 from retrograde.connectome.presets import Preset
+from retrograde.connectome.rollups import by_neuropil, by_pair
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome
+from retrograde.connectome.writing import write_pieces
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.steady import steady_state
@@ -68,16 +68,15 @@ class Importance:
         return table.sort_values("importance", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
     def write_synapses(self, path: str | Path) -> None:
-        """All connections in Parquet, in the order of ``edges``, a piece at a time: 15 million take little memory."""
-        writer = None
-        try:
-            for first in range(0, len(self._connectome.edges), _ROWS):
-                piece = pa.Table.from_pandas(self._piece(slice(first, first + _ROWS)), preserve_index=False)
-                writer = writer or pa.parquet.ParquetWriter(str(path), piece.schema)
-                writer.write_table(piece)
-        finally:
-            if writer is not None:
-                writer.close()
+        """All connections, in the order of ``edges``, as Parquet or CSV by the suffix.
+
+        They are written a piece at a time, 15 million take little memory, and under another name until all are there.
+
+        Raises:
+            ValueError: another suffix.
+        """
+        every = range(0, len(self._connectome.edges), _ROWS)
+        write_pieces(Path(path), (self._piece(slice(first, first + _ROWS)) for first in every))
 
     def by(self, column: str) -> pd.DataFrame:
         """Sums over the neurons of each cell type, class, ...: ``neurons``, and what is a number in the table.
@@ -97,7 +96,19 @@ class Importance:
         grouped = grouped.reset_index()
         return grouped.sort_values("silencing", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
-    def by_neuropil(self, edges: Any, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+    def by_pair(self, column: str) -> pd.DataFrame:
+        """Sums over the synapses from each cell type, class, ... to each other.
+
+        A row for each pair that is connected: ``pre_`` and ``post_`` with the column's name, ``connections``,
+        ``importance``, and ``magnitude``, Σ|importance|, by which they are sorted. Neurons of no group are left out.
+
+        Raises:
+            ValueError: no such column.
+        """
+        post, pre = (end.numpy() for end in self._connectome.W.edges)
+        return by_pair(self._connectome, column, pre, post, self._piece(slice(None))["importance"].to_numpy())
+
+    def by_neuropil(self, edges: Any, columns: Mapping[str, str] | None = None, by: str | None = None) -> pd.DataFrame:
         """Sums over the synapses of each neuropil: ``count``, ``importance`` and ``magnitude``, Σ|importance|.
 
         A connection's importance is divided among its neuropils by their counts; what was dropped in reading is left
@@ -106,20 +117,13 @@ class Importance:
         Args:
             edges: the table that the connectome was read from, with a row for each pair and neuropil.
             columns: role -> column, where they are not recognised.
+            by: a column of the neurons, such as "cell_type": a row for each neuropil and group of neurons that send.
 
         Raises:
-            ValueError: no column of neuropils, or of counts.
+            ValueError: no column of neuropils, or of counts; no such column of the neurons.
         """
         found = by_connection(self._connectome, edges, columns or {})
-        part = found.part * self._piece(slice(None))["importance"].to_numpy()[found.row]
-
-        def summed(values: np.ndarray) -> np.ndarray:
-            return np.bincount(found.neuropil, values, minlength=len(found.names))
-
-        told = {"count": summed(found.synapses), "importance": summed(part), "magnitude": summed(np.abs(part))}
-        grouped = pd.DataFrame({"neuropil": found.names, **told})
-        grouped = grouped[np.isin(np.arange(len(grouped)), found.neuropil)].sort_values("neuropil")
-        return grouped.sort_values("magnitude", ascending=False, kind="stable", ignore_index=True)
+        return by_neuropil(self._connectome, found, self._piece(slice(None))["importance"].to_numpy(), by)
 
     def _piece(self, rows: slice) -> pd.DataFrame:
         edges = self._connectome.edges.iloc[rows]
