@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retrograde.connectome.amounts import column, per_neuron
 from retrograde.connectome.given import Stimulus, stimulus_of
-from retrograde.connectome.layered import RELEASES, Layered, layered
+from retrograde.connectome.layered import RELEASES, Layered, cell_options, layered
 from retrograde.connectome.linear import scaled
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
@@ -47,6 +47,8 @@ def simulate(
     by: str | None = None,
     wide: bool = False,
     preset: str | None = None,
+    threshold: float | None = None,
+    steepness: Any = None,
     told: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """The activity of every neuron over time, driven by a table of stimuli.
@@ -79,6 +81,8 @@ def simulate(
         preset: "ci-2.9" or "ci-2.10" for the equations of connectome_interpreter's MultilayeredNetwork in these
             releases, with its threshold, steepness, clamp and, from 2.10 on, τ = 10: see
             `retrograde.connectome.layered`. Its f is its own, and its time is counted in steps.
+        threshold, steepness: of that network: below which drive a neuron is silent, by default 0.01; and by what its
+            drive is multiplied, by default 5: a number, a column of the neurons, or a mapping from ids.
         told: called with the steps done and the steps in all, now and then.
 
     Returns:
@@ -107,6 +111,7 @@ def simulate(
     for name, given, among in (("form", form, ("rate", "voltage")), ("start", start, ("rest", "steady"))):
         if given not in among:
             raise ValueError(f"{name}: expected one of {', '.join(among)}, got {given!r}")
+    cell = cell_options(preset, threshold, steepness)
     if preset is not None:
         if preset not in RELEASES:
             raise ValueError(f"preset: expected one of {', '.join(RELEASES)}, got {preset!r}")
@@ -132,8 +137,8 @@ def simulate(
         b = torch.from_numpy(per_neuron(c, bias, "bias")).to(like)
         pieces = _pieces(c, net, drive, b, form, dt, leak_of(c, tau, dt, like), start, steps)
     else:
-        cell = layered(c, preset, bias=bias, tau=tau, W=net.W.bind())
-        pieces = _layered_pieces(cell, drive, steps, like)
+        layers = layered(c, preset, bias=bias, tau=tau, W=net.W.bind(), **cell)
+        pieces = _layered_pieces(layers, drive, steps, like)
     done = 0
     for x, v in pieces:
         telling.take(x, v)
