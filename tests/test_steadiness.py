@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from retrograde import ConvergenceError
 from retrograde.connectome import importance, influence, read, simulate, stability
 
 UNSTABLE = (
@@ -38,3 +39,31 @@ def test_a_stable_one_is_taken_and_its_margin_told(c):
     rest = simulate(c, {"c": 1.0}, start="steady", duration=3, scale=0.5, wide=True)
     assert (rest[["a", "b"]] == 0).all(axis=None)
     assert "margin" not in importance(c, "a", "b").attrs  # of a linear network the scale says it
+
+
+def test_what_may_help_where_an_f_without_a_bound_has_no_steady_state(c):
+    for ask in (
+        lambda: importance(c, "a", "b", f="relu", scale=1.5),
+        lambda: influence(c, "c", f="relu", scale=1.5, drive="a"),
+        lambda: simulate(c, {"c": 1.0}, start="steady", bias=1.0, f="relu", scale=1.5, duration=3),
+    ):
+        with pytest.raises(ConvergenceError, match="give a smaller scale, or a bounded f") as error:
+            ask()
+        assert error.value.result is not None
+
+
+def test_scales_and_rewards_that_are_none(c):
+    for ask in (
+        lambda: influence(c, "c", scale="0.5"),
+        lambda: influence(c, "c", scale=["0.5", "0.6"]),
+        lambda: importance(c, "c", "d", scale="0.5"),
+        lambda: stability(c, scale=True),
+    ):
+        with pytest.raises(TypeError, match=r"scale: expected a number, or None, got ('0.5'|True)"):
+            ask()
+    for reward, said in (
+        (lambda x: x.numpy().sum(), "reward: expected a function of the tensor x in torch's operations; it raised: "),
+        (lambda x: x.detach().sum(), "reward: expected a differentiable function of x"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            importance(c, "c", reward=reward)

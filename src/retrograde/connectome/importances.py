@@ -19,7 +19,7 @@ from retrograde.connectome.neuropils import by_connection
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.rollups import by_neuropil, by_pair
 from retrograde.connectome.scales import check_scale
-from retrograde.connectome.steadiness import linearised, stable_margin
+from retrograde.connectome.steadiness import linearised, stable_margin, steady
 from retrograde.connectome.wiring import Connectome
 from retrograde.connectome.writing import write_pieces
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
@@ -188,7 +188,7 @@ def importance(
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
     b = at(c, source, "source")
-    state = steady_state(net.W, b, net.f, solver=solver)
+    state = steady(net, b, solver)
     x = state.x.detach()
     margin = None if isinstance(net.f, Identity) else stable_margin(linearised(net, x, b)[1], "source", "source")
     R, g = _rewarded(c, target, reward, x)
@@ -285,8 +285,15 @@ def _rewarded(c: Connectome, target: Any, reward: Reward | None, x: Tensor) -> t
         return weights @ x, weights
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
-        R = reward(leaf)
+        try:
+            R = reward(leaf)
+        except RuntimeError as error:  # torch's, of .numpy() say
+            raise ValueError(
+                f"reward: expected a function of the tensor x in torch's operations; it raised: {error}"
+            ) from error
         if not isinstance(R, Tensor) or R.numel() != 1:
             raise ValueError(f"reward: expected a function that gives one number, got {type(R).__name__}")
+        if not R.requires_grad:
+            raise ValueError("reward: expected a differentiable function of x; what it gave does not depend on x")
         (g,) = torch.autograd.grad(R.squeeze(), leaf, materialize_grads=True)
     return R.detach().squeeze(), g

@@ -30,11 +30,10 @@ from retrograde.connectome.naming import labels, of_groups
 from retrograde.connectome.presets import PRESETS, Preset, differences
 from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.scales import check_scale
-from retrograde.connectome.steadiness import linearised, stable_margin
+from retrograde.connectome.steadiness import linearised, stable_margin, steady
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.steady import steady_state
 
 
 def influence(
@@ -176,7 +175,7 @@ def _answered(
     D = None
     if not isinstance(net.f, Identity):
         b = torch.zeros_like(driven[0]) if drive is None else drive
-        state = steady_state(net.W, b, net.f, solver=solvers_for(net)[0])
+        state = steady(net, b, solvers_for(net)[0])
         D, net = linearised(net, state.x.detach(), b)
         attrs = {"margin": stable_margin(net, "drive", "drive"), "state_residual": float(state.residual.max())}
         driven = driven if backwards else D * driven
@@ -192,7 +191,7 @@ def _answered(
 
 def _scales(given: float | Sequence[float] | None, f: Nonlinearity) -> list[float | None]:
     scales: list[float | None] = []
-    scales += [given] if given is None or isinstance(given, int | float | np.number) else list(given)
+    scales += [given] if given is None or isinstance(given, int | float | np.number | str) else list(given)
     if not scales:
         raise ValueError("scale: expected at least one, got none")
     for each in scales:

@@ -5,8 +5,28 @@ from __future__ import annotations
 from torch import Tensor
 
 from retrograde.connectome.linear import largest_real_eigenvalue
-from retrograde.nonlinearity import Identity
+from retrograde.nonlinearity import Identity, Sigmoid, Tanh
 from retrograde.recurrence import Recurrence
+from retrograde.result import ConvergenceError, SteadyState
+from retrograde.solvers import Solver
+from retrograde.steady import steady_state
+
+
+def steady(net: Recurrence, b: Tensor, solver: Solver | None = None) -> SteadyState:
+    """The steady state x = f(Wx + b).
+
+    Raises:
+        ConvergenceError: there is none, or it was not found; of an f without an upper bound it says what to try.
+    """
+    try:
+        return steady_state(net.W, b, net.f, solver=solver)
+    except ConvergenceError as error:
+        if isinstance(net.f, Tanh | Sigmoid):
+            raise
+        raise ConvergenceError(
+            f"{error} An f without an upper bound grows where W is large: give a smaller scale, or a bounded f.",
+            error.result,
+        ) from None
 
 
 def linearised(net: Recurrence, x: Tensor, b: Tensor) -> tuple[Tensor, Recurrence]:
