@@ -43,13 +43,12 @@ def of_a_command(table, tmp_path, *args):
 @pytest.mark.parametrize(
     ("change", "args", "message"),
     [
+        (lambda e: e.drop(columns="pre"), (), "ids found among post, count; name it by --column pre=..."),
         (
-            lambda e: e.drop(columns="pre"),
+            lambda e: e.drop(columns="count"),
             (),
-            "no column of presynaptic ids found among post, count; name it by columns=",
+            "found among pre, post; --weights rows takes",
         ),
-        (lambda e: e.drop(columns="post"), (), "or by --column post=..."),
-        (lambda e: e.drop(columns="count"), (), "no column of counts or weights found among pre, post"),
         (lambda e: e.rename(columns={"post": "pre"}), (), "columns that are there twice: pre"),
         (lambda e: e.assign(pre=[720575940600000000.5, 1, 2, 3, 4, 5, 6]), (), "ids in floating-point numbers"),
         (lambda e: e.assign(count=-e["count"]), (), "7 of 7 counts are negative"),
@@ -58,8 +57,8 @@ def of_a_command(table, tmp_path, *args):
         (lambda e: e.assign(count=list("1234xyz")), (), "count: expected numbers"),
         (lambda e: e.iloc[:0], (), "edges.csv, pre: expected at least one row, got none"),
         (lambda e: e, ("--source", "a", "--threshold", "100"), "no connection is left at threshold 100"),
-        (lambda e: e, ("--source", "aa"), "source: 1 of 1 ids are not in the connectome: aa; did you mean a?"),
-        (lambda e: e, ("--target", "a", "--silence", "q"), "silence: 1 of 1 ids are not in the connectome"),
+        (lambda e: e, ("--source", "aa"), "--source: 1 of 1 ids are not in the connectome: aa; did you mean a?"),
+        (lambda e: e, ("--target", "a", "--silence", "q"), "--silence: 1 of 1 ids are not in the connectome"),
         (lambda e: e, ("--source", "a", "--scale", "1"), "the linear network is unstable from 1 on; got 1.0"),
         (lambda e: e, ("--source", "a", "--exclude", *"abcde"), "no connection is left"),
         (lambda e: e, ("--source", "a", "--exclude-transmitter", "gaba"), "no transmitter is told"),
@@ -69,12 +68,17 @@ def of_a_command(table, tmp_path, *args):
         (lambda e: e, ("--source", "a", "--report", "who.pdf"), "--report: expected a name that ends in .html"),
         (lambda e: e, ("--source", "a", "--out", "no/such/who.csv"), "in a folder that is there"),
         (lambda e: e, ("--source", "a", "--example", "worm"), "EDGES, or --example, one of the two; got both"),
-        (lambda e: e, ("--by", "colour"), "by: expected a column of the neurons, id, transmitter; got"),
+        (lambda e: e, ("--by", "colour"), "--by: expected a column of the neurons, id, transmitter; got"),
     ],
 )
 def test_bad_input_is_one_line(edges, tmp_path, change, args, message):
     assert message in of_a_command(change(edges), tmp_path, *args)
     assert {path.name for path in tmp_path.iterdir()} == {"edges.csv"}
+
+
+def test_an_example_in_the_place_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "did you mean --example worm?" in said("influence", "worm", "--target", "AVAL")
 
 
 def test_without_a_table():

@@ -204,15 +204,14 @@ ROWS = {"orientation": "post_pre"}
         (lambda e: e.assign(count=np.nan), {}, "numbers are"),
         (lambda e: e.assign(count="many"), {}, "expected numbers"),
         (lambda e: e, {"threshold": 100}, "no connection is left at threshold 100"),
-        (lambda e: e, {"weights": "norms"}, "has no column that is a 'norms'"),
+        (lambda e: e, {"weights": "norms"}, "weights: expected one of count.* did you mean norm?"),
         (lambda e: e, {"exclude": ["z"]}, "exclude: 1 of 1 ids are not in the connectome: z"),
         (lambda e: e, {"signs": {"gaba": -1}}, "no transmitter is told"),
-        (lambda e: e, {"signs": "nobody-1999"}, "signs: expected a table"),
+        (lambda e: e, {"signs": "shiu"}, "signs: expected a mapping .* did you mean shiu-2024?"),
         (lambda e: e, {"columns": {"pre": "nothing"}}, "has no column 'nothing'"),
         (lambda e: e, {"columns": {"prae": "pre"}}, "expected roles among"),
         (lambda e: e, {"orientation": "post_pre"}, "orientation: expected None for an edge list"),
-        (lambda e: e, {"weights": "sign"}, "has no column that is a 'sign'"),
-        (lambda e: e.assign(sign=1), {"weights": "sign", "signs": "column"}, "has no column that is a 'sign'"),
+        (lambda e: e.assign(sign=1), {"weights": "sign", "signs": "column"}, "weights: expected one of count"),
         (lambda e: e.rename(columns={"count": "input_fraction"}), {"weights": "fraction"}, "and no counts"),
         (lambda e: e.assign(sign=[1, 1, -1, -1, 0, 2, 1, 1]), {"signs": "column"}, "2 of 8 signs are neither"),
         (lambda e: e.assign(pre=["", *"aabbccd"]), {}, "1 of 8 ids are empty"),
@@ -221,6 +220,8 @@ ROWS = {"orientation": "post_pre"}
         (lambda e: e.assign(pre=1, post=2), {"exclude": [2**63]}, "exclude: expected ids that 64-bit"),
         (lambda e: e, {"exclude_transmitters": "gaba"}, "exclude_transmitters: no transmitter is told"),
         (lambda e: e.assign(nt="ACH"), {"signs": {"GABBA": -1}}, "is 'GABBA'; there are acetylcholine"),
+        (lambda e: e.assign(nt="ACH"), {"exclude_transmitters": "acetyl"}, "'acetyl'; .* did you mean acetylcholine?"),
+        (lambda e: e, {"ids": ["a", "b"]}, "ids: expected None for an edge list"),
         (lambda e: -np.eye(2), {**ROWS, "weights": "fraction"}, "2 of 2 counts are negative"),
         (lambda e: -np.eye(2), {**ROWS, "weights": "norm"}, "2 of 2 counts are negative"),
         (lambda e: np.eye(2), {**ROWS, "weights": "weight"}, "the matrix has no column that is a 'weight'"),
@@ -670,7 +671,7 @@ def test_importance_of_any_reward_in_a_nonlinear_network(edges, neurons):
             assert abs(row.silencing_exact - (float((x[2] - x[4]).square()) - found.reward)) < 1e-12
     types = found.by("cell_type")
     assert types["neurons"].sum() == 5 and np.isclose(types["silencing"].sum(), found.neurons["silencing"].sum())
-    with pytest.raises(ValueError, match="column: expected one of"):
+    with pytest.raises(ValueError, match="column: expected a column of the neurons"):
         found.by("colour")
 
 

@@ -164,7 +164,7 @@ def test_an_eigenvalue_that_is_not_simple_has_no_derivative():
 def test_bad_questions_are_said(how, said):
     with pytest.raises(ValueError, match=said):
         stability(network(), **how)
-    with pytest.raises(ValueError, match="column: expected one of id"):
+    with pytest.raises(ValueError, match="column: expected a column of the neurons, id"):
         stability(network()).by("colour")
 
 

@@ -279,6 +279,61 @@ def test_a_cell_of_torch_s_own():
     assert_close(jacrev(lambda u: eq(u, x0=x0))(u), by_rows, conditioning=10)
 
 
+# --- fn that makes use of a transform itself
+
+
+def by_rows(x, u, W):
+    return torch.tanh(vmap(lambda w: x @ w, out_dims=1)(W) + u)
+
+
+def by_columns(x, u, W):
+    return torch.tanh(vmap(lambda w, x: x[:, None] * w, (1, 1))(W, x).sum(0) + u)
+
+
+def by_samples(x, u, W):
+    return vmap(lambda x, u: torch.tanh(W @ x + u))(x, u)
+
+
+def by_entries(x, u, W):
+    return torch.tanh(vmap(vmap(torch.mul), (None, 0))(x.T, W).sum(1).T + u)
+
+
+def by_an_energy(x, u, W):
+    return torch.tanh(grad(lambda y: (y * (x @ W.T + u)).sum())(x))
+
+
+def by_a_copy(x, u, W):
+    return torch.tanh(x @ grad(lambda w: w.square().sum() / 2)(W.clone()).T + u)
+
+
+def by_a_tangent(x, u, W):
+    return torch.tanh(jvp(lambda x: x @ W.T, (x,), (x,))[1] + u)
+
+
+@pytest.mark.parametrize(
+    "fn", [by_rows, by_columns, by_samples, by_entries, by_an_energy, by_a_copy, by_a_tangent], ids=lambda f: f.__name__
+)
+def test_a_transform_within_fn_of_what_it_closes_over(fn):
+    def x(W, u):
+        return rg.Equilibrium(lambda x, u: fn(x, u, W))(u)
+
+    Ws = torch.stack([W, 0.5 * W])
+    for asked in (
+        lambda x: grad(lambda W, u: R(x(W, u)), (0, 1))(W, U),
+        lambda x: jacfwd(x, (0, 1))(W, U),
+        lambda x: vmap(grad(lambda W, u: R(x(W, u)), (0, 1)), (0, None))(Ws, U),
+    ):
+        assert_all_close(asked(x), asked(network))
+
+
+def test_a_derivative_within_fn_in_what_it_closes_over_is_refused_by_name():
+    def x(W, u):
+        return rg.Equilibrium(lambda x, u: torch.tanh(grad(lambda w: (x @ w.T).cos().sum())(W).mean(0) / 9 + u))(u)
+
+    with pytest.raises(ValueError, match=r"a tensor that it closes over.* its \.clone\(\)"):
+        grad(lambda W: x(W, U).sum())(W)
+
+
 # --- what cannot be, said
 
 

@@ -341,6 +341,14 @@ def test_fits_that_fail_say_so():
 
 
 @pytest.mark.parametrize("method", ("gauss-newton", "lbfgs"))
+def test_a_start_on_the_edge_of_instability_says_what_to_do(method):
+    c = read(pd.DataFrame({"pre": ["a", "b"], "post": ["b", "a"], "count": [1, 1]}))
+    recorded = pd.DataFrame({"neuron": ["a", "b"], "activity": [0.1, 0.3]})
+    with pytest.raises(rg.ConvergenceError, match=r"fit: at the start .*Give a scale below 1, .* or another start"):
+        fit(c, recorded, parameters="bias", tie="id", scale=1.0, method=method)  # at rest D = 1, and I - W is singular
+
+
+@pytest.mark.parametrize("method", ("gauss-newton", "lbfgs"))
 def test_trial_points_without_activities_are_counted_and_left(monkeypatch, method):
     from retrograde.connectome.adjustable import Adjustable
 

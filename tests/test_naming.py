@@ -97,14 +97,46 @@ def test_reading_leaves_out_and_silences_groups():
     ("given", "message"),
     (
         ("cell_type:T4A", "target: no neuron has the cell_type 'T4A'; did you mean T4a"),
-        ("type:", "target: no neuron has the cell_type ''"),
+        ("type:", "target: expected a cell_type behind the colon, such as cell_type:Mi1; got none"),
         ("T4a", "T4a.*; did you mean cell_type:T4a?"),
+        ("typ:T4a", "typ:T4a.*; did you mean cell_type:T4a?"),
         ("colour:red", "colour:red.*; the neurons have the columns id, cell_type, side, n, transmitter"),
     ),
 )
 def test_who_is_not_there_is_told_with_the_nearest(c, given, message):
     with pytest.raises(ValueError, match=message):
         importance(c, c.ids[0], given)
+
+
+@pytest.mark.parametrize("name", ("cell_type", "type", "kind"))
+def test_a_column_goes_by_its_name_in_the_file_too(c, name):
+    own = c.neurons.rename(columns={"cell_type": "kind"}) if name == "kind" else c.neurons
+    some = read(c.edges, own, columns={"cell_type": "kind"} if name == "kind" else None)
+    first, how = some.ids[0], {"scale": 0.5}
+    assert some.index(f"{name}:T4a").tolist() == some.index("cell_type:T4a").tolist()
+    pd.testing.assert_frame_equal(influence(some, by=name, **how), influence(some, by="cell_type", **how))
+    means = simulate(some, {first: 1.0}, by=name, duration=3)
+    pd.testing.assert_frame_equal(means, simulate(some, {first: 1.0}, by="cell_type", duration=3))
+    for found in importance(some, first, first, **how), stability(some, **how):
+        pd.testing.assert_frame_equal(found.by(name), found.by("cell_type"))
+    recorded = pd.DataFrame({"neuron": some.ids, "activity": 0.1})
+    fits = [
+        fit(some, recorded, {first: 0.4}, parameters="gain", tie=tie, hold_out=0, **how) for tie in (name, "cell_type")
+    ]
+    pd.testing.assert_frame_equal(fits[0].parameters, fits[1].parameters)
+
+
+def test_a_column_that_is_none_is_told_with_the_nearest(c):
+    first = c.ids[0]
+    message = ": expected a column of the neurons, id, .*, transmitter; got 'typ'; did you mean type, cell_type"
+    for what, ask in {
+        "by": lambda: influence(c, by="typ"),
+        "tie": lambda: fit(c, pd.DataFrame({"neuron": [first], "activity": [0.1]}), tie="typ"),
+        "tau": lambda: simulate(c, {first: 1.0}, tau="typ", duration=3),
+        "column": lambda: importance(c, first, first, scale=0.5).by("typ"),
+    }.items():
+        with pytest.raises(ValueError, match=what + message):
+            ask()
 
 
 def test_a_neuron_named_twice_with_different_numbers_is_refused(c):

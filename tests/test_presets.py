@@ -62,7 +62,7 @@ def test_both_ways_to_ask_give_the_tools_numbers(edges, tmp_path, preset):
     found = influence(read(edges, weights=weights, threshold=threshold), **how)
     assert "note" not in found.attrs
     typed, said = asked(tmp_path, edges, "--source", "2", "3", "--silence", "3", "5", "--preset", preset)
-    assert "reads weights" not in said
+    assert " reads --weights" not in said
     for table in (found.set_index("id"), typed):
         np.testing.assert_allclose(table.loc[ids, "influence"], x, rtol=1e-9)
         with np.errstate(divide="ignore"):  # R's floor: max(ln |x| + 24, 0)
@@ -72,10 +72,11 @@ def test_both_ways_to_ask_give_the_tools_numbers(edges, tmp_path, preset):
 def test_what_was_read_otherwise_is_told(edges, neurons, tmp_path):
     otherwise = influence(read(edges), 2, preset="influencer-R")
     assert otherwise.attrs["note"] == (
-        "influencer-R reads weights='norm', threshold=3; this connectome was read with weights='count', threshold=0"
+        "the preset influencer-R reads weights='norm', threshold=3; this connectome was read with weights='count', "
+        "threshold=0"
     )
     _, said = asked(tmp_path, edges, "--source", "2", "--preset", "banc-paper", "--threshold", "4")
-    assert "reads weights='norm', threshold=5; this connectome was read with weights='norm', threshold=4" in said
+    assert "reads --weights norm, --threshold 5; this connectome was read with --weights norm, --threshold 4" in said
 
 
 def test_signs_that_the_tools_have_not(edges, neurons):
@@ -88,7 +89,7 @@ def test_signs_that_the_tools_have_not(edges, neurons):
         same = np.allclose(found.set_index("id").loc[ids, "influence"], x)
         note = found.attrs.get("note", "")
         assert same == (preset == "cic-2026") == (note == "")
-        assert same or note.startswith(f"{preset} has no signs, for its option `signed` turn")
+        assert same or note.startswith(f"the preset {preset} has no signs, for its option `signed` turn")
 
 
 def test_without_cycles_the_calculator_leaves_w_as_it_is(edges):
@@ -98,7 +99,7 @@ def test_without_cycles_the_calculator_leaves_w_as_it_is(edges):
     W = c.W.dense().detach().numpy()
     want = np.linalg.solve(np.eye(len(c)) - W, (c.ids == 0).astype(float))
     np.testing.assert_allclose(found.set_index("id").loc[c.ids, "influence"], want, atol=1e-9)
-    assert found.attrs["alpha"] == 1 and "cic-2026 takes W as it is then" in found.attrs["note"]
+    assert found.attrs["alpha"] == 1 and "the preset cic-2026 takes W as it is then" in found.attrs["note"]
     with pytest.raises(ValueError, match="nothing to scale"):
         influence(c, 0)
 

@@ -490,6 +490,15 @@ def test_a_slope_that_float32_rounds_to_zero_is_told():
     assert b.grad == 0 and state.receipt.error_estimate >= 1
 
 
+@pytest.mark.parametrize(("f", "drive"), [("tanh", 19.0), ("tanh", 19.5), ("sigmoid", 36.0), ("sigmoid", 37.0)])
+def test_a_gradient_of_no_error_at_flat_slopes_has_none_that_float64_could_tell(f, drive):
+    b = torch.tensor([drive], requires_grad=True)
+    state = rg.steady_state(torch.tensor([[0.0]]), b, f)
+    state.x.sum().backward()
+    slope = rg.nonlinearity.as_nonlinearity(f).slope_at(b.detach().double())
+    assert b.grad == 0 and (state.receipt.error_estimate >= 1) == (slope > 0)
+
+
 @pytest.mark.parametrize(("dtype", "drive"), [(torch.float32, 7.8), (torch.float32, 9.5), (torch.float64, 18.0)])
 def test_grad_rtol_does_not_take_what_rounding_leaves_of_a_slope_for_the_slope(dtype, drive):
     W, b = torch.tensor([[-0.5]], dtype=dtype), torch.tensor([drive], dtype=dtype, requires_grad=True)

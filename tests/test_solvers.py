@@ -392,3 +392,25 @@ def test_gmres_keeps_its_basis_orthogonal_where_a_vector_lies_almost_along_it():
     z, cost = gmres.cycle(lambda v: v @ A.T, r, torch.tensor([1e-14], **f64), torch.tensor([n]))
     assert cost.tolist() == [n]
     assert (r - z @ A.T).norm() <= 10 * torch.finfo(torch.float64).eps * z.norm() * A.norm()
+
+
+@pytest.mark.parametrize("solver", [rg.Krylov(), rg.Krylov("bicgstab"), rg.Direct(), rg.Neumann(terms=300)], ids=repr)
+def test_what_solves_adjoints_finds_the_state_of_a_linear_network_and_says_so_of_others(solver):
+    W, b = not_normal(6), randn(3, 6)
+    exact = torch.linalg.solve(torch.eye(6, dtype=DTYPE) - W, b.T).T
+    assert_close(rg.steady_state(W, b, "identity", solver=solver).x, exact, conditioning=10)
+    with pytest.raises(ValueError, match=r"affine problem.*, an adjoint or the state of a linear network"):
+        rg.steady_state(W, b, solver=solver)
+
+
+@pytest.mark.parametrize("plain", ["0", "1"])
+@pytest.mark.parametrize("dtype, below, beyond", [(torch.float32, 1e18, 1e20), (torch.float64, 1e150, 1e160)])
+@pytest.mark.parametrize("f", ["relu", "identity", "softplus"])
+def test_a_large_state_is_right_or_told_to_overflow(f, dtype, below, beyond, plain, monkeypatch):
+    monkeypatch.setenv("RETROGRADE_PLAIN", plain)
+    W, u = not_normal(6, dtype=dtype), randn(3, 6, dtype=dtype)
+    one = rg.steady_state(W, 1e4 * u, "relu" if f == "softplus" else f).x / 1e4
+    assert_close(rg.steady_state(W, below * u, f).x / below, one, conditioning=10)
+    state = rg.steady_state(W, beyond * u, f, throw=False)
+    assert not state.converged.any()
+    assert "squares" in rg.Status(int(state.status[0])).message

@@ -75,7 +75,7 @@ def test_sums_from_type_to_type(found, types):
         assert row["connections"] == len(some) and np.isclose(row["importance"], some["importance"].sum())
         assert np.isclose(row["magnitude"], some["importance"].abs().sum())
     assert len(table) == len(each.groupby(["pre", "post"])) and table["magnitude"].is_monotonic_decreasing
-    with pytest.raises(ValueError, match="column: the neurons have no column 'kind'"):
+    with pytest.raises(ValueError, match=r"column: expected a column of the neurons, .*; got 'kind'"):
         found.by_pair("kind")
 
 
@@ -107,5 +107,5 @@ def test_the_command_sums_so_too(found, rows, types, tmp_path):
         done = CliRunner().invoke(app, start + args + figure)
         assert done.exit_code == 0, done.output
         pd.testing.assert_frame_equal(pd.DataFrame(json.loads(done.stdout)), want.head(20))
-    bad = CliRunner().invoke(app, [*start, "--by", "cell_type", "side"])
+    bad = CliRunner().invoke(app, [*start, "--by", "cell_type", "id"])
     assert bad.exit_code == 2 and "--by: expected one column of the neurons, neuropil, or both" in bad.stderr

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers import assert_all_close, assert_close, assert_slope_along, gradient, through_dense
+from helpers import SLACK, assert_all_close, assert_close, assert_slope_along, gradient, through_dense
 from problems import (
     DTYPE,
     STRUCTURES,
@@ -333,3 +333,28 @@ def test_a_reward_at_one_time_is_handed_back_as_one(monkeypatch):
 def test_no_such_time(t, error):
     with pytest.raises(error, match=r"^t: expected"):
         rg.Network(4).trajectory(steps=6).at(t)
+
+
+@pytest.mark.parametrize(
+    "leak", [torch.tensor(0.1), torch.tensor([0.1]), torch.full((6,), 0.1)], ids=["()", "(1,)", "(n,)"]
+)
+def test_a_leak_s_gradient_at_a_long_trajectory_s_end_is_no_worse_in_float32_than_autograd_s(leak):
+    net, x0, c = rg.Network(not_normal(6), b=randn(6)), randn(3, 6, seed=1), randn(3, 6, seed=2)
+
+    def slope(dtype, end):
+        W, b, a, start = (each.detach().to(dtype) for each in (net.W.dense(), net.b, leak, x0))
+        a.requires_grad_()
+        return torch.autograd.grad((end(W, b, start, a) * c.to(dtype)).sum(), a)[0].double()
+
+    def ours(W, b, x0, a):
+        return rg.trajectory(W, b, x0, steps=60, leak=a).at(60)
+
+    def stepped(W, b, x0, a):
+        return unrolled(rg.Dense(W).bind(W), rg.Tanh(), b.expand(60, 3, 6), x0, a)[-1]
+
+    true = slope(torch.float64, stepped)
+    assert_close(slope(torch.float64, ours), true, conditioning=100)
+    allowed = SLACK * float(
+        (slope(torch.float32, stepped) - true).norm() + torch.finfo(torch.float32).eps * true.norm()
+    )
+    assert float((slope(torch.float32, ours) - true).norm()) <= allowed

@@ -23,6 +23,8 @@ class Reading(TorchFunctionMode):
         found: those of them that a derivative is taken in, or that a ``vmap`` maps over. All others are constants.
         slots: where the modules that fn closes over, or that were called, hold their tensors, which
             ``torch.func.functional_call`` puts there for a while.
+        nested: whether fn makes use of a transform itself, such as ``vmap``, which makes tensors out of sight: those
+            `found` are then to be found `again`.
 
     Args:
         fn: what is to be called there.
@@ -43,6 +45,8 @@ class Reading(TorchFunctionMode):
         self._called: dict[nn.Module, None] = {}  # in order
         self._level = torch._C._functorch.maybe_current_level() or 0
         self.found: list[Tensor] = []
+        self._handed: list[Tensor] = []  # to a gradient that fn itself takes, by which they are known
+        self.nested = False
         self.slots = [slot for module in _modules_of(fn) for slot in _slots(module)]
 
     def __enter__(self) -> Reading:
@@ -62,23 +66,49 @@ class Reading(TorchFunctionMode):
         self.found += [each for place, each in held.items() if place not in met]
         self._seen.clear()
 
+    def again(self, other: Reading) -> None:
+        """Of what was found, keep what `other` has found too, of the same fn: what a call made, the next makes anew.
+
+        Raises:
+            ValueError: fn takes a derivative in a tensor that it closes over.
+        """
+        met = {id(each) for each in other.found}
+        self.found = [each for each in self.found if id(each) in met]
+        if {id(each) for each in self._handed} & {id(each) for each in other._handed}:
+            raise ValueError(
+                "fn: expected no derivative to be taken within it in a tensor that it closes over, under torch.func "
+                "and forward mode; give that tensor as an input, or hand its .clone() to the function that takes it"
+            )
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for each in tree_leaves((args, kwargs)):
             if isinstance(each, Tensor) and id(each) not in self._seen:
-                self._seen[id(each)] = each
-                if self._is_variable(each):
-                    self.found.append(each)
+                self._meet(each)
         answer = func(*args, **kwargs)
         for each in tree_leaves(answer):
             if isinstance(each, Tensor):
                 self._seen[id(each)] = each
+                self.nested |= torch._C._functorch.maybe_get_level(each) > self._level
         return answer
 
+    def _meet(self, tensor: Tensor) -> None:
+        self._seen[id(tensor)] = tensor
+        inner, derived = tensor, False
+        while torch._C._functorch.maybe_get_level(inner) > self._level:  # of a transform that fn itself makes use of
+            self.nested = True
+            derived |= not torch._C._functorch.is_batchedtensor(inner)
+            inner = torch._C._functorch.get_unwrapped(inner)
+        if id(inner) not in self._seen or inner is tensor:
+            self._seen[id(inner)] = inner
+            if self._is_variable(inner):
+                self.found.append(inner)
+        if derived and any(inner is each for each in self.found):
+            self._handed.append(inner)
+
     def _is_variable(self, tensor: Tensor) -> bool:
-        level = torch._C._functorch.maybe_get_level(tensor)
-        if level > 0:
-            return level <= self._level  # above are those of a transform that fn itself makes use of
+        if torch._C._functorch.maybe_get_level(tensor) > 0:
+            return True
         return tensor.requires_grad or has_tangent(tensor)
 
 
@@ -151,7 +181,18 @@ class _Swap(TorchFunctionMode):
     def _swapped(self, each: Any) -> Any:
         if isinstance(each, Tensor):
             self.met.add(id(each))
+            if id(each) not in self._given and torch._C._functorch.is_batchedtensor(each):
+                return self._slice_swapped(each)
             return self._given.get(id(each), each)
         if type(each) in (list, tuple):
             return type(each)(map(self._swapped, each))
         return each
+
+    def _slice_swapped(self, each: Tensor) -> Tensor:
+        """A slice, in a ``vmap`` of fn's own, of what may have to be swapped."""
+        whole = torch._C._functorch.get_unwrapped(each)
+        other = self._swapped(whole)
+        if other is whole:
+            return each
+        level, axis = torch._C._functorch.maybe_get_level(each), torch._C._functorch.maybe_get_bdim(each)
+        return torch._C._functorch._add_batch_dim(other, axis, level)

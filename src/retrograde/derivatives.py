@@ -305,5 +305,5 @@ def _moved(W: Operator, z: Tensor, dW: Tensors, transposed: bool = False) -> Ten
 
 def _parts(inputs: Tensors) -> tuple[Tensor | None, Tensor, Tensor, tuple[Tensor, ...]]:
     rows, D, c, *weights = inputs
-    assert D is not None and c is not None
+    assert D is not None and c is not None  # rows alone may be None
     return rows, D, c, tuple(w for w in weights if w is not None)

@@ -157,7 +157,12 @@ class Equilibrium(nn.Module):
         if parametrize._cache_enabled:
             raise ValueError("Equilibrium: expected no parametrize.cached() around it under torch.func")
         with Reading(self.fn, (x0, *inputs)) as reading:
-            x0 = self._start(inputs, x0)
+            start = self._start(inputs, x0)
+        if reading.nested:
+            with Reading(self.fn, (x0, *inputs)) as other:
+                self._start(inputs, x0)
+            reading.again(other)
+        x0 = start
         solver = solver or self._default_solver(x0)
         places = [place for place, each in enumerate(inputs) if isinstance(each, Tensor)]
 

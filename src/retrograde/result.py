@@ -38,7 +38,7 @@ class Status(IntEnum):
 _MESSAGES = {
     Status.CONVERGED: "converged",
     Status.MAX_STEPS: "stopped at max_steps before the residual fell below the tolerance",
-    Status.DIVERGED: "diverged: the iterates became infinite or NaN",
+    Status.DIVERGED: "diverged: the iterates, or their squares, became infinite or NaN",
     Status.SINGULAR: "singular: I - DW has no inverse that this precision could tell",
     Status.STALLED: "stalled: the residual has come down to what rounding allows, above the tolerance",
     Status.TRUNCATED: "truncated as asked: an approximation, whose residual says how far it is from exact",

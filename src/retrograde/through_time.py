@@ -93,7 +93,7 @@ def trajectory_gradients(
             # x(t) = x(t-1) + a (y(t) - x(t-1)), so the reward grows by l(t) (y(t) - x(t-1)) with a.
             more.append((l * (x - before) / net.leak).sum_to_size(torch.as_tensor(net.leak).shape))
         sums = [a.add_(b) for a, b in zip(sums, more, strict=True)] if sums else more
-    assert s is not None
+    assert s is not None  # T is at least 1, and so there was a piece
     dx0 = W.T @ s[0] if wants.dx0 else None
     dleak = None
     if l is not None and net.leak is not None:
@@ -118,14 +118,10 @@ def _substitute_back(
 ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
     """s, l and dR/dW, by a kernel where there is one, which reads the slopes from x on the way where x tells them."""
     W, asked = net.W.bind(), before if with_dW else None
-    if net.leak is None and net.f.slope_from_output:
-        swept = kernels.substitute_back(W, net.f, x, g, at, None, after, asked)
-        D = None if swept else net.f.slope(x)
-    else:
-        D = net.slopes(x, before, total_input(None if inputs.b is None else inputs.b[piece], inputs.bias))
-        swept = kernels.substitute_back(W, None, D, g, at, net.leak, after, asked)
+    f = net.f if net.leak is None and net.f.slope_from_output else None
+    y = x if f else net.slopes(x, before, total_input(None if inputs.b is None else inputs.b[piece], inputs.bias))
+    swept = kernels.substitute_back(W, f, y, g, at, net.leak, after, asked)
     if swept is not None:
         return swept
-    assert D is not None
-    s, l = substitute_back(W, D, g, at, net.leak, after)
+    s, l = substitute_back(W, f.slope(y) if f else y, g, at, net.leak, after)
     return s, l, kernels.outer(W, s, before) if with_dW else ()

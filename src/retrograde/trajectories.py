@@ -153,7 +153,7 @@ def forward_sweep(net: Recurrence, b: Tensor | None, bias: Tensor | None, x0: Te
     path[0] = now = x0
     for t in range(T):
         b_t = total_input(None if b is None else b[t], bias)
-        assert b_t is not None
+        assert b_t is not None  # one of the two is given
         path[t + 1] = now = net.advance(now, b_t)
     return path
 
@@ -200,7 +200,7 @@ def _checked(
     """b, x0 and T, looked over: x0 has the whole batch's shape, and b broadcasts against (T, *x0.shape)."""
     W = net.W.bind()
     n, given = W.shape[0], bias if b is None else b
-    assert given is not None
+    assert given is not None  # one of the two is
     check_last_axis(name, check_like(name, given, W.like), n)
     if b is not None:
         if b.ndim < 2:

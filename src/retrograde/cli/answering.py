@@ -22,6 +22,7 @@ from rich.table import Table
 
 from retrograde.cli.reading import Asked
 from retrograde.cli.telling import err, out, telling
+from retrograde.cli.wording import as_options
 from retrograde.connectome.writing import written
 from retrograde.report.answer import Answer
 from retrograde.training import InputError
@@ -46,7 +47,10 @@ def question(ask: Callable[..., Answer]) -> Callable[..., None]:
             asked = Asked(**{each.name: given.pop(each.name) for each in shared})
             _check(asked)
             with asked.steps:
-                answer = replace(ask(asked, **given), source=asked.source)
+                answer = ask(asked, **given)
+                answer = replace(
+                    answer, source=asked.source, notes=[as_options(note, context) for note in answer.notes]
+                )
                 _write(asked, answer, as_typed(context))
             _print(asked, answer)
 

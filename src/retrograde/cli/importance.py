@@ -13,6 +13,7 @@ from retrograde.cli.answering import check_name, question
 from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
 from retrograde.connectome import Importance
+from retrograde.connectome.naming import column_of
 from retrograde.connectome.writing import written
 from retrograde.report import Answer, Figure, drawings, paths
 from retrograde.training import InputError
@@ -38,7 +39,13 @@ def _summed(asked: Asked, found: Importance, by: list[str], by_pair: str | None)
 def importance(
     asked: Asked,
     source: Annotated[list[str], typer.Option(help=f"Neurons that are driven: {WHO}; or either with =INPUT.")],
-    target: Annotated[list[str], typer.Option(help="Neurons whose activity is the reward, likewise; or with =WEIGHT.")],
+    target: Annotated[
+        list[str],
+        typer.Option(
+            help="Neurons whose activity is the reward, likewise; with =WEIGHT a weighted sum, such as the difference "
+            "of two groups, side:left=1 side:right=-1."
+        ),
+    ],
     f: Annotated[
         str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
     ] = "identity",
@@ -63,10 +70,18 @@ def importance(
     One steady state x = f(αWx + b) and one adjoint tell all of it: how the reward changes with each neuron's input,
     and, to first order, if its output is silenced or its transmitter's sign turned; and what each synapse carries.
 
-    Example: [bold]retrograde importance --example worm --source ADAL --target AVAL=1 AVAR=-1 --exact 10[/]
+    Examples:
+
+    [bold]retrograde importance --example worm --source ADAL --target AVAL=1 AVAR=-1 --exact 10[/]
+
+    [bold]retrograde importance --example worm --source ASHL --target cell_type:AVA=0.5 cell_type:AVB=-0.5[/]
+
+    Any other reward is a function in Python: retrograde.connectome.importance(..., reward=).
     """
     check_name(synapses, "synapses", (".parquet", ".csv"))
     c = asked.connectome()
+    by = [column_of(c.neurons, each, "by", also=("neuropil",)) for each in by or ()]
+    by_pair = None if by_pair is None else column_of(c.neurons, by_pair, "by_pair")
     sources, targets = numbers_of(source, "--source"), numbers_of(target, "--target")
     asked.step("solving")
     found = connectome.importance(
@@ -79,7 +94,7 @@ def importance(
         exact=exact,
         progress=lambda done, total: asked.step("silencing for true", done, total),
     )
-    table = _summed(asked, found, by or [], by_pair)
+    table = _summed(asked, found, by, by_pair)
     if synapses is not None:
         asked.step(f"writing {synapses}")
         with written(synapses) as path:

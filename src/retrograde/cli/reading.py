@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,8 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.progress import Steps
+from retrograde.connectome import SIGNS
+from retrograde.connectome.naming import did_you_mean
 from retrograde.connectome.packaged import SOURCES, files
 from retrograde.connectome.tables import Source
 from retrograde.training import InputError
@@ -84,14 +87,15 @@ class Asked:
     @property
     def files(self) -> tuple[Path, Path | None]:
         """The tables of the connections and of the neurons."""
-        if (self.edges is None) == (self.example is None):
-            got = "neither (EDGES comes before the options)" if self.edges is None else "both"
-            raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
-        if self.edges is not None:
+        if self.edges is not None and self.example is None:
+            if str(self.edges) in SOURCES and not self.edges.exists():
+                raise InputError(f"edges: no such file: {self.edges}; did you mean --example {self.edges}?")
             return self.edges, self.neurons
-        assert self.example is not None
-        edges, neurons = files(self.example)
-        return edges, self.neurons or neurons
+        if self.edges is None and self.example is not None:
+            edges, neurons = files(self.example)
+            return edges, self.neurons or neurons
+        got = "neither (EDGES comes before the options)" if self.edges is None else "both"
+        raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
 
     @property
     def columns(self) -> dict[str, str]:
@@ -118,8 +122,15 @@ class Asked:
 
 def signs_of(given: str | None) -> str | dict[str, int] | None:
     """A preset's name, or a table from gaba=-1,glutamate=-1."""
-    if given is None or "=" not in given:
+    if given is None or given in (*SIGNS, "column"):
         return given
+    if "=" not in given:
+        meant = ",".join(f"{name}={sign}" for name, sign in re.findall(r"(\w[\w-]*)\W*?[:=]\s*([+-]?1)", given))
+        hint = f"; did you mean {meant}?" if meant else did_you_mean(given, ["column", *SIGNS])
+        raise InputError(
+            f"--signs: expected {', '.join(SIGNS)}, column, or TRANSMITTER=SIGN,TRANSMITTER=SIGN,..., "
+            f"got {given!r}{hint}"
+        )
     pairs = pairs_of(given.split(","), "--signs")
     try:
         return {name: int(sign) for name, sign in pairs.items()}

@@ -14,6 +14,7 @@ from retrograde import connectome
 from retrograde.cli.answering import question
 from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
+from retrograde.connectome.naming import column_of
 from retrograde.report import Answer, Figure, drawings
 from retrograde.training import InputError
 
@@ -63,6 +64,7 @@ def simulate(
     if (stimulus is None) == (source is None):
         raise InputError(f"--stimulus: expected a table or --source, got {'neither' if source is None else 'both'}")
     c = asked.connectome()
+    by = None if by is None else column_of(c.neurons, by, "by")
     how: dict[str, Any] = {"form": form, "f": f, "dt": dt, "tau": number_or_name(tau), "bias": number_or_name(bias)}
     how |= {"duration": duration, "start": start, "scale": scale, "silence": asked.silence or (), "preset": preset}
     how |= {"threshold": cutoff, "steepness": number_or_name(steepness)}

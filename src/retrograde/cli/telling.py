@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from retrograde.cli.wording import as_options
 from retrograde.result import ConvergenceError
 from retrograde.training import InputError
 
@@ -31,7 +32,7 @@ def telling(context: typer.Context) -> Iterator[None]:
         if context.find_root().params.get("debug"):
             traceback.print_exc()
         code, message = _verdict(error)
-        err.print(f"[bold red]error[/] {escape(message)}", soft_wrap=True)
+        err.print(f"[bold red]error[/] {escape(as_options(message, context))}", soft_wrap=True)
         raise typer.Exit(code) from None
 
 

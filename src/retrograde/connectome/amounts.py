@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from retrograde.connectome.naming import column_of
 from retrograde.connectome.wiring import Connectome
 
 
@@ -23,7 +24,8 @@ def per_neuron(c: Connectome, given: Any, what: str, otherwise: float = 0.0) -> 
             numbers, numbers that are missing or not finite.
     """
     if isinstance(given, str):
-        found = np.array(pd.to_numeric(column(c, given, what), errors="coerce"), dtype=np.float64)
+        name = column_of(c.neurons, given, what)
+        found, what = np.array(pd.to_numeric(c.neurons[name], errors="coerce"), dtype=np.float64), f"{what}, {given}"
     elif isinstance(given, Mapping):
         places, which = c.meant(list(given), what)
         number = values_of(given, what)[which]
@@ -51,13 +53,6 @@ def at(c: Connectome, given: Any, what: str) -> Tensor:
     ones = np.bincount(places, minlength=len(c)) > 0
     (weight,) = c.W.weights
     return torch.from_numpy(per_neuron(c, named, what) if named else ones).to(weight.dtype)
-
-
-def column(c: Connectome, name: str, what: str) -> pd.Series:
-    """That column of the neurons; ValueError where there is none."""
-    if name not in c.neurons:
-        raise ValueError(f"{what}: the neurons have no column {name!r}; they have {', '.join(map(str, c.neurons))}")
-    return c.neurons[name]
 
 
 def values_of(given: Mapping[Any, Any], what: str) -> np.ndarray:

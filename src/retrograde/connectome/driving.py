@@ -134,7 +134,7 @@ class Steady:
 
     @property
     def _x(self) -> Tensor:
-        assert self.x is not None
+        assert self.x is not None  # asked only of what was solved
         return self.x
 
 

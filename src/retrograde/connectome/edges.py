@@ -9,8 +9,11 @@ import numpy as np
 
 from retrograde.connectome.columns import EDGES, probabilities, recognise
 from retrograde.connectome.ids import Ids, identities, of_one_kind
+from retrograde.connectome.naming import did_you_mean
 from retrograde.connectome.tables import Source, numbers
 from retrograde.connectome.transmitters import Told, named, probable
+
+WEIGHTS = ("count", "norm", "weight", "fraction", "rows")
 
 
 class Connections(NamedTuple):
@@ -46,7 +49,7 @@ def of_list(edges: Any, given: Mapping[str, str], weights: str, by_column: bool,
         if role not in roles:
             raise ValueError(
                 f"{source.what}: no column of {role}synaptic ids found among {', '.join(source.names)}; "
-                f"name it by columns={{'{role}': ...}}, or by --column {role}=..."
+                f"name it by columns={{'{role}': ...}}"
             )
     needed = _numbers(roles, weights, by_column, source)
     likely = probabilities(source.names) if ask and "transmitter" not in roles else {}
@@ -76,7 +79,7 @@ def _numbers(roles: Mapping[str, str], weights: str, by_column: bool, source: So
     elif not needed:
         raise ValueError(
             f"{source.what}: no column of counts or weights found among {', '.join(source.names)}; "
-            "weights='rows', or --weights rows, takes each row for one connection"
+            "weights='rows' takes each row for one connection"
         )
     else:
         check_weights(weights, needed, source.what, source.names)
@@ -94,6 +97,9 @@ def check_signs(signs: np.ndarray, what: str) -> None:
 
 def check_weights(weights: str, there: set[str], what: str, names: list[str]) -> None:
     """ValueError unless the weights are a column that is there, or can be made from the counts."""
+    if weights not in WEIGHTS:
+        hint = did_you_mean(weights, WEIGHTS)
+        raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}{hint}")
     if weights not in there and not (weights in ("fraction", "norm") and "count" in there):
         also = ", and no counts" if weights in ("fraction", "norm") else ""
         raise ValueError(f"weights: {what} has no column that is a {weights!r}{also}; it has {', '.join(names)}")

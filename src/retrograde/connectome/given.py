@@ -12,10 +12,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from retrograde.connectome.amounts import check_numbers, column, per_neuron, values_of
+from retrograde.connectome.amounts import check_numbers, per_neuron, values_of
 from retrograde.connectome.columns import NEURONS, recognise
 from retrograde.connectome.ids import identities
-from retrograde.connectome.naming import of_groups
+from retrograde.connectome.naming import column_of, of_groups
 from retrograde.connectome.tables import Source, numbers
 from retrograde.connectome.wiring import Connectome
 
@@ -93,7 +93,7 @@ def stimulus_of(c: Connectome, given: Any, duration: float | None) -> Stimulus:
     if who == "neuron":
         places, which = c.meant(names, source.what)
     else:
-        column(c, who, source.what)
+        column_of(c.neurons, who, source.what)
         by_type = of_groups(c.neurons, who, names, source.what)
         places = np.concatenate(by_type)
         which = np.repeat(np.arange(len(names)), [len(each) for each in by_type])

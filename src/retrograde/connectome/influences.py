@@ -7,7 +7,7 @@ Around the steady state of another f it is the same with DW in the place of W: v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from retrograde.connectome.amounts import at
+from retrograde.connectome.ends import ends_of, silenced_of
 from retrograde.connectome.linear import (
     adjoints,
-    groups,
     indicators,
     reached,
     rescaled,
@@ -26,7 +26,6 @@ from retrograde.connectome.linear import (
     solvers_for,
     states,
 )
-from retrograde.connectome.naming import labels, of_groups
 from retrograde.connectome.presets import PRESETS, Preset, differences
 from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.scales import check_scale
@@ -109,62 +108,67 @@ def influence(
     2  a      0.667
     """
     nonlinearity = as_nonlinearity(f)
-    linear = isinstance(nonlinearity, Identity)
     scales = _scales(scale, nonlinearity)
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
-    if preset is not None and not linear:
-        raise ValueError("preset: expected None, for these tools' networks are linear; or f='identity'")
-    if drive is not None and linear:
+    how = _preset(preset, nonlinearity)
+    if drive is not None and isinstance(nonlinearity, Identity):
         raise ValueError("drive: expected None, for influence in a linear network depends on no state; or another f")
-    if by is not None:
-        source, target = _of_groups(c, by, source, target)
-    if source is None and target is None:
-        raise ValueError("source: expected the ids of some neurons here, or as target; got neither")
-    sources = None if source is None else groups(c, source, "source")
-    targets = None if target is None else groups(c, target, "target")
-    _check_names(c, sources, targets, isinstance(source, Mapping))
-    if len(scales) > 1 and len(targets or sources or ()) > 1:
+    ends = ends_of(c, source, target, by)
+    if len(scales) > 1 and len(ends.looked_at) > 1:
         raise ValueError("scale: expected one, where there are several groups")
-
-    exempt = np.concatenate(list(sources.values())) if sources else np.empty(0, np.int64)
-    silenced = c.index(silence, "silence")
-    if sources and len(sources) > 1 and np.isin(silenced, exempt).any():
-        raise ValueError("silence: expected none of the sources where these are several groups: ask for one at a time")
-    silenced = np.setdiff1d(silenced, exempt)
-    how = PRESETS[preset] if preset else Preset()
-    largest = max((each for each in scales if each is not None), default=None)
-    net, eigenvalue, alpha = scaled(c, largest, silenced, how, nonlinearity)
-    driven = indicators(c, targets if targets is not None else sources or {})
+    silenced = silenced_of(c, silence, ends)
     b = None if drive is None else at(c, drive, "drive")
+
+    numbers = [each for each in scales if each is not None]  # of a sweep, all
+    largest = max(numbers, default=None)
+    net, eigenvalue, alpha = scaled(c, largest, silenced, how, nonlinearity)
+    driven = indicators(c, ends.looked_at)
     answers: list[np.ndarray] = []
     receipts: list[dict[str, float]] = []
     for each in scales:
-        alpha_here = alpha if each is None or each == largest else rescaled(eigenvalue, each, how)
-        W = net.W.bind()
-        here = Recurrence(W.bind(*(alpha_here / alpha * weight for weight in W.weights)), net.f)
-        found, told = _answered(here, driven, targets is not None, b)
+        here = alpha if each is None or each == largest else rescaled(eigenvalue, each, how)
+        found, told = _answered(_times(here / alpha, net), driven, ends.backwards, b)
         answers.append(found)
         receipts.append(told)
-    # Of a sweep, the worst: each is a residual but the margin.
-    worst = {name: (min if name == "margin" else max)(told[name] for told in receipts) for name in receipts[0]}
-    attrs: dict[str, Any] = {"eigenvalue": eigenvalue, "alpha": alpha, "scale": largest, **worst}
+
     if len(scales) > 1:
-        table = swept(c, answers, scales, sources, targets)
+        table = swept(c, answers, numbers, ends)
     else:
-        table = ranked(c, answers[0], sources, targets, source, target)
-        if preset == "cic-2026" and targets is None and "adjusted" in table:
+        table = ranked(c, answers[0], ends)
+        if preset == "cic-2026" and not ends.backwards and "adjusted" in table:
             normalise(table)
+    attrs = {"eigenvalue": eigenvalue, "alpha": alpha, "scale": largest, **_worst(receipts)}
     table.attrs = {name: value for name, value in attrs.items() if value is not None}
-    nowhere = answers[0][:, exempt] if targets is not None and len(exempt) else _elsewhere(answers[0], driven)
-    notes = [] if nowhere.any() else ["no path leads there: every influence is exactly 0"]
+    # What is asked of: the sources, where there are targets too; else all but those that are looked at.
+    others = ends.from_places if ends.backwards and ends.sources else ~(driven != 0).any(0).numpy()
+    notes = [] if answers[0][:, others].any() else ["no path leads there: every influence is exactly 0"]
     if preset is not None:
         notes += differences(preset, c.reading.weights, c.reading.threshold, bool((c.edges["weight"] < 0).any()))
         if how.only_if_positive and eigenvalue <= 0:
-            notes.append(f"no eigenvalue of W has a positive real part, and {preset} takes W as it is then")
+            notes.append(f"no eigenvalue of W has a positive real part, and the preset {preset} takes W as it is then")
     if notes:
         table.attrs["note"] = "; ".join(notes)
     return table
+
+
+def _preset(name: str | None, f: Nonlinearity) -> Preset:
+    if name is None:
+        return Preset()
+    if name not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    if not isinstance(f, Identity):
+        raise ValueError("preset: expected None, for these tools' networks are linear; or f='identity'")
+    return PRESETS[name]
+
+
+def _times(factor: float, net: Recurrence) -> Recurrence:
+    """The network with all weights times the factor."""
+    W = net.W.bind()
+    return Recurrence(W.bind(*(factor * weight for weight in W.weights)), net.f)
+
+
+def _worst(receipts: list[dict[str, float]]) -> dict[str, float]:
+    """Of a sweep, the worst of each: they are residuals, but for the margin."""
+    return {name: (min if name == "margin" else max)(told[name] for told in receipts) for name in receipts[0]}
 
 
 def _answered(
@@ -201,40 +205,3 @@ def _scales(given: float | Sequence[float] | None, f: Nonlinearity) -> list[floa
         if scales.count(each) > 1:
             raise ValueError(f"scale: expected different ones in a sweep, got {each} twice")
     return scales
-
-
-def _of_groups(c: Connectome, by: str, source: Any, target: Any) -> tuple[Any, Any]:
-    """Name -> ids of the groups that are named, of both kinds if neither is."""
-    if by not in c.neurons:
-        raise ValueError(f"by: expected a column of the neurons, {', '.join(map(str, c.neurons))}; got {by!r}")
-    known = sorted(set(labels(c.neurons, by).tolist()) - {""})
-
-    def named(given: Any, what: str) -> Any:
-        if given is None:
-            return None
-        names = [given] if isinstance(given, str | int | np.integer) else list(given)
-        return {
-            str(name): c.ids[places] for name, places in zip(names, of_groups(c.neurons, by, names, what), strict=True)
-        }
-
-    if source is None and target is None:
-        source = target = known
-    return named(source, "source"), named(target, "target")
-
-
-def _check_names(
-    c: Connectome, sources: dict[str, np.ndarray] | None, targets: dict[str, np.ndarray] | None, of_groups: bool
-) -> None:
-    """Groups become columns: none may have the name of another one."""
-    what, named = ("source", sources) if targets is None else ("target", targets)
-    taken = {"id", f"is_{what}", *map(str, c.neurons)}
-    if targets is not None and sources is not None and of_groups:
-        taken = {"source"}
-    for name in named or ():
-        if name in taken:
-            raise ValueError(f"{what}: expected a group's name that no other column has, got {name!r}")
-
-
-def _elsewhere(found: np.ndarray, driven: Tensor) -> np.ndarray:
-    """The influences on, or of, neurons of no group."""
-    return found[:, ~(driven != 0).any(0).numpy()]

@@ -161,5 +161,5 @@ def states(net: Recurrence, b: Tensor) -> tuple[np.ndarray, float]:
 def adjoints(net: Recurrence, g: Tensor) -> tuple[np.ndarray, float]:
     """The adjoints of dR/dx = g, (samples, n), in a linear network, and their largest residual."""
     gradient = recurrent_backpropagation(net, torch.zeros_like(g), g, adjoint=solvers_for(net)[1])
-    assert gradient.receipt is not None
+    assert gradient.receipt is not None  # a steady state's gradient has one
     return gradient.s.double().numpy(), float(gradient.receipt.residual.max())

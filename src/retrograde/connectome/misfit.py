@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import scipy.optimize
@@ -53,7 +54,8 @@ class Misfit:
         rows = torch.from_numpy(np.flatnonzero(self.rows))
         at = torch.from_numpy(theta)
         if self.model.x0 is not None:  # the states at θ
-            return jacobian(self.model, at, self.model.x0, rows).numpy() / self.unit[:, None]
+            with self._derivatives():
+                return jacobian(self.model, at, self.model.x0, rows).numpy() / self.unit[:, None]
         drive = self.model.of.drive
         size = drive.numel() * (self.model.of.steps if drive.ndim == 2 else 1)
 
@@ -97,8 +99,9 @@ class Misfit:
             if not np.isfinite(residual).all():  # the line search comes back from there
                 return 10 * (1 + first), np.zeros_like(theta)
             leaf = torch.from_numpy(theta.copy()).requires_grad_()
-            predicted = self.model.activities(leaf, self.model.x0)[0][torch.from_numpy(np.flatnonzero(self.rows))]
-            (g,) = torch.autograd.grad(predicted, leaf, torch.from_numpy(residual / self.unit).to(predicted))
+            with self._derivatives():
+                predicted = self.model.activities(leaf, self.model.x0)[0][torch.from_numpy(np.flatnonzero(self.rows))]
+                (g,) = torch.autograd.grad(predicted, leaf, torch.from_numpy(residual / self.unit).to(predicted))
             return 0.5 * float(residual @ residual), g.double().numpy()
 
         found = scipy.optimize.minimize(
@@ -110,6 +113,19 @@ class Misfit:
             options={"maxfun": max_steps, "maxiter": max_steps, "ftol": 1e-15, "gtol": 1e-9 * (1 + first)},
         )
         return found.x, bool(found.success), str(found.message).rstrip(".")
+
+    @contextmanager
+    def _derivatives(self) -> Iterator[None]:
+        """What a user of the fit can do where the states that were found have no derivatives, and not of its solver."""
+        try:
+            yield
+        except ConvergenceError as error:
+            where = "at the start" if self.evaluations == 1 else f"after {self.evaluations} evaluations"
+            raise ConvergenceError(
+                f"fit: {where} the states have no derivatives that could be told, for I - DW is singular or nearly so: "
+                "the network is on the edge of instability. Give a scale below 1, or a smaller one, or another start",
+                error.result,
+            ) from error
 
     def _start(self) -> np.ndarray:
         """θ at the start, within the bounds; ConvergenceError where the network has no activities there."""

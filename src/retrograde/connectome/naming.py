@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pandas as pd
 
 from retrograde.connectome.columns import NEURONS
 from retrograde.connectome.ids import WHOLE
+
+READ_AS = "columns"  # in the attrs of a table of neurons: the name of a column in the file -> its name here
 
 
 def meant(known: np.ndarray, table: pd.DataFrame, given: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -42,12 +45,30 @@ def meant(known: np.ndarray, table: pd.DataFrame, given: Any, what: str) -> tupl
 
 
 def _column(known: np.ndarray, table: pd.DataFrame, name: Any) -> str | None:
-    """Which column of the table a name is of: under its own name, or under one that it had where it was read."""
+    """Which column of the table a COLUMN:VALUE is of; None where it is none, or is an id."""
     if not isinstance(name, str) or ":" not in name or (known.dtype.kind != "i" and _holds(known, name)):
         return None
-    column = name.partition(":")[0]
-    roles = [role for role, aliases in NEURONS.items() if column.lower() in aliases]
-    return next((each for each in (column, *roles) if each in table), None)
+    return _by_name(table, name.partition(":")[0])
+
+
+def _by_name(table: pd.DataFrame, name: str) -> str | None:
+    """The column that goes by this name: its own, or one that it has where it was read, or that is known for it."""
+    roles = [role for role, aliases in NEURONS.items() if name.lower() in aliases]
+    return next((each for each in (name, table.attrs.get(READ_AS, {}).get(name), *roles) if each in table), None)
+
+
+def column_of(table: pd.DataFrame, name: str, what: str, also: Sequence[str] = ()) -> str:
+    """The column of the neurons that goes by this name, which may be the one in the file; or one of `also`.
+
+    Raises:
+        ValueError: there is none; the nearest are suggested.
+    """
+    found = name if name in also else _by_name(table, name)
+    if found is None:
+        known = [*map(str, table), *also]
+        hint = did_you_mean(name, [*known, *table.attrs.get(READ_AS, {})])
+        raise ValueError(f"{what}: expected a column of the neurons, {', '.join(known)}; got {name!r}{hint}")
+    return found
 
 
 def _holds(known: np.ndarray, name: str) -> bool:
@@ -68,9 +89,10 @@ def of_groups(table: pd.DataFrame, column: str, names: Iterable[Any], what: str)
             continue
         (places[name],) = np.nonzero(values == name)
         if not name or not len(places[name]):
-            near = _nearest(name, np.unique(values))
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
-            raise ValueError(f"{what}: no neuron has the {column} {name!r}{hint}")
+            there = np.unique(values[values != ""])
+            if not name and len(there):
+                raise ValueError(f"{what}: expected a {column} behind the colon, such as {column}:{there[0]}; got none")
+            raise ValueError(f"{what}: no neuron has the {column} {name!r}{did_you_mean(name, there)}")
     return [places[name] for name in names]
 
 
@@ -106,22 +128,25 @@ def find(known: np.ndarray, ids: Any, what: str, table: pd.DataFrame | None = No
 
 def _hint(name: str, table: pd.DataFrame | None, known: np.ndarray | None = None) -> str:
     """What a name that is no id may mean: a type or class by itself, an id that is like it, a column that is none."""
-    near = [] if known is None else _nearest(name, known)
-    if table is not None and name:
-        columns = [role for role in NEURONS if role in table and role not in ("id", "transmitter")]
-        near = [f"{each}:{name}" for each in columns if (table[each].astype(str) == name).any()] or near
-    if near:
-        return f"; did you mean {', '.join(near)}?"
-    return f"; the neurons have the columns {', '.join(map(str, table))}" if ":" in name and table is not None else ""
+    if table is None or not name:
+        return "" if known is None else did_you_mean(name, known)
+    for value in (name, name.partition(":")[2]):  # a value alone, or behind a column that is none
+        columns = [each for each in table if each not in ("id", "transmitter") and value]
+        meant = [f"{each}:{value}" for each in columns if (labels(table, each) == value).any()]
+        if meant:
+            return f"; did you mean {', '.join(meant)}?"
+    near = "" if known is None else did_you_mean(name, known)
+    return near or (f"; the neurons have the columns {', '.join(map(str, table))}" if ":" in name else "")
 
 
-def _nearest(name: str, known: np.ndarray) -> list[str]:
-    """The names that are most like this one, in whatever case it is written."""
+def did_you_mean(name: str, known: Iterable[Any]) -> str:
+    """The end of an error: the names that are most like this one, in whatever case it is written; "" if none is."""
     alike: dict[str, list[str]] = {}
-    for each in known.astype(str)[:200_000].tolist():
-        alike.setdefault(each.casefold(), []).append(each)
+    for each in itertools.islice(known, 200_000):
+        alike.setdefault(str(each).casefold(), []).append(str(each))
     near = difflib.get_close_matches(name.casefold(), alike, n=3, cutoff=0.5)
-    return [each for folded in near for each in alike[folded]][:3]
+    names = [each for folded in near for each in alike[folded]][:3]
+    return f"; did you mean {', '.join(names)}?" if names else ""
 
 
 def _whole(each: Any) -> bool:

@@ -12,6 +12,7 @@ import pyarrow.compute
 
 from retrograde.connectome.columns import NEURONS, data_set_ids, probabilities, recognise, transmitter
 from retrograde.connectome.ids import identities, of_one_kind
+from retrograde.connectome.naming import READ_AS
 from retrograde.connectome.tables import Source, numbers
 from retrograde.connectome.transmitters import Probable, Told, most_probable
 
@@ -30,6 +31,7 @@ def neuron_table(
     and what was made of probabilities.
     """
     summary: list[tuple[str, int]] = []
+    read_as: dict[str, str] = {}
     table = pd.DataFrame({"id": known})
     in_some = np.zeros(len(known), bool)
     for source in sources:
@@ -40,6 +42,7 @@ def neuron_table(
             summary.append((f"rows of the neuron table without a {about.column}", about.blank))
         summary.append(("rows of the neuron table without a connection", len(about.frame) - int(here.sum())))
         table = table.join(about.frame.drop(columns=about.frame.columns.intersection(table.columns)), on="id")
+        read_as |= {column: role for column, role in about.roles.items() if column not in table and role in table}
     if sources:
         summary.insert(0, ("neurons not in the neuron table", int((~in_some).sum())))
     names = _names_of_transmitters(table)
@@ -54,6 +57,7 @@ def neuron_table(
         if guessed:
             summary.append(("transmitters, each the most probable one", int((names != "").sum())))
     table["transmitter"] = names
+    table.attrs[READ_AS] = read_as
     return table, summary
 
 
@@ -80,9 +84,10 @@ def ids_by_row(sources: Sequence[Source], given: Mapping[str, str], n: int) -> A
 
 
 class _About(NamedTuple):
-    """What a table tells, by id; the column of ids, and how many rows have none."""
+    """What a table tells, by id; column -> role; the column of ids, and how many rows have none."""
 
     frame: pd.DataFrame
+    roles: dict[str, str]
     column: str
     blank: int
 
@@ -104,7 +109,7 @@ def _about(source: Source, known: np.ndarray, given: Mapping[str, str]) -> _Abou
     frame = frame.drop(columns=list({column, "id"} & set(frame.columns)))  # "id" is that of the edges
     by_column = {of: role for role, of in roles.items() if role != "id"}
     frame = frame.rename(columns={c: r for c, r in by_column.items() if r == c or r not in frame.columns})
-    return _About(frame, column, int((~there).sum()))
+    return _About(frame, by_column, column, int((~there).sum()))
 
 
 def _meeting(

@@ -55,9 +55,9 @@ def differences(preset: str, weights: str, threshold: float, signed: bool) -> li
     how, told = PRESETS[preset], []
     if (weights, threshold) != (how.weights, how.threshold):
         told.append(
-            f"{preset} reads weights={how.weights!r}, threshold={how.threshold:g}; this connectome was read with "
+            f"the preset {preset} reads weights={how.weights!r}, threshold={how.threshold:g}; this connectome was read with "
             f"weights={weights!r}, threshold={threshold:g}"
         )
     if signed and how.unsigned:
-        told.append(f"{preset} has no signs, for {how.unsigned}; this connectome has negative weights")
+        told.append(f"the preset {preset} has no signs, for {how.unsigned}; this connectome has negative weights")
     return told

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from retrograde.connectome.ends import Ends, places_of, unnamed
 from retrograde.connectome.wiring import Connectome
 
 _SHIFT = 24  # of the adjusted scores: ln of what counts as nothing, with its sign turned
@@ -19,61 +19,44 @@ def name_of(scale: float) -> str:
     return short if float(short) == scale else repr(float(scale))
 
 
-def swept(
-    c: Connectome,
-    answers: list[np.ndarray],
-    scales: Sequence[float | None],
-    sources: dict[str, np.ndarray] | None,
-    targets: dict[str, np.ndarray] | None,
-) -> pd.DataFrame:
+def swept(c: Connectome, answers: list[np.ndarray], scales: Sequence[float], ends: Ends) -> pd.DataFrame:
     """A column for each scale, and the ranks between which each neuron moves."""
     table = pd.DataFrame({"id": c.ids})
     for each, found in zip(scales, answers, strict=True):
-        assert each is not None  # in a sweep
         table[name_of(each)] = found[0]
     ranks = pd.DataFrame(np.abs([found[0] for found in answers]).T).rank(ascending=False, method="min")
     table["best"], table["worst"] = ranks.min(axis=1).astype(int), ranks.max(axis=1).astype(int)
-    looked_at = targets if targets is not None else sources
-    assert looked_at is not None
-    what = "is_target" if targets is not None else "is_source"
-    table[what] = np.isin(np.arange(len(c)), np.concatenate(list(looked_at.values())))
-    table = pd.concat([table, c.neurons[[name for name in c.neurons if name not in table]]], axis=1)
-    if sources is not None and targets is not None:
-        table = table.iloc[np.sort(np.concatenate(list(sources.values())))]
-    return table.sort_values(["best", "worst"], kind="stable", ignore_index=True)
+    table = _of_whom(c, table, ends).sort_values(["best", "worst"], kind="stable", ignore_index=True)
+    return _sources_alone(c, table, ends)
 
 
-def ranked(
-    c: Connectome,
-    found: np.ndarray,
-    sources: dict[str, np.ndarray] | None,
-    targets: dict[str, np.ndarray] | None,
-    source: Any,
-    target: Any,
-) -> pd.DataFrame:
-    """The answer as a table."""
-    if sources is not None and targets is not None and isinstance(source, Mapping):
+def ranked(c: Connectome, found: np.ndarray, ends: Ends) -> pd.DataFrame:
+    """A column for each group that is looked at, or one with its score; or groups on groups."""
+    looked_at = ends.looked_at
+    if ends.of_groups and ends.sources is not None:
         # dR/db summed over a source group is the influence of driving all of it.
-        rows = [[float(each[places].sum()) for each in found] for places in sources.values()]
-        names = list(targets) if isinstance(target, Mapping) else ["influence"]
-        return pd.DataFrame(rows, index=pd.Index(list(sources), name="source"), columns=names)
-    looked_at = targets if targets is not None else sources
-    assert looked_at is not None
-    what = "is_target" if targets is not None else "is_source"
-    table = pd.DataFrame({"id": c.ids})
-    if list(looked_at) == [""]:
-        table["influence"], table["adjusted"] = found[0], adjusted(found[0])
-        order = np.argsort(-np.abs(found[0]), kind="stable")
-    else:
-        for name, each in zip(looked_at, found, strict=True):
-            table[name] = each
-        order = np.argsort(-np.abs(found).max(0), kind="stable")
-    table[what] = np.isin(np.arange(len(c)), np.concatenate(list(looked_at.values())))
-    table = pd.concat([table, c.neurons[[name for name in c.neurons if name not in table]]], axis=1)
-    if sources is not None and targets is not None:
-        here = np.concatenate(list(sources.values()))
-        order = order[np.isin(order, here)]
-    return table.iloc[order].reset_index(drop=True)
+        rows = [[float(each[places].sum()) for each in found] for places in ends.sources.values()]
+        names = ["influence"] if unnamed(looked_at) else list(looked_at)
+        return pd.DataFrame(rows, index=pd.Index(list(ends.sources), name="source"), columns=names)
+    told = {"id": c.ids, **dict(zip(looked_at, found, strict=True))}
+    if unnamed(looked_at):
+        told = {"id": c.ids, "influence": found[0], "adjusted": adjusted(found[0])}
+    order = np.argsort(-np.abs(found).max(0), kind="stable")
+    table = _of_whom(c, pd.DataFrame(told), ends).iloc[order].reset_index(drop=True)
+    return _sources_alone(c, table, ends)
+
+
+def _of_whom(c: Connectome, table: pd.DataFrame, ends: Ends) -> pd.DataFrame:
+    """With what is told of each neuron, and whether it is one that is looked at; in the order of the ids."""
+    table[f"is_{ends.what}"] = np.isin(np.arange(len(c)), places_of(ends.looked_at))
+    return pd.concat([table, c.neurons[[name for name in c.neurons if name not in table]]], axis=1)
+
+
+def _sources_alone(c: Connectome, table: pd.DataFrame, ends: Ends) -> pd.DataFrame:
+    """Of sources on targets, a row for each source."""
+    if not ends.backwards or ends.sources is None:
+        return table
+    return table[table["id"].isin(c.ids[ends.from_places])].reset_index(drop=True)
 
 
 def normalise(table: pd.DataFrame) -> None:

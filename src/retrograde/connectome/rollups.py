@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from retrograde.connectome.amounts import column
+from retrograde.connectome.naming import column_of
 from retrograde.connectome.neuropils import Neuropils
 from retrograde.connectome.wiring import Connectome
 
 
 def by_pair(c: Connectome, name: str, pre: np.ndarray, post: np.ndarray, importance: np.ndarray) -> pd.DataFrame:
     """A row for each pair of groups between which there are connections, of which the importance is given."""
+    name = column_of(c.neurons, name, "column")
     code, names = _groups(c, name)
     told = (code[pre] >= 0) & (code[post] >= 0)
     pair, place = np.unique(code[pre[told]] * len(names) + code[post[told]], return_inverse=True)
@@ -25,6 +26,7 @@ def by_neuropil(c: Connectome, found: Neuropils, importance: np.ndarray, by: str
     part = found.part * importance[found.row]
     key, groups, synapses = found.neuropil.astype(np.int64), np.array([""]), found.synapses
     if by is not None:
+        by = column_of(c.neurons, by, "by")
         code, groups = _groups(c, by)
         _post, pre = (end.numpy() for end in c.W.edges)
         sender = code[pre[found.row]]
@@ -39,7 +41,7 @@ def by_neuropil(c: Connectome, found: Neuropils, importance: np.ndarray, by: str
 
 def _groups(c: Connectome, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Each neuron's group, by its place among the names, -1 where there is none; and the names."""
-    values = column(c, name, "column")
+    values = c.neurons[name]
     code, names = pd.factorize(values.where(values.astype(object).notna() & (values.astype(str) != "")), sort=True)
     return code.astype(np.int64), np.asarray(names)
 

@@ -11,10 +11,11 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from retrograde.connectome.amounts import column, per_neuron
+from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.given import Stimulus, stimulus_of
 from retrograde.connectome.layered import RELEASES, Layered, cell_options, layered
 from retrograde.connectome.linear import scaled
+from retrograde.connectome.naming import column_of
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.steadiness import linearised, stable_margin, steady
@@ -243,14 +244,15 @@ class _Telling:
     """What is kept of the states as they pass, and the table that is made of it."""
 
     def __init__(self, c: Connectome, places: np.ndarray, by: str | None, voltage: bool):
-        self.by, self.voltage = by, voltage
+        self.by = by = None if by is None else column_of(c.neurons, by, "by")
+        self.voltage = voltage
         self.places = places
         self.means: scipy.sparse.csr_array | None = None
         if by is None:
             self.names = c.ids[places]
             self.about = {"cell_type": c.neurons["cell_type"].to_numpy()[places]} if "cell_type" in c.neurons else {}
         else:
-            codes, names = pd.factorize(column(c, by, "by").iloc[places], sort=True)
+            codes, names = pd.factorize(c.neurons[by].iloc[places], sort=True)
             told = codes >= 0  # those of no type are left out
             if not told.any():
                 raise ValueError(f"by: no neuron has a {by!r}")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import SMALL, matrix, scaled, solvers_for
+from retrograde.connectome.naming import column_of
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.threads import one_blas_thread
@@ -102,8 +103,7 @@ class ConnectomeStability:
         Raises:
             ValueError: no such column.
         """
-        if column not in self.neurons:
-            raise ValueError(f"column: expected one of {', '.join(self.neurons.columns)}, got {column!r}")
+        column = column_of(self._connectome.neurons, column, "column")
         part = self.neurons.assign(neurons=1, part=self.neurons["amplitude"] ** 2)
         grouped = part.groupby(column, dropna=False)[["neurons", "part"]].sum().reset_index()
         return grouped.sort_values("part", ascending=False, kind="stable", ignore_index=True)
@@ -156,11 +156,12 @@ def stability(
         raise ValueError(f"k: expected a number of eigenvalues, got {k!r}")
     check_scale(scale)
     nonlinearity = as_nonlinearity(f)
+    driven = None if drive is None else at(c, drive, "drive")
     # Whether a linear network is stable is asked here, so it is not refused where it is not.
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), Tanh())
     (weight,) = (part.detach().requires_grad_() for part in net.W.bind().weights)
     net = Recurrence(c.W.bind(weight), nonlinearity)
-    b = torch.zeros(len(c), dtype=weight.dtype) if drive is None else at(c, drive, "drive")
+    b = torch.zeros(len(c), dtype=weight.dtype) if driven is None else driven
     state = steady_state(net.W, b, nonlinearity, solver=solvers_for(net)[0])
 
     DW = Linear(net.W.bind(), torch.zeros_like(b)[None], slopes(net, state.x, b)[None])

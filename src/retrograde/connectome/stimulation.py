@@ -130,6 +130,8 @@ def stimulate(
         W = network(c, scale, cut, Identity()).W.bind()
         net = layered(c, preset, bias=bias, tau=tau, W=W, **cell)
         return as_interpreted(c, net, targets, places, steps, turns=turns, seed=seed, told=ticking)
+    if tau is not None and steps is None:
+        raise ValueError("tau: a steady state does not depend on it; give steps=T")
     nonlinearity = as_nonlinearity(f)
     interval = None if maximum else _interval(nonlinearity, targets.activity)
     driven = _driven(c, targets, places, steps, nonlinearity, scale, cut, bias, tau)
@@ -175,8 +177,6 @@ def _driven(
     b0 = torch.from_numpy(per_neuron(c, bias, "bias")).to(like)
     if steps is not None:
         return AlongTime(Recurrence(net.W, net.f, leak_of(c, tau, 1.0, like)), b0, places, targets, steps)
-    if tau is not None:
-        raise ValueError("tau: a steady state does not depend on it; give steps=T")
     return Steady(net, b0, places, targets)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrograde.connectome.naming import labels
+from retrograde.connectome.naming import column_of, labels
 from retrograde.connectome.wiring import Connectome
 
 KINDS = ("gain", "bias", "tau", "strength")
@@ -78,8 +78,7 @@ def kinds_of(
         raise ValueError(f"parameters: expected some of {', '.join(KINDS)}, got none")
     if dt is None and "tau" in (*fitted, *start):
         raise ValueError("parameters: tau decides on no steady state; give dt, and activities over time")
-    if tie not in c.neurons:
-        raise ValueError(f"tie: expected a column of the neurons, {', '.join(map(str, c.neurons))}; got {tie!r}")
+    tie = column_of(c.neurons, tie, "tie")
     groups = labels(c.neurons, tie)
     typed = groups != ""
     names, place = np.unique(groups[typed].astype(str), return_inverse=True)

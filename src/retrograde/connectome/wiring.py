@@ -15,7 +15,7 @@ from retrograde.connectivity import Sparse
 from retrograde.connectome.columns import EDGES, NEURONS, SIGNS, transmitter
 from retrograde.connectome.edges import check_signs, merged, numbered, of_list
 from retrograde.connectome.matrices import matrix_of, of_matrix
-from retrograde.connectome.naming import meant
+from retrograde.connectome.naming import did_you_mean, meant
 from retrograde.connectome.neurons import ids_by_row, neuron_table
 from retrograde.connectome.tables import Source
 
@@ -113,7 +113,7 @@ def read(
             synapses is taken. The summary tells which transmitters are +1 because nothing names them.
         threshold: connections of a smaller count, by absolute value, are dropped.
         exclude: neurons to leave out, by id, or as COLUMN:VALUE: ``"cell_type:T4a"``.
-        exclude_transmitters: transmitters whose neurons' outgoing connections are dropped.
+        exclude_transmitters: transmitters whose neurons' outgoing connections are dropped; they have to be there.
         silence: neurons whose outgoing connections are given weight 0, likewise.
         columns: role -> column, for columns that are not recognised: roles "pre", "post", "count", "norm", "weight",
             "sign", "transmitter" of the edges, "id", "cell_type", ... of the neurons.
@@ -158,6 +158,8 @@ def read(
         found = of_matrix(matrix, str(orientation), names, weights)
     elif orientation is not None:
         raise ValueError("orientation: expected None for an edge list, whose columns say which neuron sends")
+    elif ids is not None:
+        raise ValueError("ids: expected None for an edge list, which has its own; they are those of a matrix's rows")
     else:
         found = of_list(edges, of_edges, weights, signs == "column", by_transmitter or bool(unwanted))
     senders, receivers, values, spoken, alone = found
@@ -194,7 +196,7 @@ def read(
     if len(out):
         keep(~(np.isin(pre, out) | np.isin(post, out)), "connections dropped, of excluded neurons")
     if unwanted:
-        _check_transmitters(table, "exclude_transmitters")
+        _check_transmitters(table, "exclude_transmitters", unwanted)
         names = [transmitter(name) for name in unwanted]
         keep(~table["transmitter"].isin(names).to_numpy()[pre], "connections dropped, by transmitter")
     if not len(pre):
@@ -252,16 +254,17 @@ def _signs(
         if signs == "column":
             return values["sign"] if "sign" in values else table["sign"].fillna(1.0).to_numpy(np.float64)[pre]
         if signs not in SIGNS:
-            raise ValueError(f"signs: expected a table, 'column' or one of {', '.join(SIGNS)}, got {signs!r}")
+            hint = did_you_mean(signs, ["column", *SIGNS])
+            raise ValueError(
+                f"signs: expected a mapping such as {{'gaba': -1}}, 'column' or one of {', '.join(SIGNS)}, "
+                f"got {signs!r}{hint}"
+            )
         _check_transmitters(table, "signs")
         return _by_transmitter(SIGNS[signs], table, pre)
     for name, sign in signs.items():
         if sign not in (1, -1):
             raise ValueError(f"signs: expected +1 or -1 for {name!r}, got {sign!r}")
-    present = _check_transmitters(table, "signs")
-    absent = [name for name in signs if transmitter(name) not in present]
-    if absent:
-        raise ValueError(f"signs: no neuron's transmitter is {absent[0]!r}; there are {', '.join(present)}")
+    _check_transmitters(table, "signs", signs)
     return _by_transmitter(signs, table, pre)
 
 
@@ -286,12 +289,15 @@ def _of_transmitters(signs: str | Mapping[str, int] | None, table: pd.DataFrame)
     return rows
 
 
-def _check_transmitters(table: pd.DataFrame, what: str) -> list[str]:
-    """The transmitters that are told."""
+def _check_transmitters(table: pd.DataFrame, what: str, named: Iterable[str] = ()) -> None:
+    """ValueError where none is told, or not one that is named."""
     present = sorted(set(table["transmitter"]) - {""})
     if not present:
         raise ValueError(f"{what}: no transmitter is told by the neuron table, nor by the edges")
-    return present
+    absent = [name for name in named if transmitter(name) not in present]
+    if absent:
+        hint = did_you_mean(absent[0], present)
+        raise ValueError(f"{what}: no neuron's transmitter is {absent[0]!r}; there are {', '.join(present)}{hint}")
 
 
 def _by_transmitter(signs: Mapping[str, int], table: pd.DataFrame, pre: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ def _accelerate(
     cpu = cpu_kernels()
 
     structure, (weight,) = W.structure, W.weights
-    assert isinstance(structure, Sparse)
+    assert isinstance(structure, Sparse)  # as `is_large` asks
     samples, n = z.shape
     lanes = 1 if samples <= _ONE_BY_ONE else cpu.tiles.BYTES // z.itemsize
     threads, scattered = ask_for(most()), transposed and lanes == 1

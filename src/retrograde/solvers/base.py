@@ -58,7 +58,10 @@ class Problem:
         if self.tangent is not None:
             return self.tangent(z)
         if not self.affine:
-            raise ValueError("problem: expected one with a tangent, v -> J(z) v, got None")
+            raise ValueError(
+                "solver: expected a problem with a tangent, v -> J(z) v; the state of an Equilibrium has none: use "
+                "FixedPoint, Anderson or Newton"
+            )
         c = self.step(torch.zeros_like(z))
         return lambda v: self.step(v) - c
 

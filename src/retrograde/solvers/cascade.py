@@ -45,7 +45,8 @@ class Cascade(Solver):
         """Each solver in turn, on the samples that still need one; of the first, what it `found`, if known."""
         first, *others = self.solvers
         found = first.solve(problem, z) if found is None else found
-        solution = Solution(found.value, found.status, found.residual, found.steps, torch.zeros_like(found.status))
+        method = torch.zeros_like(found.status)
+        solution = Solution(found.value, found.status, found.residual, found.steps, method)
         at_start: Tensor | None = None
         for index, solver in enumerate(others, start=1):
             rows = solution.status.nonzero()[:, 0]  # of those that are not Status.CONVERGED
@@ -62,8 +63,7 @@ class Cascade(Solver):
             before = solution.residual[rows]
             kept = (again.status == Status.CONVERGED) | (again.residual < before) | ~before.isfinite()
             best = rows[kept]
-            assert solution.method is not None
-            solution.method[best] = index
+            method[best] = index
             value, status, residual = again.value[kept], again.status[kept], again.residual[kept]
             solution.record(best, value, status, residual, solution.steps[best])
         return solution

@@ -39,7 +39,7 @@ class Homotopy(Iteration):
         max_steps: how many steps along the path a sample may take.
 
     Raises:
-        ValueError: at the solve, a problem that has no gain, such as an adjoint.
+        ValueError: at the solve, a problem that has no gain: an adjoint, or an Equilibrium.
 
     References:
         Chow, Mallet-Paret and Yorke, "Finding zeroes of maps: homotopy methods that are constructive with probability
@@ -54,7 +54,9 @@ class Homotopy(Iteration):
     def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
         """Of each sample: z and t of the path's last two points, the direction at the first, the length of a step."""
         if problem.at_gain is None:
-            raise ValueError("solver: Homotopy needs a problem with a gain; for an affine one use Direct or Krylov")
+            raise ValueError(
+                "solver: Homotopy needs a problem with a gain; an affine one, an adjoint, or an Equilibrium has none"
+            )
         t = z.new_zeros(len(z), 1)
         length = z.new_full((len(z), 1), 0.1)
         point = problem.at_gain(t).step(z)
@@ -65,7 +67,7 @@ class Homotopy(Iteration):
     ) -> tuple[Tensor, tuple[Tensor, ...], int]:
         """One step along the path; at its end, where t = 1, chords of Newton's method."""
         point, t, last_point, last_t, last_direction, last_along, length = memory
-        assert problem.at_gain is not None
+        assert problem.at_gain is not None  # `start` has looked
         # The path's slope dz/dt: (I - J)⁻¹ d step_t/dt, and t d step_t/dt = J z.
         some = t.clamp(min=torch.finfo(z.dtype).eps ** 0.5)
         here = problem.at_gain(some)
@@ -135,7 +137,7 @@ class Homotopy(Iteration):
 
         At right angles to the tangent; at t = 1, where the step `reaches` it, with t held.
         """
-        assert problem.at_gain is not None
+        assert problem.at_gain is not None  # `start` has looked
         z, t = start
         good, first, last = todo, torch.zeros_like(h), torch.zeros_like(h)
         for k in range(_CORRECTIONS):

@@ -14,7 +14,7 @@ from retrograde.solvers.base import Iteration, Problem, check_number
 
 @dataclass(frozen=True)
 class Krylov(Iteration):
-    """GMRES or BiCGSTAB on (I - J) z = c, for an affine problem z = Jz + c, such as an adjoint.
+    """GMRES or BiCGSTAB on (I - J) z = c, for an affine problem z = Jz + c: an adjoint, or a linear network.
 
     Each sample has a Krylov space of its own; the products of a batch are taken together.
 
@@ -52,7 +52,8 @@ class Krylov(Iteration):
         """Of each sample: the length of the next cycle, and the residual before the last."""
         if not problem.affine:
             raise ValueError(
-                "solver: Krylov solves affine problems, such as an adjoint; forward, use NewtonKrylov or FixedPoint"
+                "solver: Krylov solves affine problems, an adjoint or the state of a linear network; for other states "
+                "use NewtonKrylov, or FixedPoint for an Equilibrium"
             )
         return torch.full((len(z),), self.restart, device=z.device), z.new_full((len(z),), torch.inf)
 

@@ -46,7 +46,8 @@ class Neumann(Solver):
         """The sum of the terms, whatever z is."""
         if not problem.affine:
             raise ValueError(
-                "solver: Neumann sums the series of an affine problem, such as an adjoint; forward, use FixedPoint"
+                "solver: Neumann sums the series of an affine problem, an adjoint or the state of a linear network; "
+                "for other states use FixedPoint"
             )
         z = torch.zeros_like(z)
         for _ in range(self.terms):

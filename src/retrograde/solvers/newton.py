@@ -63,7 +63,7 @@ class Newton(Iteration):
 
 @dataclass(frozen=True, kw_only=True)
 class Direct(Iteration):
-    """z = (I - J)⁻¹ c by a factorisation, then refined: for an affine problem, such as an adjoint, of small n.
+    """z = (I - J)⁻¹ c by a factorisation, then refined: for an affine problem of small n: an adjoint, a linear network.
 
     Where the forward solve left its last factorisation, that one is used, and made anew only if refinement does not
     converge quickly.
@@ -79,7 +79,8 @@ class Direct(Iteration):
         """The residual before."""
         if not problem.affine:
             raise ValueError(
-                "solver: Direct solves affine problems, such as an adjoint; forward, use Newton or FixedPoint"
+                "solver: Direct solves affine problems, an adjoint or the state of a linear network; for other states "
+                "use Newton or FixedPoint"
             )
         return (z.new_full((len(z),), torch.inf),)
 

@@ -72,7 +72,7 @@ class Curve:
         """d(x - F)/d(x, t), (n, n + 1): [I - J, -dF/dt]. For small n."""
         x, t = y[None, :-1], float(y[-1])
         full = self.family.at(t).full
-        assert full is not None
+        assert full is not None  # of small n
         return torch.cat([torch.eye(x.shape[1]).to(x) - full(x)[0], -self.family.slope(x, t).mT], 1)
 
     def solve(self, y: Tensor, border: Tensor, r: Tensor, s: float, exactly: bool = False) -> Tensor | None:

@@ -57,7 +57,7 @@ def _along_input(net: Any, direction: Any, input: Tensor | None, network: bool) 
         raise ValueError(f"parameter: 'input' needs a Network or a torch cell, got {type(net).__name__}")
     cell = cell_of(net, input)
     base = cell.input
-    assert base is not None
+    assert base is not None  # a network and a torch cell have one
     check_finite("direction", check_last_axis("direction", check_like("direction", direction, base), len(base)))
     if direction.ndim != 1:
         raise ValueError(f"direction: expected shape ({len(base)},), got {tuple(direction.shape)}")
@@ -77,7 +77,7 @@ def _along_input(net: Any, direction: Any, input: Tensor | None, network: bool) 
 
     def slope_of_cell(x: Tensor, t: float) -> Tensor:
         of_input = at(t).of_input
-        assert of_input is not None
+        assert of_input is not None  # a torch cell has one
         return (of_input(x) @ direction).detach()
 
     return Family("input", at, slope_of_cell)

@@ -88,7 +88,7 @@ def largest_of_symmetric(S: Tensor | Product, like: Tensor | None = None) -> Dif
     if isinstance(S, Tensor):
         values, vectors = torch.linalg.eigh(S)
     else:
-        assert like is not None
+        assert like is not None  # it comes with a function
         values, vectors = (part[None] for part in arpack(eigsh, S, like, 2, "LA"))
         order = values.argsort()
         values, vectors = values.gather(-1, order), vectors.gather(-1, order[:, None].expand(vectors.shape))

@@ -205,7 +205,7 @@ def check_solver(solver: Any, seed: int = 0) -> None:
         _require("affine" in str(refusal), f"adjoint: refused with {refusal}")
         return
     receipt = found.receipt
-    assert receipt is not None
+    assert receipt is not None  # a steady state's gradient has one
     truncated = receipt.status == rg.Status.TRUNCATED
     error = (found.s - exact).abs().amax(-1)
     _require((error[~truncated] < 1e-9).all(), "adjoint: another s than (D⁻¹ - Wᵀ)⁻¹ dR/dx")
