@@ -1,13 +1,24 @@
 """The files that people hold, with the columns and the gaps that they have, read as they are."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+from typer.testing import CliRunner
 
+from retrograde.cli.app import app
 from retrograde.connectome import read
 
 LONG = 720575940600000000  # what FlyWire's ids are above
+
+
+MALE_CNS = {
+    "edges": pd.DataFrame({"body_pre": [11, 12, 13], "body_post": [12, 13, 11], "weight": [5, 6, 7]}),
+    "types": pd.DataFrame({"bodyId": [13, 12, 11], "type": ["R1", "Mi1", "T4a"], "somaSide": list("LRL")}),
+    "nts": pd.DataFrame({"body": [11, 12, 13, 99], "consensus_nt": ["acetylcholine", "gaba", "histamine", "gaba"]}),
+}
 
 
 def dense(c):
@@ -154,9 +165,7 @@ def test_flywires_probabilities_of_each_transmitter():
 
 
 def test_male_cns_in_three_tables_and_what_no_sign_was_given_for():
-    weights = pd.DataFrame({"body_pre": [11, 12, 13], "body_post": [12, 13, 11], "weight": [5, 6, 7]})
-    types = pd.DataFrame({"bodyId": [13, 12, 11], "type": ["R1", "Mi1", "T4a"], "somaSide": list("LRL")})
-    nts = pd.DataFrame({"body": [11, 12, 13, 99], "consensus_nt": ["acetylcholine", "gaba", "histamine", "gaba"]})
+    weights, types, nts = MALE_CNS.values()
     c = read(weights, [types, nts], signs={"gaba": -1})
     assert list(c.neurons["cell_type"]) == ["T4a", "Mi1", "R1"] and list(c.neurons["side"]) == list("LRL")
     assert c.edges.set_index("pre")["weight"].to_dict() == {11: 5, 12: -6, 13: 7}
@@ -167,6 +176,30 @@ def test_male_cns_in_three_tables_and_what_no_sign_was_given_for():
     signed = read(weights, [types, nts], signs={"gaba": -1, "histamine": -1})
     assert signed.edges.set_index("pre")["weight"].to_dict() == {11: 5, 12: -6, 13: -7}
     assert list(read(weights, (nts, types), columns={"side": "somaSide"}).neurons["side"]) == list("LRL")
+
+
+def test_the_command_takes_several_neuron_tables(tmp_path):
+    for name, table in MALE_CNS.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    args = [
+        "influence",
+        tmp_path / "edges.csv",
+        "--source",
+        "cell_type:R1",
+        "--signs",
+        "gaba=-1,histamine=-1",
+        "--json",
+    ]
+    done = CliRunner().invoke(
+        app, [*map(str, args), "--neurons", *(str(tmp_path / f"{n}.csv") for n in ("types", "nts"))]
+    )
+    assert done.exit_code == 0, done.output
+    found = pd.DataFrame(json.loads(done.stdout)).set_index("id")
+    assert (
+        found.loc[13, "is_source"]
+        and found.loc[11, "influence"] < 0
+        and found.loc[11, "transmitter"] == "acetylcholine"
+    )
 
 
 def test_fields_that_something_else_separates(tmp_path):

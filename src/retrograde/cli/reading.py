@@ -48,7 +48,9 @@ class Asked:
         Path | None, typer.Argument(help="The connections: CSV, TSV (.gz too), Parquet, Feather, SQLite, .npz or .npy.")
     ] = None
     example: Annotated[Example | None, _reading("A connectome that comes along, in place of EDGES.")] = None
-    neurons: Annotated[Path | None, _reading("A table of the neurons: transmitter, type, side.")] = None
+    neurons: Annotated[list[Path] | None, _reading("A table of the neurons: transmitter, type, side; or several.")] = (
+        None
+    )
     weights: Annotated[
         str | None, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count, or a preset's]")
     ] = None
@@ -85,15 +87,15 @@ class Asked:
         return SOURCES[self.example] if self.example is not None else ""
 
     @property
-    def files(self) -> tuple[Path, Path | None]:
+    def files(self) -> tuple[Path, list[Path]]:
         """The tables of the connections and of the neurons."""
         if self.edges is not None and self.example is None:
             if str(self.edges) in SOURCES and not self.edges.exists():
                 raise InputError(f"edges: no such file: {self.edges}; did you mean --example {self.edges}?")
-            return self.edges, self.neurons
+            return self.edges, self.neurons or []
         if self.edges is None and self.example is not None:
             edges, neurons = files(self.example)
-            return edges, self.neurons or neurons
+            return edges, self.neurons or [neurons]
         got = "neither (EDGES comes before the options)" if self.edges is None else "both"
         raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
 

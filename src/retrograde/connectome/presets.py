@@ -55,8 +55,8 @@ def differences(preset: str, weights: str, threshold: float, signed: bool) -> li
     how, told = PRESETS[preset], []
     if (weights, threshold) != (how.weights, how.threshold):
         told.append(
-            f"the preset {preset} reads weights={how.weights!r}, threshold={how.threshold:g}; this connectome was read with "
-            f"weights={weights!r}, threshold={threshold:g}"
+            f"the preset {preset} reads weights={how.weights!r}, threshold={how.threshold:g}; this connectome was read "
+            f"with weights={weights!r}, threshold={threshold:g}"
         )
     if signed and how.unsigned:
         told.append(f"the preset {preset} has no signs, for {how.unsigned}; this connectome has negative weights")
