@@ -95,13 +95,13 @@ def _loaded(path: Path) -> Any:
     said = f"edges {path}: expected a sparse matrix as SciPy saves it, or one full one as NumPy does"
     try:
         if path.suffix.lower() == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return np.load(path, mmap_mode="r")
         with open(path, "rb") as file:
             with zipfile.ZipFile(file) as archive:
                 size = sum(each.file_size for each in archive.infolist())
             if size > available():
                 raise MemoryError(f"it takes {size / 1e9:.2g} GB of memory; {available() / 1e9:.2g} GB are free")
-            arrays = np.load(file, allow_pickle=False)
+            arrays = np.load(file)
             if "format" in arrays.files:
                 file.seek(0)
                 return scipy.sparse.load_npz(file)

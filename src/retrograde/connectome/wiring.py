@@ -12,11 +12,12 @@ import scipy.sparse
 import torch
 
 from retrograde.connectivity import Sparse
-from retrograde.connectome.columns import EDGES, NEURONS, SIGNS, transmitter
-from retrograde.connectome.edges import check_signs, merged, numbered, of_list
+from retrograde.connectome.columns import EDGES, NEURONS, transmitter
+from retrograde.connectome.edges import merged, numbered, of_list
 from retrograde.connectome.matrices import matrix_of, of_matrix
-from retrograde.connectome.naming import did_you_mean, meant
+from retrograde.connectome.naming import meant
 from retrograde.connectome.neurons import ids_by_row, neuron_table
+from retrograde.connectome.signs import check_column, check_transmitters, signs_of, told_of
 from retrograde.connectome.tables import Source
 
 
@@ -172,9 +173,9 @@ def read(
     table, of_table = neuron_table(about, known, of_neurons, spoken, pre, values.get("count"))
     told += of_table
     if by_transmitter:
-        told += _of_transmitters(signs, table)
+        told += told_of(signs, table)
     elif signs == "column" and "sign" not in values:
-        _check_signs_of(table)
+        check_column(table)
         told.append(("neurons without a sign, +1", int(table["sign"].isna().sum())))
 
     pre, post, values = merged(pre, post, values, len(known))
@@ -196,7 +197,7 @@ def read(
     if len(out):
         keep(~(np.isin(pre, out) | np.isin(post, out)), "connections dropped, of excluded neurons")
     if unwanted:
-        _check_transmitters(table, "exclude_transmitters", unwanted)
+        check_transmitters(table, "exclude_transmitters", unwanted)
         names = [transmitter(name) for name in unwanted]
         keep(~table["transmitter"].isin(names).to_numpy()[pre], "connections dropped, by transmitter")
     if not len(pre):
@@ -204,7 +205,7 @@ def read(
 
     here = np.unique(np.concatenate([pre, post]))
     told.append(("neurons without a connection left, dropped", len(known) - len(here)))
-    weight = _weights(weights, values, post, len(known)) * _signs(signs, values, table, pre)
+    weight = _weights(weights, values, post, len(known)) * signs_of(signs, values, table, pre)
     weight = np.where(np.isin(pre, meant(known, table, silence, "silence")[0]), 0.0, weight)
 
     place = np.full(len(known), -1)
@@ -243,63 +244,3 @@ def _weights(weights: str, values: dict[str, np.ndarray], post: np.ndarray, n: i
 def _fractions(counts: np.ndarray, post: np.ndarray, n: int) -> np.ndarray:
     total = np.bincount(post, counts, minlength=n)[post]
     return np.divide(counts, total, out=np.zeros_like(total), where=total > 0)
-
-
-def _signs(
-    signs: str | Mapping[str, int] | None, values: dict[str, np.ndarray], table: pd.DataFrame, pre: np.ndarray
-) -> np.ndarray | float:
-    if signs is None:
-        return 1.0
-    if isinstance(signs, str):
-        if signs == "column":
-            return values["sign"] if "sign" in values else table["sign"].fillna(1.0).to_numpy(np.float64)[pre]
-        if signs not in SIGNS:
-            hint = did_you_mean(signs, ["column", *SIGNS])
-            raise ValueError(
-                f"signs: expected a mapping such as {{'gaba': -1}}, 'column' or one of {', '.join(SIGNS)}, "
-                f"got {signs!r}{hint}"
-            )
-        _check_transmitters(table, "signs")
-        return _by_transmitter(SIGNS[signs], table, pre)
-    for name, sign in signs.items():
-        if sign not in (1, -1):
-            raise ValueError(f"signs: expected +1 or -1 for {name!r}, got {sign!r}")
-    _check_transmitters(table, "signs", signs)
-    return _by_transmitter(signs, table, pre)
-
-
-def _check_signs_of(table: pd.DataFrame) -> None:
-    """ValueError unless there are signs of the neurons, where the edges have none; what is blank is left out."""
-    if "sign" not in table:
-        raise ValueError("signs: expected a column of signs in the edges or in the neuron table, found none")
-    signs = pd.to_numeric(table["sign"], errors="coerce").astype(np.float64)
-    given = table["sign"].notna()
-    check_signs(signs[given].to_numpy(), "neurons, sign")
-    table["sign"] = signs
-
-
-def _of_transmitters(signs: str | Mapping[str, int] | None, table: pd.DataFrame) -> list[tuple[str, int]]:
-    """For the summary: which neurons are +1 as no sign was given for what they release, or it is not known."""
-    known = SIGNS.get(signs, {}) if isinstance(signs, str) else signs or {}
-    told = table["transmitter"]
-    others = told[(told != "") & ~told.isin([transmitter(name) for name in known])]
-    rows = [("neurons without a transmitter", int((told == "").sum()))]
-    if len(others):
-        rows.append((f"+1, not named in signs: {', '.join(sorted(set(others)))}", len(others)))
-    return rows
-
-
-def _check_transmitters(table: pd.DataFrame, what: str, named: Iterable[str] = ()) -> None:
-    """ValueError where none is told, or not one that is named."""
-    present = sorted(set(table["transmitter"]) - {""})
-    if not present:
-        raise ValueError(f"{what}: no transmitter is told by the neuron table, nor by the edges")
-    absent = [name for name in named if transmitter(name) not in present]
-    if absent:
-        hint = did_you_mean(absent[0], present)
-        raise ValueError(f"{what}: no neuron's transmitter is {absent[0]!r}; there are {', '.join(present)}{hint}")
-
-
-def _by_transmitter(signs: Mapping[str, int], table: pd.DataFrame, pre: np.ndarray) -> np.ndarray:
-    by_name = {transmitter(name): sign for name, sign in signs.items()}
-    return table["transmitter"].map(by_name).fillna(1.0).to_numpy(np.float64)[pre]
