@@ -76,6 +76,11 @@ def test_bad_input_is_one_line(edges, tmp_path, change, args, message):
     assert {path.name for path in tmp_path.iterdir()} == {"edges.csv"}
 
 
+def test_an_example_in_the_place_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "did you mean --example worm?" in said("influence", "worm", "--target", "AVAL")
+
+
 def test_without_a_table():
     assert "got neither" in said("influence", "--source", "a")
 
@@ -85,7 +90,7 @@ def test_importance_says_the_same(edges, tmp_path):
     here = "importance", tmp_path / "edges.csv", "--source", "a"
     assert "did you mean d?" in said(*here, "--target", "dd")
     assert "a number behind each =" in said(*here, "--target", "d=much")
-    assert "--synapses: expected a name that ends in .parquet" in said(*here, "--target", "d", "--synapses", "x.csv")
+    assert "--synapses: expected a name that ends in .parquet" in said(*here, "--target", "d", "--synapses", "x.txt")
     assert "unstable from 1 on" in said(*here, "--target", "d", "--scale", "1.5")
     assert "--target: d is there more than once" in said(*here, "--target", "d=1", "d=-1")
 

@@ -26,7 +26,7 @@ class Factors:
     """
 
     def __init__(self, like: Tensor, samples: int | None = None, n: int | None = None):
-        self._dtype, self._device, self._n = like.dtype, like.device, like.shape[-1] if n is None else n
+        self._dtype, self._device, self._n = factored_in(like.dtype), like.device, like.shape[-1] if n is None else n
         self._samples = len(like) if samples is None else samples
 
     # Most solves need no factors, and so no room for them.
@@ -59,7 +59,7 @@ class Factors:
         rows = self._all if rows is None else rows
         self._make_room(rows[self.missing(rows)])
         place = self._place[rows]
-        self._lu[place], self._pivots[place], _ = torch.linalg.lu_factor_ex(matrices())
+        self._lu[place], self._pivots[place], _ = torch.linalg.lu_factor_ex(matrices().to(self._dtype))
 
     def missing(self, rows: Tensor | None) -> Tensor:
         """Which of these samples have no factors yet, as positions in `rows`; one for a sample that is there twice."""
@@ -74,7 +74,8 @@ class Factors:
     def solve(self, rows: Tensor | None, r: Tensor, transposed: bool = False) -> Tensor:
         """A⁻¹ r, or A⁻ᵀ r, for these samples; r (len(rows), n)."""
         place = self._place if rows is None else self._place[rows]
-        return torch.linalg.lu_solve(self._lu[place], self._pivots[place], r[:, :, None], adjoint=transposed)[:, :, 0]
+        right = r[:, :, None].to(self._dtype)
+        return torch.linalg.lu_solve(self._lu[place], self._pivots[place], right, adjoint=transposed)[:, :, 0].to(r)
 
     def _make_room(self, rows: Tensor) -> None:
         held, n, _ = self._lu.shape
@@ -89,3 +90,8 @@ class Factors:
             self._place[rows] = torch.arange(held, all_of_them, device=rows.device)
             self._lu = torch.cat([self._lu, self._lu.new_empty(len(rows), n, n)])
             self._pivots = torch.cat([self._pivots, self._pivots.new_empty(len(rows), n)])
+
+
+def factored_in(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, which torch does not factor."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
