@@ -65,13 +65,10 @@ def _iterate(
     found = array(z).copy()
     (samples, n), dtype = found.shape, found.dtype.type
     numbers = dtype(damping), rtol, _TINY[z.dtype], max_steps, floor, 0.0
-    told, bend = np.empty((1, 3)), np.empty((1, 0), dtype)
     if is_lone(W, samples):
         threads = ask_for(most())
         A = packed(W, transposed)
-        one = cpu.lone.iterate(
-            A, array(c)[0], array(D).reshape(-1), kind, *numbers, threads, found[0], told[0], bend[0]
-        )
+        one = cpu.lone.iterate(A, array(c)[0], array(D).reshape(-1), kind, *numbers, threads, found[0], None, None)
         residual, steps = np.array(one[:1], dtype), np.array(one[1:])
     else:
         residual, steps = np.empty(samples, dtype), np.empty(samples, np.int64)
@@ -79,7 +76,7 @@ def _iterate(
         M, (_, threads) = matrix(W, transposed), share(samples, n, together(W))
         ask_for(threads)
         about = array(c), array(D), kind, numbers, threads, False, none
-        cpu.fixed_point.iterate(*M, *about, found, residual, steps, nor_of_these, none, told, bend)
+        cpu.fixed_point.iterate(*M, *about, found, residual, steps, nor_of_these, none, None, None)
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps)
 
 
@@ -156,13 +153,13 @@ def _whole(
 
     drive = array(c)
     dtype = drive.dtype
-    if not target:
-        errors, bend = np.empty((1, 3)), np.empty((1, 0), dtype)
-    elif state is None:
+    errors: np.ndarray | None = None
+    bend: np.ndarray | None = None
+    if target and state is None:
         errors, bend = np.full((samples, 3), np.inf), np.empty((samples, n), dtype)
-    else:
+    elif target and state is not None:
         errors, bend = state.errors.numpy().copy(), state.bend.numpy()
-    if lone:
+    if lone and errors is not None and bend is not None:
         return _lone(W, transposed, drive, D, kind, z, (rtol, max_steps, floor, target), x, errors, bend)
     found = np.empty((samples, n), dtype) if z is None else array(z).copy()
     residual, steps, amplified = np.empty(samples, dtype), np.empty(samples, np.int64), np.empty(samples, dtype)
@@ -184,13 +181,10 @@ def _whole(
     if x is not None and not at_once and all_converged:
         gradient = outer(W, s, x)
     vectors = torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(amplified)
-    return Whole(
-        s,
-        *vectors,
-        all_converged,
-        gradient,
-        Aimed(torch.from_numpy(errors), torch.from_numpy(bend), everything) if target else None,
-    )
+    aimed = None
+    if errors is not None and bend is not None:
+        aimed = Aimed(torch.from_numpy(errors), torch.from_numpy(bend), everything)
+    return Whole(s, *vectors, all_converged, gradient, aimed)
 
 
 def _lone(

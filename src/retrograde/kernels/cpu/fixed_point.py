@@ -36,35 +36,39 @@ def iterate(M, transposed, c, D, kind, numbers, threads, whole, x, z, residual, 
     given is finite. For an adjoint it begins at Dc, finds |z| / |Dc| of each sample, amplified (B,), and, for a full W,
     adds Σ_k z[k] x[k]ᵀ to dW, unless that is (0, 0).
 
-    With a `target` a sample goes on until its residuals, by how fast they shrink, tell an error that is no more. What
-    is told of a sample, (B, 3), is the error of its state, the same as dR/dx carries it, and the error of s xᵀ;
-    infinite where they tell nothing. A state's iteration writes the first two, and to bend (B, n) how its slopes may
-    differ from the true ones, which the adjoint's reads. For a state the target is of its error as the adjoint will
-    amplify it.
+    Given `told`, a sample goes on until its residuals, by how fast they shrink, tell an error of no more than the
+    target. What is told of a sample, (B, 3), is the error of its state, the same as dR/dx carries it, and the error of
+    s xᵀ; infinite where they tell nothing. A state's iteration writes the first two, and to bend (B, n) how its slopes
+    may differ from the true ones, which the adjoint's reads. For a state the target is of its error as the adjoint
+    will amplify it.
 
     Returns:
         UNFIT, and nothing was done, where what was looked at is not fit for it (see `_is_fit`); DONE; or, of a whole,
-        ALL_CONVERGED, which no rounding hides; or, where there is a target, ALL_TOLD.
+        ALL_CONVERGED, which no rounding hides; or, where there is something told, ALL_TOLD.
     """
-    targeted = numbers[5] > 0
-    if whole and kind == SLOPES and targeted:
-        if not _admit(D, c, z, amplified, told):
+    # Without anything to be told, all that is about it is not even compiled.
+    if whole and kind == SLOPES:
+        fit = _is_fit(D, c, z, amplified) if told is None else _admit(D, c, z, amplified, told)
+        if not fit:
             return UNFIT
-    elif whole and not (_is_fit(D, c, z, amplified) if kind == SLOPES else is_finite(M) and all_finite(c)):
+    elif whole and not (is_finite(M) and all_finite(c)):
         return UNFIT
     A, B = ready(M, transposed), len(z)
     for thread in prange(threads):
         first, last = B * thread // threads, B * (thread + 1) // threads
-        _iterate(A, c, D, kind, numbers, first, last, z, residual, steps, told, bend)
+        if told is None:
+            _iterate(A, c, D, kind, numbers, first, last, z, residual, steps, None, None)
+        else:
+            _iterate(A, c, D, kind, numbers, first, last, z, residual, steps, told, bend)
     if not whole:
         return DONE
-    converged, all_told, (_, rtol, tiny, _, _, _) = True, targeted, numbers
+    converged, all_told, (_, rtol, tiny, _, _, _) = True, told is not None, numbers
     for k in range(B):
         good = residual[k] <= rtol
         if kind == SLOPES:
             amplified[k] = norm(z[k]) / amplified[k] if amplified[k] > 0 else 1
             good &= amplified[k] <= 0.1 / math.sqrt(tiny)
-        if targeted:
+        if told is not None:
             which = 2 if kind == SLOPES else 0
             if not good:
                 told[k, which] = np.inf
@@ -86,7 +90,7 @@ def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps, told, ben
     u, x = np.empty((most, n), z.dtype), np.zeros((most, n), z.dtype)
     sample = np.full(most, -1)
     count, mark = np.zeros(most, np.int64), np.zeros(most)
-    way = np.empty((most if target > 0 else 0, n), z.dtype)  # of each lane's last step
+    way = np.empty((0 if told is None else most, n), z.dtype)  # of each lane's last step
     gaps, rates, near, turns = np.zeros(most), np.zeros(most), np.zeros(most, np.bool_), np.zeros(most, np.int64)
     lanes = 0
     while True:
@@ -115,7 +119,7 @@ def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps, told, ben
             now, before = u[lane], x[lane]
             bent = 0.0
             if kind == SLOPES:
-                if near[lane]:
+                if bend is not None and near[lane]:
                     bent = norm_of_product(bend[i], now)
                 times_slope(kind, D[i], now)
             else:
@@ -127,7 +131,7 @@ def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps, told, ben
                 stalled = r < floor and r >= mark[lane]
                 mark[lane] = r
             going = r > rtol and r < np.inf
-            if target > 0:
+            if told is not None:
                 gain = np.inf
                 if near[lane]:
                     gain = gain_of(gap, gaps[lane], rates[lane], along(now, before, way[lane]), size, noise)

@@ -84,7 +84,7 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, target, thread
     """`fixed_point.iterate` for one sample: z, c and D (n,), told (3,), bend (n,). The residual and the steps."""
     n, steps, mark = len(z), 0, np.inf
     x, u, work = z.reshape(1, n), np.empty((1, n), z.dtype), room(A, 0)
-    way, bents = np.empty(n if target > 0 else 0, z.dtype), np.zeros(threads)
+    way, bents = np.empty(0 if told is None else n, z.dtype), np.zeros(threads)
     eps, gap_before, rate, near, turns = math.sqrt(tiny), np.inf, np.inf, False, 0
     while True:
         for thread in prange(threads):
@@ -106,7 +106,7 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, target, thread
             stalled = residual < floor and residual >= mark
             mark = residual
         going = residual > rtol and residual < np.inf
-        if target > 0:
+        if told is not None:
             gain = np.inf
             if near:
                 gain = gain_of(gap, gap_before, rate, along(now, z, way), size, NOISE * eps)
