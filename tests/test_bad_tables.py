@@ -90,7 +90,7 @@ def test_importance_says_the_same(edges, tmp_path):
     here = "importance", tmp_path / "edges.csv", "--source", "a"
     assert "did you mean d?" in said(*here, "--target", "dd")
     assert "a number behind each =" in said(*here, "--target", "d=much")
-    assert "--synapses: expected a name that ends in .parquet" in said(*here, "--target", "d", "--synapses", "x.csv")
+    assert "--synapses: expected a name that ends in .parquet" in said(*here, "--target", "d", "--synapses", "x.txt")
     assert "unstable from 1 on" in said(*here, "--target", "d", "--scale", "1.5")
     assert "--target: d is there more than once" in said(*here, "--target", "d=1", "d=-1")
 

@@ -444,3 +444,13 @@ def test_the_example_follows_all_nine_states_of_its_pair(tmp_path, capsys):
     folds = sorted(point.parameter for branch in branches for point in branch.special)
     assert len(folds) == 8
     assert all(abs(a + b) < 1e-10 for a, b in zip(folds, folds[::-1], strict=True))  # x -> -x with t -> -t
+
+
+def test_a_branch_begins_where_many_starts_find_what_one_does_not():
+    torch.manual_seed(5)
+    cell = torch.nn.GRUCell(2, 6).double()
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.mul_(8)
+    branch = rg.continue_steady_state(cell, ("input", torch.randn(2).double()), (-3, 3), throw=False, max_points=3)
+    assert len(branch) == 3 and (branch.residual < 1e-8).all()

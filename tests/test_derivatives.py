@@ -21,6 +21,7 @@ from problems import (
     saturated,
     shrunk,
 )
+from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
@@ -522,6 +523,27 @@ def test_a_compiled_model_gives_the_same_numbers(along_time):
         model.net.W.weight.mul_(0.5)
     assert_close(compiled(z), model(z))
     assert_all_close(gradient_of(compiled.eval(), z), gradient_of(model, z), conditioning=10)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_equilibrium_of_a_bounded_convolution_gives_the_same_numbers():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 2, 3, padding=1).double()
+    nn.utils.parametrize.register_parametrization(conv, "weight", rg.SpectralBall(0.8))
+    model = rg.Equilibrium(Bent(conv))
+    compiled, z = torch.compile(model, backend="aot_eager"), randn(2, 2, 4, 4)
+    assert_close(compiled(z), model(z))
+    assert_all_close(gradient_of(compiled, z), gradient_of(model, z), conditioning=10)
+
+
+class Bent(nn.Module):
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x, u):
+        return torch.tanh(self.conv(x) + u)
 
 
 @each_model

@@ -74,6 +74,9 @@ SOLVERS = {
     "Newton, Direct": (rg.Newton(), rg.Direct()),
     "Newton, Newton": (rg.Newton(), rg.Newton()),
     "Krylov": (rg.FixedPoint(damping=0.8), rg.Krylov(restart=3)),
+    "NewtonKrylov, BiCGSTAB": (rg.NewtonKrylov(), rg.Krylov("bicgstab")),
+    "PseudoTransient": (rg.PseudoTransient(), rg.NewtonKrylov()),
+    "Homotopy, Anderson": (rg.Homotopy(), rg.Anderson()),
     "Cascade": (
         rg.Cascade(rg.FixedPoint(max_steps=3), rg.Newton()),
         rg.Cascade(rg.FixedPoint(max_steps=3), rg.Direct()),

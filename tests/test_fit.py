@@ -387,6 +387,16 @@ def test_a_fit_that_ends_in_an_unstable_state_says_so():
     assert np.isclose(found.attrs["margin"], 1 - eigenvalue) and "unstable in continuous time" in " ".join(found.notes)
 
 
+def test_what_f_does_not_reach_is_told():
+    c = network()
+    recorded = pd.DataFrame({"neuron": c.ids, "activity": [5.0, -1.0, 1.0, *np.full(len(c) - 3, 0.1)]})
+    drive = pd.DataFrame({"neuron": [c.ids[0]], "strength": [1.0]})
+    found = fit(c, recorded, drive, parameters="gain", hold_out=0, throw=False)
+    assert any("3 of 24 entries lie outside the range of tanh" in note for note in found.notes)
+    found = fit(c, recorded.assign(activity=0.1), drive, parameters="gain", hold_out=0, throw=False)
+    assert not any("outside" in note for note in found.notes)
+
+
 BAD = [
     (lambda r, d: (r.drop(columns="activity"), d), {}, "expected the columns neuron and activity; activity not found"),
     (lambda r, d: (r.head(0), d), {}, "recorded: expected at least one row"),

@@ -439,6 +439,21 @@ def test_one_dtype_in_the_same_out(structure, dtype):
     assert all(weight.grad.dtype == dtype for weight in net.W.weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", [None, rg.Newton(), rg.PseudoTransient(), rg.Anderson(), rg.NewtonKrylov()], ids=str)
+def test_half_precision_is_factored_in_float32(method, dtype):
+    W, input = not_normal(8), randn(3, 8)
+    adjoint = {rg.Newton(): rg.Direct(), rg.NewtonKrylov(): rg.Krylov("gmres")}.get(method)
+    net = rg.Network(W.to(dtype))
+    state = net.steady_state(input.to(dtype), solver=method, adjoint=adjoint)
+    assert_close(state.x, rg.steady_state(W, input).x.to(dtype), within=0.1)
+    state.x.sum().backward()
+    (wanted,) = gradient(lambda W: rg.steady_state(W, input).x.sum(), [W])
+    assert_close(net.W.weight.grad, wanted.to(dtype), within=0.1)
+    wild = rg.Network(5 * W.to(dtype)).steady_state(input.to(dtype), throw=False)  # beyond what plain steps find
+    assert wild.converged.all()
+
+
 @pytest.mark.parametrize("f", ["tanh", "relu", "softplus"])
 def test_bfloat16_as_far_as_torch_goes(f):
     W, input = 0.5 * not_normal(8), randn(3, 8)
@@ -452,3 +467,24 @@ def test_bfloat16_as_far_as_torch_goes(f):
     assert_close(net.W.weight.grad, wanted.bfloat16(), within=0.1)
     path = net.trajectory(input.bfloat16(), steps=4).x
     assert_close(path, rg.trajectory(W, input, f=f, steps=4).x.bfloat16(), within=0.1)
+
+
+def test_what_is_not_a_solver_and_a_network_without_numbers_are_named():
+    net, z = rg.Network(4), torch.zeros(4)
+    for call in (
+        lambda **how: net.steady_state(z, **how),
+        lambda **how: rg.steady_state(net.W, z, **how),
+        lambda **how: rg.recurrent_backpropagation(net, z, z, **how),
+    ):
+        with pytest.raises(TypeError, match=r"adjoint: .* got the class Krylov: write Krylov\(\)"):
+            call(adjoint=rg.Krylov)
+        with pytest.raises(TypeError, match="throw: expected True or False, got 'no'"):
+            call(throw="no")
+    with pytest.raises(TypeError, match=r"solver: .* got the class Newton: write Newton\(\)"):
+        net.steady_state(z, solver=rg.Newton)
+    with pytest.raises(TypeError, match=r"solver: .* got str"):
+        net.steady_state(z, solver="newton")
+    net, z = net.to("meta"), z.to("meta")
+    for call in (net.steady_state, lambda z: net.trajectory(z, steps=2), lambda z: rg.stability(net, z)):
+        with pytest.raises(ValueError, match="expected numbers, got a tensor on the device meta"):
+            call(z)

@@ -668,7 +668,39 @@ def test_a_receipt_tells_the_verdict_on_its_state():
     assert "stable" not in str(receipt)  # nobody asked
     assert receipt.verdict is state.verdict and "2 stable" in str(receipt)
     assert copy.copy(receipt).residual is receipt.residual
+    code = state.verdict.code
     del state
     gc.collect()
-    with pytest.raises(RuntimeError, match="its state is gone"):
-        _ = receipt.verdict
+    assert torch.equal(receipt.verdict.code, code) and "2 stable" in str(receipt)
+
+
+def test_a_receipt_by_hand_tells_the_verdict_where_the_input_is_known():
+    net, input = rg.Network(not_normal(6), leak=0.5), torch.ones(2, 6, dtype=torch.float64)
+    x = net.steady_state(input).x.detach()
+    told = rg.recurrent_backpropagation(net, x, torch.ones_like(x), input=input).receipt
+    assert torch.equal(told.verdict.margin, net.steady_state(input).verdict.margin) and "2 stable" in str(told)
+    for how in ({}, {"input": input}):
+        receipt = rg.recurrent_backpropagation(net if not how else net.recurrence, x, torch.ones_like(x), **how).receipt
+        with pytest.raises(RuntimeError, match="a Network and its input, of which this receipt has not both"):
+            _ = receipt.verdict
+    told.forget()
+    assert torch.equal(told.verdict.code, net.steady_state(input).verdict.code)  # asked for before
+
+
+def test_a_deep_copy_of_a_state_and_its_receipt_has_the_numbers_without_their_history():
+    net = rg.Network(not_normal(6), b=False)
+    state = net.steady_state(torch.ones(2, 6, dtype=torch.float64))
+    state.x.sum().backward()
+    state.receipt.error_estimate.sum()
+    for twin in (copy.deepcopy(state), copy.deepcopy({"state": state})["state"]):
+        assert torch.equal(twin.x, state.x) and not twin.x.requires_grad and twin.x is not state.x
+        assert torch.equal(twin.verdict.code, state.verdict.code)
+        assert torch.equal(twin.receipt.residual, state.receipt.residual) and twin.receipt is not state.receipt
+        assert torch.equal(copy.deepcopy(state.receipt).error_estimate, state.receipt.error_estimate)
+
+
+def test_the_receipt_of_a_low_rank_network_tells_its_rank():
+    net = rg.Network(rg.LowRank(torch.randn(20, 3) / 10, torch.randn(20, 3) / 10))
+    state = net.steady_state(torch.ones(20))
+    state.x.sum().backward()
+    assert "W of rank 3" in state.receipt.method and "on W of rank 3" in str(state.receipt)

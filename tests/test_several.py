@@ -328,3 +328,8 @@ def test_nothing_is_left_on_the_parameters_and_no_graph_is_kept():
     found = find_steady_states(net)
     assert not found.x.requires_grad and net.W.weight.grad is None and net.W.weight.requires_grad
     assert isinstance(cell_of(net).problem(), Problem)
+
+
+def test_a_layer_that_takes_sequences_is_told_from_its_cell():
+    with pytest.raises(TypeError, match=r"net: expected a torch cell such as GRUCell.*got GRU, which takes a whole"):
+        rg.find_steady_states(torch.nn.GRU(2, 3), torch.zeros(2))

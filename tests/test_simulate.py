@@ -201,6 +201,23 @@ def test_connectome_interpreters_layers(c, release, tau):
 
 
 @pytest.mark.parametrize("release", ("ci-2.9", "ci-2.10"))
+def test_their_threshold_and_steepness_may_be_others(c, release):
+    random = np.random.default_rng(6)
+    u, driven = random.uniform(0, 0.9, (5, 4)), np.array([0, 2, 5, 6])
+    rows = [(k, k + 1, "abcdefghi"[i], u[k, j]) for k in range(5) for j, i in enumerate(driven)]
+    pulses = pd.DataFrame(rows, columns=["start", "stop", "neuron", "strength"])
+    own = {"threshold": 0.2, "steepness": {"cell_type:p": 2.0, "cell_type:q": 3.0}}
+    got = simulate(c, pulses, preset=release, wide=True, **own).iloc[1:, 1:].to_numpy(float)
+    own["steepness"] = np.array([2.0] * 3 + [3.0] * 4 + [5.0] * 2)
+    np.testing.assert_allclose(
+        got, interpreter(dense(c), u, release, driven, tau=RELEASE_TAU[release], **own), atol=1e-13
+    )
+    for name in own:
+        with pytest.raises(ValueError, match=f"{name}: expected None"):
+            simulate(c, pulses, **{name: 1.0})
+
+
+@pytest.mark.parametrize("release", ("ci-2.9", "ci-2.10"))
 def test_the_gradient_of_the_layers_is_that_of_differences(c, release):
     random = np.random.default_rng(3)
     u, driven = random.uniform(0.05, 0.8, (5, 4)), np.array([0, 2, 5, 6])

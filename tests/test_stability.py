@@ -363,11 +363,86 @@ def test_an_eigenvalue_that_is_not_simple_has_no_gradient_and_says_so(W):
     assert (net.W.weight.grad == 0).all()
 
 
-def test_second_derivatives_are_refused():
-    net, x, _ = network(not_normal(5), batch=1)
-    (d,) = torch.autograd.grad(rg.stability(net, x).margin.sum(), net.W.weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        d.sum().backward()
+@pytest.mark.parametrize("name", NUMBERS)
+@each_structure
+def test_the_second_derivative_in_the_weights_and_the_state(structure, name):
+    W = STRUCTURES[structure]()
+
+    def R(x, leak, *weights):
+        return told(rg.Recurrence(W.bind(*weights), rg.Tanh(), leak), x, None, name).square()
+
+    tensors = [manufactured(W, rg.Tanh(), 2)[0], torch.tensor([0.4], dtype=DTYPE), *W.weights]
+
+    def slope(*tensors):
+        leaves = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+        found = torch.autograd.grad(R(*leaves), leaves, create_graph=True, materialize_grads=True, allow_unused=True)
+        return sum((g * randn(*g.shape, seed=i)).sum() for i, g in enumerate(found))
+
+    def value(*tensors):
+        with torch.enable_grad():
+            return slope(*tensors).detach()
+
+    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+    found = torch.autograd.grad(slope(*leaves), leaves, materialize_grads=True, allow_unused=True)
+    assert_gradient(value, tensors, found)
+
+
+def test_a_derivative_of_a_number_that_is_zero_is_seen():
+    W = torch.diag(torch.tensor([1.0, 0.3, 0.1], dtype=DTYPE)).requires_grad_()  # a margin of 0: its square is flat
+    R = rg.stability(rg.Recurrence(rg.connectivity.as_operator(W), rg.Identity()), torch.zeros(3).double())
+    (d,) = torch.autograd.grad(R.margin.square(), W, create_graph=True)
+    (again,) = torch.autograd.grad(d[0, 0], W)
+    assert d[0, 0] == 0 and again[0, 0].item() == pytest.approx(2)
+
+
+def test_the_hessian_of_a_margin_through_the_steady_state():
+    net = rg.Network(not_normal(5)).double()
+
+    def R(input, W=None):
+        W = net.W.weight if W is None else W
+        x = rg.steady_state(W, input).x
+        return rg.stability(rg.Recurrence(rg.connectivity.as_operator(W), rg.Tanh()), x).margin
+
+    input = randn(5)
+    told = torch.autograd.functional.hessian(R, input)
+    for i, direction in enumerate(torch.eye(5, dtype=DTYPE)):
+
+        def slope(z, i=i):
+            with torch.enable_grad():
+                return gradient(R, [z])[0][i]
+
+        assert_gradient(slope, [input], [told[i]])
+        _, product = torch.autograd.functional.hvp(R, input, direction)
+        assert_close(product, told[i], within=ALLOWED)
+    third = torch.autograd.functional.hessian(lambda z: gradient_of(R, z)[0], input)
+    with torch.no_grad():
+        moved = [torch.autograd.functional.hessian(R, input + k * STEP * input)[0] for k in (1, -1)]
+    assert_close(third @ input, (moved[0] - moved[1]) / (2 * STEP), within=1e-5)
+
+
+def gradient_of(R, z):
+    return torch.autograd.grad(R(z), z, create_graph=True)[0]
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+@pytest.mark.parametrize("name", ["margin", "margin_continuous", "numerical_abscissa", "spectral_radius"])
+def test_a_second_derivative_by_products_is_refused_by_every_route(name, by_products):
+    net = rg.Network(STRUCTURES["Sparse"](), b=False)
+
+    def R(x):
+        return getattr(rg.stability(net, x), name)
+
+    x = randn(12).requires_grad_()
+    for route in (
+        lambda: R(x).backward(create_graph=True),
+        lambda: torch.autograd.grad(R(x), x, create_graph=True),
+        lambda: torch.autograd.grad(R(x), list(net.parameters()), create_graph=True),
+        lambda: torch.autograd.functional.hessian(R, x.detach()),
+        lambda: torch.autograd.functional.hvp(R, x.detach(), x.detach()),
+    ):
+        with pytest.raises(NotImplementedError, match="a second derivative is known where DW is decomposed"):
+            route()
+    R(x).backward()
 
 
 def test_a_margin_can_be_kept_by_training():
@@ -385,6 +460,21 @@ def test_a_margin_can_be_kept_by_training():
         (0.3 - margin()).clamp(min=0).sum().backward()
         optimiser.step()
     assert before < 0.1 and margin().min() > 0.29
+
+
+def test_a_transform_of_torch_func_is_refused_in_our_words():
+    net, x, _ = network(not_normal(5))
+
+    def R(x):
+        return rg.stability(net, x).margin
+
+    for route in (
+        lambda: torch.func.grad(R)(x[0]),
+        lambda: torch.func.vmap(R)(x),
+        lambda: torch.func.jvp(R, (x[0],), (x[1],)),
+    ):
+        with pytest.raises(NotImplementedError, match="stability: expected no transform of torch"):
+            route()
 
 
 # --- shapes, dtypes, and what is refused

@@ -264,7 +264,8 @@ def test_the_rows_are_those_of_differences(c, f, leak, by_drive):
         Steady(net, bias, allowed, Targets(np.array([1, 3]), np.zeros(2, int), np.zeros(2))),
         AlongTime(Recurrence(net.W, net.f, leak), bias, allowed, times, 4),
     ):
-        driven.by_drive = by_drive
+        assert driven.by_drive == (leak is None or isinstance(driven, Steady))
+        driven = driven if by_drive else driven.by_activity()
         b = 0.5 * np.random.default_rng(1).random(driven.m)
         driven.at(b)
         got, want = driven.rows(), np.zeros((len(driven.place), driven.m))
@@ -304,10 +305,13 @@ def test_what_is_found_and_what_is_proved_agree(seed):
     assert distance_bound(beyond, box, random.normal(size=k + 1)) <= distance + 1e-9
 
 
-def test_connectome_interpreters_search_is_its_own(c):
+@pytest.mark.parametrize(("threshold", "steepness"), [(None, None), (0.05, 2.0)])
+def test_connectome_interpreters_search_is_its_own(c, threshold, steepness):
     """Its loop, written plainly with automatic differentiation: the same input and the same activity."""
     wanted = {("g", 3): 0.4, ("h", 4): 0.7}
-    found = stimulate(c, wanted, allowed=list("abc"), steps=4, scale=None, preset="ci-2.10", seed=7, turns=20)
+    own = {"threshold": threshold, "steepness": steepness}
+    found = stimulate(c, wanted, allowed=list("abc"), steps=4, scale=None, preset="ci-2.10", seed=7, turns=20, **own)
+    threshold, steepness = threshold or 0.01, steepness or 5
     M = c.W.dense().detach()
 
     def layers(u):
@@ -315,11 +319,11 @@ def test_connectome_interpreters_search_is_its_own(c):
         x = x.index_add(0, torch.arange(3), u[:, 0])
         out = []
         for t in range(4):
-            z = 5 * (M @ x)
-            x = torch.tanh(torch.where(z >= 0.01, z, 0)) / 10 + 0.9 * x
+            z = steepness * (M @ x)
+            x = torch.tanh(torch.where(z >= threshold, z, 0)) / 10 + 0.9 * x
             if t < 3:
                 x = x.index_add(0, torch.arange(3), u[:, t + 1])
-                x = torch.where(x >= 0.01, x, 0)
+                x = torch.where(x >= threshold, x, 0)
                 x = torch.where(x > 1, 1.0, x)
             out.append(x)
         return torch.stack(out, -1)  # neurons by layers, counted from 0
@@ -333,13 +337,22 @@ def test_connectome_interpreters_search_is_its_own(c):
         loss = loss + 0.01 * (u.abs().sum() + u.norm() + x.abs().sum() + x.norm())
         loss.backward()
         adam.step()
-    u = torch.tanh(torch.where(u >= 0.01, u, 0)).detach()
+    u = torch.tanh(torch.where(u >= threshold, u, 0)).detach()
     x = layers(u)
     inputs = found.pivot(index="id", columns="time", values="input").reindex(index=list("abc"), columns=range(4))
     np.testing.assert_allclose(inputs.fillna(0).to_numpy(), u.numpy(), atol=1e-10)
     got = found.set_index(["time", "id"])["activity"]
     assert got[3, "g"] == pytest.approx(float(x[6, 2])) and got[4, "h"] == pytest.approx(float(x[7, 3]))
     assert found.attrs["loss"] == pytest.approx(float(loss.detach())) and not found.attrs["met"]
+
+
+def test_why_the_search_ended_is_told(c):
+    how = {"allowed": ["a", "b"], "scale": 0.7}
+    few = stimulate(c, {"g": 0.2}, turns=1, **how).attrs
+    assert not few["settled"] and few["stopped"] == "all of the 1 turns were taken"
+    far = stimulate(c, {"g": 0.99}, upper=0.1, **how).attrs
+    assert not far["met"] and (far["settled"] or "no nearer" in far["stopped"] or "no step" in far["stopped"])
+    assert stimulate(c, {"g": 0.2}, **how).attrs["stopped"] == "nothing moves any more"
 
 
 BAD = {

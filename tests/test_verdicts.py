@@ -20,7 +20,7 @@ from problems import (
 
 import retrograde as rg
 from retrograde.spectrum import eigen, first_order
-from retrograde.spectrum.cycles import course
+from retrograde.spectrum.cycles import OfNetwork, course
 
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
@@ -143,7 +143,7 @@ def turning(angle, gain=1.3, leak=None):
 
 def ran(net, x, steps=4096):
     with torch.no_grad():
-        return course(net.recurrence, net.total(None).expand(x.shape), x, steps)
+        return course(OfNetwork(net.recurrence, net.total(None).expand(x.shape)), x, steps)
 
 
 def turns(path):
@@ -285,3 +285,17 @@ def test_a_glance_says_what_all_of_the_spectrum_says_for_fewer_products(leak, mo
         for name in ("margin", "margin_discrete", "margin_continuous"):
             assert getattr(told, name) == pytest.approx(getattr(truth, name).detach(), abs=1e-5)
         assert torch.equal(told.near, truth.near)
+
+
+def test_the_verdict_under_transforms_is_the_plain_one():
+    net = rg.Network(1.5 * not_normal(6), leak=torch.full((6,), 0.5, dtype=DTYPE))
+    input = randn(3, 6)
+    plain = net.steady_state(input).verdict
+
+    def told(u):
+        state = net.steady_state(u)
+        return state.x.sum(), (state.verdict.code, state.verdict.margin)
+
+    for transformed in (torch.func.vmap(told), torch.func.vmap(torch.func.grad(told, has_aux=True))):
+        _, (code, margin) = transformed(input)
+        assert torch.equal(code, plain.code) and torch.allclose(margin, plain.margin)

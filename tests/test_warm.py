@@ -281,14 +281,15 @@ def test_nothing_of_the_callers_is_held_or_handed_out():
     assert not table.requires_grad and table.shape == (warm.memory, *input.shape)
 
 
-def test_memory_is_bounded_by_the_samples_and_too_much_is_refused():
+def test_memory_is_bounded_by_the_samples_and_too_much_is_refused(monkeypatch):
     net, input, _ = problem()
     warm = rg.WarmStart(memory=2)
     for first in (0, 30, 60):
         net.steady_state(input, warm=warm[range(first, first + 16)])
-    assert 76 <= warm._shared.tables["x by key"].differences.shape[1] <= 2 * 76
+    assert 48 <= warm._shared.tables["x by key"].differences.shape[1] <= 2 * 48
+    monkeypatch.setattr(rg.warm, "_LARGEST", 100)
     with pytest.raises(ValueError, match=r"warm: 2 vectors of each of .* would take .* GiB"):
-        net.steady_state(input[:1], warm=warm[[10**9]])
+        net.steady_state(input[:1], warm=rg.WarmStart(memory=2)[[10**9]])
 
 
 def test_of_one_sample_twice_in_a_batch_the_first_is_remembered():
@@ -376,3 +377,28 @@ def test_what_steady_state_does_not_take_for_one(warm, error, message):
     net, input, _ = problem()
     with pytest.raises(error, match=message):
         net.steady_state(input[:3], warm=warm())
+
+
+def test_any_integers_and_slices_name_samples():
+    net, input = rg.Network(not_normal(6)), randn(4, 6)
+    ids = torch.tensor([720575940623374121, 3, 720575940618780781, 2**63 - 1])  # as large as those of neurons
+    by_id, by_place, by_slice = rg.WarmStart(), rg.WarmStart(), rg.WarmStart()
+    for rows in ([0, 1], [2, 3], [1, 0], [3, 2], [0, 3]):
+        found = [
+            net.steady_state(input[rows], warm=by_id[ids[rows]]),
+            net.steady_state(input[rows], warm=by_place[rows]),
+        ]
+        assert torch.equal(found[0].x, found[1].x) and torch.equal(found[0].steps, found[1].steps)
+    assert found[0].steps.sum() < net.steady_state(input[[0, 3]]).steps.sum()
+    again = rg.WarmStart()
+    again.load_state_dict(by_id.state_dict())
+    one, other = (net.steady_state(input[2:3], warm=warm[ids[2:3]]) for warm in (by_id, again))
+    assert torch.equal(one.x, other.x) and torch.equal(one.steps, other.steps)
+    for _ in range(2):
+        for start in (0, 3):  # the last is shorter than its slice
+            state = net.steady_state(input[start : start + 3], warm=by_slice[start : start + 3])
+    assert state.steps < net.steady_state(input[3]).steps
+    net.steady_state(input[:2], warm=by_slice[2:])
+    for wrong, error in ((slice(-2, None), ValueError), (slice(0, 1.5), TypeError), (slice(0, 1), ValueError)):
+        with pytest.raises(error, match="warm: expected"):
+            net.steady_state(input[:2], warm=by_slice[wrong])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class Evidence:
     g: Tensor
     s: Tensor
     factored: bool
+    lacking: ClassVar[str] = ""  # why nothing can be told: of a network something always can
     _versions: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

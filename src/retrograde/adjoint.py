@@ -26,7 +26,7 @@ from retrograde.scaling import judged, largest_conditioning, power_of_two
 from retrograde.solvers import Solution, Solver, relative_residual
 from retrograde.solvers.at_once import Begun, begin, go_on
 from retrograde.solvers.factors import Factors
-from retrograde.structure import active_part, factor_size
+from retrograde.structure import active_part, factor_size, is_low_rank
 from retrograde.targeting import for_the_adjoint, refine, told_short
 from retrograde.warm import Visit
 
@@ -131,6 +131,8 @@ def steady_gradients(
     if begun is None:
         check_finite("dR/dx", g)
     done, structure = begun if begun is not None and begun.is_all else None, ""
+    if is_low_rank(W):
+        structure = f"W of rank {factor_size(W)}"
     if done is not None:
         found, conditioning, dW = done.solution, done.whole.amplified, done.whole.dW
     elif part is None:

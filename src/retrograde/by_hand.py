@@ -13,6 +13,7 @@ from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, c
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs
 from retrograde.solvers import Solver
+from retrograde.solvers.given import check_solver, check_throw
 from retrograde.targeting import check_grad_rtol
 from retrograde.through_time import trajectory_gradients
 from retrograde.transforms import precisely
@@ -39,7 +40,7 @@ def recurrent_backpropagation(
         x: (..., n), steady states of it.
         dR_dx: (..., n), the gradient of any reward.
         input: (..., n), what was added to the bias. Only a `Pointwise` nonlinearity needs it; with it, the receipt also
-            tells how steady x is.
+            tells how steady x is, and, of a Network, its verdict.
         adjoint: the solver of the adjoint; None for the default.
         throw: whether an adjoint that does not converge raises.
         grad_rtol: the relative error that s xᵀ may have, x's own included where the input is given; it takes the place
@@ -66,8 +67,8 @@ def recurrent_backpropagation(
     equations = replace(_equations(net), leak=None)  # steady states do not depend on it
     _check_states(equations, "x", x)
     _check_states(equations, "dR_dx", dR_dx, x.shape)
-    if adjoint is not None and not isinstance(adjoint, Solver):
-        raise TypeError(f"adjoint: expected a solver such as Direct(), got {type(adjoint).__name__}")
+    check_solver("adjoint", adjoint, "Direct()")
+    check_throw(throw)
     check_grad_rtol(grad_rtol, adjoint=adjoint)
     b = None
     if input is not None:
@@ -81,7 +82,10 @@ def recurrent_backpropagation(
         )
     with torch.no_grad():
         x = x if b is None else on_its_side(equations, x, b)
-        return steady_gradients(equations, x, b, dR_dx, adjoint=adjoint, throw=throw, grad_rtol=grad_rtol)
+        found = steady_gradients(equations, x, b, dR_dx, adjoint=adjoint, throw=throw, grad_rtol=grad_rtol)
+    if b is not None and found.receipt is not None and not isinstance(net, Recurrence):
+        found.receipt.judged_by(net.judge_at(x, b))
+    return found
 
 
 @precisely

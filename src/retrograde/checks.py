@@ -47,8 +47,19 @@ def check_finite(name: str, value: Tensor) -> Tensor:
     return value if transformed() else check_numbers(name, value)
 
 
+def check_real(name: str, value: Tensor) -> Tensor:
+    """`value`, if it holds numbers; ValueError if it is on the device meta, where there are shapes alone."""
+    if value.is_meta:
+        raise ValueError(
+            f"{name}: expected numbers, got a tensor on the device meta, which has none; use net.to_empty(device=...) "
+            "and load its weights"
+        )
+    return value
+
+
 def check_numbers(name: str, value: Tensor) -> Tensor:
     """The same for plain numbers, whatever transform is under way."""
+    check_real(name, value)
     value = value.detach() if value.requires_grad else value
     # One cheap reduction settles nearly every case; only a suspicious sum is looked at entry by entry.
     if not math.isfinite(value.sum()):

@@ -5,15 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from retrograde.equation_graph import Graph
 from retrograde.result import Status, SteadyState, convergence_error
-from retrograde.solvers import Problem, Solution, Solver, relative_residual
+from retrograde.solvers import (
+    Cascade,
+    FixedPoint,
+    Homotopy,
+    Newton,
+    NewtonKrylov,
+    Problem,
+    Solution,
+    Solver,
+    relative_residual,
+)
+from retrograde.solvers.base import Linear
 from retrograde.solvers.factors import Factors
+
+if TYPE_CHECKING:
+    from retrograde.warm import Visit
+
+# Up to this many numbers a sample, I - J may be factored, which costs as many copies of the sample.
+SMALL = 256
 
 _PART = (
     "fn was called with a part of the samples, as those that have converged leave the batch. What each sample has of "
@@ -67,34 +85,62 @@ class Equation:
         pairs = zip(self.inputs, self.sampled, strict=True)
         return replace(self, inputs=tuple(each[rows] if own else each for each, own in pairs), part=True)
 
-    def problem(self, shape: torch.Size, factors: Factors, rows: Tensor) -> Problem:
+    def problem(self, shape: torch.Size, factors: Factors, rows: Tensor, gain: Tensor | None = None) -> Problem:
         """What a solver of the state sees; `rows` are the places of these samples in the batch.
 
         Args:
             shape: of one sample; of all of x if they are coupled.
+            gain: t (samples, 1), of x = fn(tx, *inputs), whose feedback is scaled by t; None is 1.
         """
 
-        def whole(z: Tensor) -> Tensor:
+        def fed(z: Tensor) -> Tensor:
+            z = z if gain is None else gain * z
             return z.reshape(shape if self.coupled else (len(z), *shape))
 
-        def factorise(z: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
-            factors.put(rows, lambda: self.one_minus_jacobian(whole(z)))
+        def tangent(z: Tensor) -> Linear:
+            moved = Graph(self.detached(), fed(z)).moved
+            return moved if gain is None else lambda v: moved(gain * v)
+
+        def factorise(z: Tensor, anew: bool = False, shift: Tensor | None = None) -> Linear:
+            def matrices() -> Tensor:
+                A = self.jacobian(fed(z)).neg_() if gain is None else -gain[:, :, None] * self.jacobian(fed(z))
+                A.diagonal(dim1=-2, dim2=-1).add_(1 if shift is None else 1 + shift)
+                return A
+
+            factors.put(rows, matrices)
             return lambda r: factors.solve(rows, r)
 
+        def take(some: Tensor) -> Problem:
+            return self.take(some).problem(shape, factors, rows[some], None if gain is None else gain[some])
+
         return Problem(
-            step=lambda z: self.rows(self(whole(z))),
-            take=lambda some: self.take(some).problem(shape, factors, rows[some]),
+            step=lambda z: self.rows(self(fed(z))),
+            take=take,
             factorise=factorise,
+            tangent=tangent,
+            at_gain=lambda t: self.problem(shape, factors, rows, t),
+            factorable=not self.coupled and math.prod(shape) <= SMALL,
         )
 
-    def one_minus_jacobian(self, x: Tensor) -> Tensor:
-        """I - J for each sample, (samples, n, n): n copies of each, and one vector-Jacobian product."""
+    def detached(self) -> Equation:
+        """The same, of inputs in which no derivative is taken."""
+        return replace(self, inputs=tuple(each.detach() if isinstance(each, Tensor) else each for each in self.inputs))
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        """J for each sample, (samples, n, n): n copies of each, and one vector-Jacobian product."""
         if self.coupled:
             raise ValueError("solver: Newton and Direct factor a matrix a sample, and coupled samples have none")
         samples, n = len(x), math.prod(x.shape[1:])
         copies = torch.arange(samples, device=x.device).repeat_interleave(n)
         eye = torch.eye(n, dtype=x.dtype, device=x.device)
-        return eye - Graph(self.take(copies), x[copies]).transposed(eye.repeat(samples, 1)).reshape(samples, n, n)
+        graph = Graph(self.detached().take(copies), x[copies])
+        return graph.transposed(eye.repeat(samples, 1)).reshape(samples, n, n)
+
+    def pushed(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """fn(x, *inputs) and Jv, both by forward mode, of the shape of x."""
+        with forward_ad.dual_level():
+            y, Jv = forward_ad.unpack_dual(self(forward_ad.make_dual(x, v)))
+        return y, torch.zeros_like(x) if Jv is None else Jv
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,119 +165,20 @@ class Sliced(Equation):
         """The equation of these samples."""
         return replace(self, index=rows if self.index is None else self.index[rows])
 
-    def one_minus_jacobian(self, x: Tensor) -> Tensor:
-        """I - J for each sample, by one vector-Jacobian product a row."""
-        graph, eye = Graph(self, x), torch.eye(math.prod(x.shape[1:]), dtype=x.dtype, device=x.device)
-        return eye - torch.stack([graph.transposed(row.expand(len(x), -1)) for row in eye], dim=1)
-
-
-class Graph:
-    """The autograd graph of fn at x, cut off from what x and the inputs came from.
-
-    Attributes:
-        captured: what fn depends on beside x and the inputs: the leaves, such as Parameters, that autograd knows of.
-    """
-
-    def __init__(self, equation: Equation, x: Tensor):
-        with torch.enable_grad():
-            self.x = x.detach().requires_grad_()
-            inputs = tuple(cut(each) for each in equation.inputs)
-            y = replace(equation, inputs=inputs)(self.x)
-            self.y = y.view_as(y)  # so that there is a graph even if fn hands back what it was given
-        self.equation = equation
-        self._inputs = differentiated(inputs)
-        own = {id(each) for each in (self.x, *self._inputs)}
-        leaves = _leaves(self.y)
-        self.captured = [leaf for leaf in leaves if id(leaf) not in own]
-        if not any(leaf is self.x for leaf in leaves):
-            _check_constant(equation, self.x, self.y)
-
-    def take(self, rows: Tensor) -> Graph:
-        """The graph of these samples, made anew."""
-        if self.equation.coupled:
-            return self
-        fewer = Graph(self.equation.take(rows), self.x.detach()[rows])
-        self.check_same(fewer.y, rows)
-        return fewer
-
-    def check_same(self, y: Tensor, rows: Tensor) -> None:
-        """Raise if y, which is fn evaluated again at the x of these samples, is not what it was."""
-        y, before = self.equation.rows(y.detach()), self.equation.rows(self.y.detach())[rows]
-        allowed = math.sqrt(torch.finfo(y.dtype).eps) * torch.linalg.vector_norm(before, dim=-1)
-        if (torch.linalg.vector_norm(y - before, dim=-1) > allowed).any():
-            raise RuntimeError(
-                "fn: expected the same value at the same x again. Between forward and backward its mode, its random "
-                "numbers, autocast or what it closes over has changed; or it mixes samples, which takes "
-                "Equilibrium(fn, coupled=True)"
-            )
-
-    def transposed(self, l: Tensor) -> Tensor:
-        """Jᵀl, as rows."""
-        return self.equation.rows(self._pull(l, [self.x])[0])
-
-    def moved(self, v: Tensor) -> Tensor:
-        """Jv, as rows: the transpose of the transpose."""
-        u, Ju = self._transpose
-        if not Ju.requires_grad:
-            return torch.zeros_like(v)
-        v = v.reshape(self.x.shape)
-        (Jv,) = torch.autograd.grad(Ju, u, v, retain_graph=True, allow_unused=True, materialize_grads=True)
-        return self.equation.rows(Jv)
-
-    @cached_property
-    def _transpose(self) -> tuple[Tensor, Tensor]:
-        """u = 0 and Jᵀu, of which the derivative is Jᵀ."""
-        u = torch.zeros_like(self.y, requires_grad=True)
-        if not self.y.requires_grad:
-            return u, u.detach()
-        how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
-        with torch.enable_grad():
-            return u, torch.autograd.grad(self.y, self.x, u, **how)[0]
-
-    def gradients(self, l: Tensor) -> tuple[Tensor, ...]:
-        """(d fn/dθ)ᵀl for the inputs that are differentiated and for what is captured."""
-        return self._pull(l, [*self._inputs, *self.captured])
-
-    def _pull(self, l: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
-        if not self.y.requires_grad:
-            return tuple(torch.zeros_like(each) for each in wanted)
-        return torch.autograd.grad(
-            self.y, wanted, l.reshape(self.y.shape), retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-
-
-def cut(each: Any) -> Any:
-    """An input without its history, a leaf if it is to be differentiated."""
-    return each.detach().requires_grad_(each.requires_grad) if isinstance(each, Tensor) else each
-
-
-def differentiated(inputs: tuple[Any, ...]) -> list[Tensor]:
-    """Those of the inputs that a gradient is taken in."""
-    return [each for each in inputs if isinstance(each, Tensor) and each.requires_grad]
-
-
-def _leaves(y: Tensor) -> list[Tensor]:
-    """The leaves of y's graph, each once, in the order they are met."""
-    leaves, seen, stack = [], set(), [y.grad_fn]
-    while stack:
-        node: Any = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if type(node).__name__ == "AccumulateGrad":
-            leaves.append(node.variable)
-        stack.extend(parent for parent, _ in node.next_functions)
-    return leaves
+    def jacobian(self, x: Tensor) -> Tensor:
+        """J for each sample, by one vector-Jacobian product a row."""
+        return Graph(self, x).jacobian()
 
 
 def settle(
-    equation: Equation, x0: Tensor, solver: Solver, factors: Factors, keep: bool
+    equation: Equation, x0: Tensor, solver: Solver, factors: Factors, keep: bool, warm: Visit | None = None
 ) -> tuple[Solution, Graph | None]:
     """The x that the solver found, as rows; and, to `keep`, its graph."""
     z = equation.rows(x0)
     with torch.no_grad():
         shape = x0.shape if equation.coupled else x0.shape[1:]
-        found = solver.solve(equation.problem(shape, factors, torch.arange(len(z), device=z.device)), z)
+        problem = equation.problem(shape, factors, torch.arange(len(z), device=z.device))
+        found = solver.solve(problem, z) if warm is None else warm.solve(solver, problem, z)
         x = found.value.reshape(x0.shape)
     graph = Graph(equation, x) if keep else None
     if len(z) > 1:
@@ -245,8 +192,20 @@ def settle(
 def check_converged(state: SteadyState) -> None:
     """Raise the ConvergenceError of a state of which some sample failed."""
     if not state.converged.all():
-        advice = "Try FixedPoint(damping=0.5), Newton() for a small state, or another x0; fn may have no fixed point."
-        raise convergence_error("equilibrium", state, state.tolerance, advice, state)
+        raise convergence_error("equilibrium", state, state.tolerance, _advice(state), state)
+
+
+def _advice(state: SteadyState) -> str:
+    """What was not tried yet."""
+    tried = state.solver.solvers if isinstance(state.solver, Cascade) else (state.solver,)
+    others: list[Solver] = [] if any(isinstance(each, FixedPoint) and each.damping < 1 for each in tried) else [_DAMPED]
+    others += [] if any(isinstance(each, Newton) for each in tried) else [NewtonKrylov()]
+    others += [] if any(isinstance(each, Homotopy) for each in tried) else [Homotopy()]
+    what = ", ".join(f"{type(each).__name__}({'damping=0.5' if each is _DAMPED else ''})" for each in others)
+    return f"Try {what}{' or ' if what else ''}another x0; fn may have no fixed point."
+
+
+_DAMPED = FixedPoint(damping=0.5)
 
 
 # --- what is asked of fn, looked after
@@ -270,14 +229,4 @@ def check_apart(together: Tensor, apart: Tensor, status: Tensor, what: str) -> N
             f"{float(together[wrong].max()):.1e} in their batch. If fn mixes samples, as BatchNorm does, use "
             "Equilibrium(fn, coupled=True). If an input that all samples share has as many rows as there are samples, "
             "let fn close over it"
-        )
-
-
-def _check_constant(equation: Equation, x: Tensor, y: Tensor) -> None:
-    """Autograd sees no x in y: raise if y depends on it all the same."""
-    with torch.no_grad():
-        moved = equation(1.5 * x.detach() + 0.5)
-    if x.numel() and not torch.equal(moved, y.detach()):
-        raise ValueError(
-            "fn: it depends on x, but autograd does not see how; expected no detach, no no_grad and no NumPy between"
         )

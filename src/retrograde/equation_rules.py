@@ -18,7 +18,8 @@ from torch.func import vjp, vmap
 from retrograde.autograd import Rule, Tensors, attach
 from retrograde.checks import check_finite
 from retrograde.closure import Closed, has_tangent
-from retrograde.equation import Equation, Graph, Sliced, check_converged, settle
+from retrograde.equation import Equation, Sliced, check_converged, settle
+from retrograde.equation_graph import Graph
 from retrograde.implicit import Adjoint
 from retrograde.result import SteadyState
 from retrograde.solvers import Solver, relative_residual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,20 +14,31 @@ from torch.nn.utils import parametrize
 
 from retrograde.checks import check_finite, check_floating
 from retrograde.closure import Closed, Reading
-from retrograde.equation import Equation, check_converged, settle
+from retrograde.equation import SMALL, Equation, check_converged, settle
 from retrograde.equation_rules import Family, check_seen
 from retrograde.implicit import Adjoint, attach
 from retrograde.receipt import Receipt
 from retrograde.result import SteadyState
-from retrograde.solvers import Cascade, FixedPoint, Krylov, Newton, Solver
+from retrograde.solvers import (
+    Anderson,
+    Cascade,
+    FixedPoint,
+    Homotopy,
+    Krylov,
+    Newton,
+    NewtonKrylov,
+    PseudoTransient,
+    Solver,
+)
 from retrograde.solvers.factors import Factors
-from retrograde.transforms import from_autocast, precisely, transformed
+from retrograde.solvers.given import check_solver, check_throw
+from retrograde.spectrum.any_equation import verdict_of_equation
+from retrograde.transforms import from_autocast, transformed, uncompiled
+from retrograde.warm import WarmStart
 
-# Up to this many numbers a sample, the default solver may factor I - J, which costs as many copies of the sample.
-SMALL = 256
-
-_SETTLE_OR_NEWTON = Cascade(FixedPoint(max_steps=100), Newton())
-_SETTLE = Cascade(FixedPoint(max_steps=200), FixedPoint(damping=0.5))
+_SETTLE = FixedPoint(max_steps=100)
+_BY_FACTORS = Cascade(_SETTLE, Newton(max_steps=20), PseudoTransient(max_steps=50), Homotopy(max_steps=500))
+_BY_PRODUCTS = Cascade(_SETTLE, Anderson(max_steps=100), NewtonKrylov(max_steps=1000), PseudoTransient(max_steps=50))
 _ADJOINT = Cascade(FixedPoint(max_steps=30), Krylov(), FixedPoint())
 
 
@@ -39,8 +51,9 @@ class Equilibrium(nn.Module):
     Args:
         fn: (x, *inputs) -> the next x, a function or a module, whose parameters then train. It keeps shape and dtype,
             gives the same answer when it is called again, and is made of torch operations that autograd can follow.
-        solver: of the state; None for the default: FixedPoint, then Newton where a sample holds at most 256 numbers,
-            else a damped FixedPoint.
+        solver: of the state; None for the default: FixedPoint, and for the samples on which it fails Newton,
+            PseudoTransient and Homotopy, where a sample holds at most 256 numbers; else Anderson, NewtonKrylov and
+            PseudoTransient.
         adjoint: the solver of the backward; None for the default: FixedPoint for 30 steps, then GMRES.
         coupled: whether samples depend on one another, as with BatchNorm in training. They are then one state with one
             residual.
@@ -82,14 +95,14 @@ class Equilibrium(nn.Module):
         if not isinstance(coupled, bool):
             raise TypeError(f"coupled: expected True or False, got {coupled!r}")
         self.fn = fn
-        self.solver, self.adjoint = _check_solver("solver", solver), _check_solver("adjoint", adjoint)
+        self.solver, self.adjoint = check_solver("solver", solver), check_solver("adjoint", adjoint)
         self.coupled = coupled
 
     def forward(self, *inputs: Any, x0: Tensor | None = None) -> Tensor:
         """The fixed point, of the shape of x0."""
         return self.steady_state(*inputs, x0=x0).x
 
-    @precisely
+    @uncompiled
     def steady_state(
         self,
         *inputs: Any,
@@ -97,6 +110,7 @@ class Equilibrium(nn.Module):
         solver: Solver | None = None,
         adjoint: Solver | None = None,
         throw: bool = True,
+        warm: WarmStart | None = None,
     ) -> SteadyState:
         """x = fn(x, *inputs) for each sample, differentiable.
 
@@ -106,45 +120,55 @@ class Equilibrium(nn.Module):
             solver: as for the layer, for this call alone.
             adjoint: likewise.
             throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
+            warm: a WarmStart, which starts x and its adjoint from the last ones of the same samples.
 
         Returns:
             A `SteadyState`: ``x``, of the shape of x0, and for each sample ``converged``, ``residual``, ``steps``,
-            ``status``, (samples,).
+            ``status``, and ``attempt``, (samples,).
 
         Raises:
             ValueError, TypeError: an argument is not finite or not of the kind expected; fn changes the shape or the
                 dtype, mixes samples, or hides x from autograd, or from torch.func what else it depends on.
             ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
         """
-        solver = _check_solver("solver", solver) or self.solver
-        adjoint = _check_solver("adjoint", adjoint) or self.adjoint
+        solver = check_solver("solver", solver) or self.solver
+        adjoint = check_solver("adjoint", adjoint) or self.adjoint
+        check_throw(throw)
+        if warm is not None and not isinstance(warm, WarmStart):
+            raise TypeError(f"warm: expected a WarmStart, got {type(warm).__name__}")
         self._check_samples_apart()
         inputs, x0 = tuple(map(self._from_autocast, inputs)), self._from_autocast(x0)
         for place, each in enumerate(inputs):
             if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()):
                 check_finite(f"inputs[{place}]", each)
         if transformed():
+            if warm is not None:
+                raise ValueError("warm: expected None under the transforms of torch.func, which have no memory")
             return self._transformed_state(inputs, x0, solver, adjoint or _ADJOINT, throw)
         # A parametrised weight is computed once, and with its history: the first call of fn is one that autograd sees.
         with parametrize.cached():
             x0 = self._start(inputs, x0)
             solver = solver or self._default_solver(x0)
             equation = Equation(self.fn, inputs, _own(inputs, x0), self.coupled)
-            factors = Factors(equation.rows(x0))
-            found, graph = settle(equation, x0, solver, factors, torch.is_grad_enabled())
+            z = equation.rows(x0)
+            factors, visit = Factors(z), None if warm is None else warm.visit(z.shape[:1], z.device)
+            found, graph = settle(equation, x0, solver, factors, torch.is_grad_enabled(), visit)
 
         x, samples, receipts = found.value.reshape(x0.shape), x0.shape[:1], list[Receipt]()
-        residual = found.residual.expand(samples)
+        residual, steps = found.residual.expand(samples), found.steps.expand(samples)
         if graph is not None:
-            x = attach(x, graph, Adjoint(adjoint or _ADJOINT, throw, factors, residual, receipts))
+            about = {"state_residual": residual, "state_solver": solver, "state_steps": steps}
+            x = attach(x, graph, Adjoint(adjoint or _ADJOINT, throw, factors, receipts, warm=visit, about=about))
         state = SteadyState(
             x=x,
             status=found.status.expand(samples),
             residual=residual,
-            steps=found.steps.expand(samples),
+            steps=steps,
             tolerance=solver.tolerance(x.dtype),
             solver=solver,
+            attempt=None if found.method is None else found.method.expand(samples),
             _receipts=receipts,
+            _judges=[partial(verdict_of_equation, equation, x0)],  # asked where `state.verdict` is
         )
         if throw:
             check_converged(state)
@@ -184,7 +208,7 @@ class Equilibrium(nn.Module):
         return from_autocast(given, torch.float32 if like is None else like.dtype)
 
     def _default_solver(self, x0: Tensor) -> Solver:
-        return _SETTLE_OR_NEWTON if math.prod(x0.shape[1:]) <= SMALL and not self.coupled else _SETTLE
+        return _BY_FACTORS if math.prod(x0.shape[1:]) <= SMALL and not self.coupled else _BY_PRODUCTS
 
     def _start(self, inputs: tuple[Any, ...], x0: Tensor | None) -> Tensor:
         """x0, or 0 of the shape of the first input, with which fn has been tried once."""
@@ -225,9 +249,3 @@ class Equilibrium(nn.Module):
 def _own(inputs: tuple[Any, ...], x0: Tensor) -> tuple[bool, ...]:
     """Which inputs are each sample's own."""
     return tuple(isinstance(each, Tensor) and each.ndim > 0 and len(each) == len(x0) for each in inputs)
-
-
-def _check_solver(name: str, given: Any) -> Any:
-    if given is not None and not isinstance(given, Solver):
-        raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
-    return given

@@ -8,35 +8,41 @@ taken by the same code, to any order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from retrograde.checks import check_finite
-from retrograde.equation import Equation, Graph, check_apart, differentiated
+from retrograde.equation import Equation, check_apart
+from retrograde.equation_accuracy import GraphEvidence
+from retrograde.equation_feedback import graph_problem
+from retrograde.equation_graph import Graph, check_twice, differentiated
 from retrograde.receipt import Receipt
 from retrograde.result import Gradients, convergence_error
 from retrograde.scaling import judged, power_of_two
-from retrograde.solvers import Problem, Solver, relative_residual
+from retrograde.solvers import Solver, relative_residual
 from retrograde.solvers.factors import Factors
 from retrograde.transforms import precisely
+from retrograde.warm import Visit
 
 
 @dataclass(frozen=True, eq=False)
 class Adjoint:
     """How adjoints are solved for: with which solver, from which factors of I - J, and where the receipts go.
 
-    For a `tangent` J stands in the place of Jᵀ.
+    For a `tangent` J stands in the place of Jᵀ. They may start `warm`; what is known `about` the state, by the names of
+    a receipt's fields, goes into the receipt too.
     """
 
     solver: Solver
     throw: bool
     factors: Factors | None = None
-    state_residual: Tensor | None = None
     receipts: list[Receipt] | None = None
     tangent: bool = False
+    warm: Visit | None = None
+    about: dict[str, Any] = field(default_factory=dict)
 
     def solve(self, graph: Graph, g: Tensor) -> Tensor:
         """l = Jᵀl + g, of the shape of g.
@@ -50,31 +56,36 @@ class Adjoint:
         """
         what = "tangent" if self.tangent else "adjoint"
         check_finite("tangent" if self.tangent else "dR/dx", g)
-        whole, coupled = g.shape, graph.equation.coupled
+        given, whole, coupled = g, g.shape, graph.equation.coupled
         g = graph.equation.rows(g)
         size = g.abs().amax(-1) if g.shape[-1] else g.new_zeros(len(g))
         scale = power_of_two(size)
         g = g / scale
         rows = torch.arange(len(g), device=g.device)
-        problem = _problem(graph, g, self.factors or Factors(g), rows, rows, self.tangent)
-        found = self.solver.solve(problem, g)
+        problem = graph_problem(graph, g, self.factors or Factors(g), rows, rows, self.tangent)
+        if self.warm is None:
+            found = self.solver.solve(problem, g)
+        else:
+            found = self.warm.solve_adjoint(self.solver, problem, g, torch.linalg.vector_norm(g, dim=-1, keepdim=True))
         if len(g) > 1:
             together = relative_residual(problem.step(found.value), found.value)
             check_apart(together, found.residual, found.status, f"the {what}")
         found, conditioning = judged(found, size, torch.linalg.vector_norm(g, dim=-1))
 
         samples = whole[:1] if coupled else g.shape[:1]
+        l = (found.value * scale).reshape(whole)
         receipt = Receipt(
             solver=self.solver,
             status=found.status.expand(samples),
             residual=found.residual.expand(samples),
             steps=found.steps.expand(samples),
-            state_residual=self.state_residual,
             conditioning=conditioning.expand(samples),
+            attempt=None if found.method is None else found.method.expand(samples),
+            evidence=None if self.receipts is None else GraphEvidence(graph, given.detach(), l),
+            **self.about,
         )
         if self.receipts is not None:
             self.receipts.append(receipt)
-        l = (found.value * scale).reshape(whole)
         if self.throw and not receipt.converged.all():
             advice = "I - J may be nearly singular there, as at a bifurcation; try adjoint=Krylov(restart=100)."
             tolerance, result = self.solver.tolerance(g.dtype), Gradients(l, (), receipt=receipt)
@@ -85,34 +96,6 @@ class Adjoint:
     def inner(self) -> Adjoint:
         """For the adjoint of an adjoint: its matrix is another, and it has no receipt of its own."""
         return Adjoint(self.solver, self.throw)
-
-
-def _problem(graph: Graph, g: Tensor, factors: Factors, rows: Tensor, places: Tensor, tangent: bool = False) -> Problem:
-    """What a solver sees: l = Jᵀl + g, for samples that are `rows` of the batch and stand at `places` in the graph."""
-    held = len(graph.equation.rows(graph.x))
-
-    def step(l: Tensor) -> Tensor:
-        product = graph.moved if tangent else graph.transposed
-        if len(places) == held:
-            return product(l) + g
-        padded = l.new_zeros(held, l.shape[1]).index_copy(0, places, l)
-        return product(padded)[places] + g
-
-    def take(some: Tensor) -> Problem:
-        there = places[some]
-        if 2 * len(there) > held:
-            return _problem(graph, g[some], factors, rows[some], there, tangent)
-        here = torch.arange(len(there), device=there.device)  # a graph of half the size repays its making
-        return _problem(graph.take(there), g[some], factors, rows[some], here, tangent)
-
-    def factorise(l: Tensor, anew: bool = False) -> Callable[[Tensor], Tensor]:
-        wanted = torch.arange(len(rows), device=rows.device) if anew else factors.missing(rows)
-        if len(wanted):
-            some = places[wanted]
-            factors.put(rows[wanted], lambda: graph.equation.take(some).one_minus_jacobian(graph.x.detach()[some]))
-        return lambda r: factors.solve(rows, r, transposed=not tangent)
-
-    return Problem(step=step, take=take, factorise=factorise, affine=True)
 
 
 def attach(x: Tensor, graph: Graph, adjoint: Adjoint) -> Tensor:
@@ -174,7 +157,9 @@ def _transposed(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
             y = fn(x, *inputs)
             if not y.requires_grad:
                 return g
-            return g + torch.autograd.grad(y, x, l, create_graph=True, allow_unused=True, materialize_grads=True)[0]
+            (pulled,) = torch.autograd.grad(y, x, l, create_graph=True, allow_unused=True, materialize_grads=True)
+            check_twice(pulled)
+            return g + pulled
 
     return step
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -16,7 +17,7 @@ from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError, SteadyState, Trajectory
 from retrograde.solvers import Solver
-from retrograde.spectrum import verdict
+from retrograde.spectrum import Verdicts, verdict
 from retrograde.steady import solved
 from retrograde.trajectories import hold_leak, run
 from retrograde.transforms import from_autocast, uncompiled
@@ -131,6 +132,10 @@ class Network(nn.Module):
             raise
         state._judges.append(judge)
         return state
+
+    def judge_at(self, x: Tensor, b: Tensor) -> Callable[[], Verdicts]:
+        """What gives the verdict on x for the total input b."""
+        return partial(verdict, self.recurrence, x.detach(), input=b.detach())
 
     def input_for(self, x: Tensor) -> Tensor:
         """The one input for which x, (..., n), is a steady state: f⁻¹(x) - Wx - b.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,10 @@ class Receipt(Solved):
     What costs more than the backward had at hand is computed when it is first asked for, or printed, in float64: the
     estimates and singular values below. For that a receipt keeps W, b, x, dR/dx and s, not copies of them, until
     `forget`; a step of an optimiser overwrites W, and after it they are no longer told.
+
+    Of an `Equilibrium`, x = fn(x, *inputs), J stands in the place of DW, and l = Jᵀl + dR/dx in that of s; the
+    estimates are made in the dtype of fn. The error is that of l, or of what l does to all that fn depends on, along
+    one random direction, where that is larger.
 
     Attributes:
         solver: that of the adjoint.
@@ -49,6 +54,7 @@ class Receipt(Solved):
     attempt: Tensor | None = None
     evidence: Any = field(default=None, repr=False)
     _state: Any = field(default=None, repr=False)
+    _judge: Callable[[], Any] | None = field(default=None, repr=False)
 
     @property
     def error_estimate(self) -> Tensor:
@@ -81,19 +87,32 @@ class Receipt(Solved):
         """The verdict on the state, its `SteadyState.verdict`.
 
         Raises:
-            RuntimeError: there is no such state, or not any more.
+            RuntimeError: it is not known what the state was found from.
+            ValueError: the weights have moved since.
         """
         state = self._state() if self._state is not None else None
-        if state is None:
-            raise RuntimeError("receipt: its state is gone, or was given; use rg.verdict(net, x)")
-        return state.verdict
+        if state is not None:
+            return state.verdict
+        if "_verdict" not in vars(self):
+            if self._judge is None:
+                raise RuntimeError(
+                    "receipt: the verdict takes a Network and its input, of which this receipt has not both; "
+                    "give recurrent_backpropagation a Network and input=..., or use rg.verdict(net, x, input=...)"
+                )
+            vars(self)["_verdict"] = self._judge()
+        return vars(self)["_verdict"]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_state": None}  # a weak reference cannot be copied
+        return {**vars(self), "_state": None, "_judge": None}  # a weak reference cannot be copied
 
     def belongs_to(self, state: Any) -> None:
-        """Remember the state, as long as somebody else does."""
+        """Remember the state as long as somebody else does, and then what its verdict takes."""
         object.__setattr__(self, "_state", weakref.ref(state))
+        self.judged_by(state.judge)
+
+    def judged_by(self, judge: Callable[[], Any] | None) -> None:
+        """Take this for what gives the verdict, where there is no state."""
+        object.__setattr__(self, "_judge", judge)
 
     @cached_property
     def reward_correction(self) -> Tensor | None:
@@ -130,14 +149,15 @@ class Receipt(Solved):
     def _too_late(self) -> str:
         """Why what was not asked for until now cannot be told."""
         if self.evidence is None:
-            return "W, x and s are not held; ask for an estimate before forget(). An Equilibrium has no W."
+            return "W, x and s are not held; ask for an estimate before forget()"
         if self.evidence.changed:
             return "W, or x or s, was overwritten since; ask for an estimate before the optimiser takes its step"
-        return ""
+        return str(self.evidence.lacking)
 
     def forget(self) -> None:
         """Let go of W, b, x, dR/dx and s. What was asked for until now stays."""
         object.__setattr__(self, "evidence", None)
+        self.judged_by(None)
 
     def __repr__(self) -> str:
         text = f"Receipt: {self.title('adjoints')}"
@@ -168,6 +188,6 @@ class Receipt(Solved):
             rows.append(("correction of R, size", None if change is None else change.abs()))
         title = f"{self!r}\nno more is told: {late}" if late else repr(self)
         state = self._state() if self._state is not None else None
-        if state is not None and "verdict" in vars(state):
-            title += f"\nthe state: {state.verdict}"
+        if "_verdict" in vars(self) or (state is not None and "verdict" in vars(state)):
+            title += f"\nthe state: {self.verdict}"
         return title, [(name, value) for name, value in rows if value is not None], ("smallest singular value",)

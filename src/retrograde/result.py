@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from torch import Tensor
 
@@ -76,6 +77,16 @@ class Solved:
         """Whether one has failed."""
         return bool(self.status.any()) and bool(self.failed.any())  # Status.CONVERGED is 0
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The same numbers, without their history. What verdicts and estimates are made from is shared."""
+        twin = copy.copy(self)
+        for name, value in vars(twin).items():
+            if isinstance(value, Tensor):
+                vars(twin)[name] = value.detach().clone()
+            elif isinstance(value, list):
+                vars(twin)[name] = [copy.deepcopy(each, memo) if isinstance(each, Solved) else each for each in value]
+        return twin
+
     def title(self, what: str) -> str:
         """How many converged, by what, and how the others ended."""
         lines = [f"{int(self.converged.sum())} of {self.status.numel()} {what} converged", *self._found_by()]
@@ -126,11 +137,22 @@ class SteadyState(Solved):
         """How each sample ends, stable or not and why: `retrograde.verdict`, computed when first asked for.
 
         Raises:
-            ValueError: the state is not one of a Network, or no longer one: its weights have moved since.
+            ValueError: the state is not one of a Network or an Equilibrium, or no longer one: its weights have moved
+                since; or it was found under a transform.
         """
         if not self._judges:
-            raise ValueError("verdict: this state was not found by a Network; use rg.verdict(net, state)")
+            raise ValueError(
+                "verdict: this state was not found by a Network, or by an Equilibrium outside of torch.func; use "
+                "rg.verdict(net, state)"
+            )
         return self._judges[-1](self)
+
+    @property
+    def judge(self) -> Callable[[], Verdicts] | None:
+        """What gives the verdict, without holding the history of x; None where there is none."""
+        if not self._judges:
+            return None
+        return partial(self._judges[-1], replace(self, x=self.x.detach(), _receipts=[]))
 
     @property
     def receipt(self) -> Receipt | None:
@@ -148,7 +170,9 @@ class SteadyState(Solved):
 
     @property
     def _head(self) -> str:
-        return f"SteadyState of {self.x.shape[-1]} neurons: {self.title('samples')}"
+        one = tuple(self.x.shape[self.status.ndim :])  # what a sample holds
+        what = f"{one[0]} neurons" if len(one) == 1 else f"shape {one}"
+        return f"SteadyState of {what}: {self.title('samples')}"
 
     def _rows(self) -> list[Row]:
         return [("steps", self.steps), ("residual", self.residual)] if self.status.numel() else []

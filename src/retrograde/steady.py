@@ -12,7 +12,7 @@ from torch import Tensor
 from retrograde import kernels
 from retrograde.adjoint import on_its_side, steady_gradients
 from retrograde.autograd import attach
-from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like, check_numbers
+from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like, check_numbers, check_real
 from retrograde.connectivity import Operator, as_operator
 from retrograde.defaults import default_solver, is_small
 from retrograde.derivatives import SteadyStateRule
@@ -24,6 +24,7 @@ from retrograde.result import Gradients, Status, SteadyState, Wants, convergence
 from retrograde.solvers import FixedPoint, Homotopy, Newton, Solver
 from retrograde.solvers.at_once import begin, go_on
 from retrograde.solvers.factors import Factors
+from retrograde.solvers.given import check_solver, check_throw
 from retrograde.structure import SMALL, factor_size
 from retrograde.targeting import check_grad_rtol, for_the_state, parts_of, settle
 from retrograde.transforms import from_autocast, opaque, transformed, uncompiled
@@ -103,8 +104,8 @@ def solved(
     """`steady_state`, where b was made from what is to be `looked_at`, tensors that have to be finite, by name."""
     b, x = _checked(net, b, x0)
     for name, given in (("solver", solver), ("adjoint", adjoint)):
-        if given is not None and not isinstance(given, Solver):
-            raise TypeError(f"{name}: expected a solver such as FixedPoint(), got {type(given).__name__}")
+        check_solver(name, given)
+    check_throw(throw)
     if warm is not None and not isinstance(warm, WarmStart):
         raise TypeError(f"warm: expected a WarmStart, got {type(warm).__name__}")
     check_grad_rtol(grad_rtol, solver=solver, adjoint=adjoint)
@@ -236,6 +237,7 @@ def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Ten
     """b and the start x, of shapes and dtypes that fit; x has the whole batch's shape."""
     W = net.W.bind()
     n = W.shape[0]
+    check_real("W", W.like)
     b = check_last_axis("b", check_like("b", from_autocast(b, W.like.dtype), W.like), n)
     net.f.check_elementwise(n, W.like)
     if x0 is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,24 @@ def as_html(title: str, rows: Sequence[Row], smallest_is_worst: Sequence[str] = 
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
+class Readable:
+    """Prints as a table, and in a notebook is one in HTML; a class gives its `_title` and `_rows`."""
+
+    def _title(self) -> str:
+        raise NotImplementedError
+
+    def _rows(self) -> list[Row]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return as_text(self._title(), self._rows(), self._smallest_is_worst)
+
+    def _repr_html_(self) -> str:
+        return as_html(self._title(), self._rows(), self._smallest_is_worst)
+
+    _smallest_is_worst: ClassVar[tuple[str, ...]] = ("margin", "margin, discrete", "margin, continuous", "distance")
+
+
 def _cells(rows: Sequence[Row], smallest_is_worst: Sequence[str]) -> list[list[str]]:
     """The head, empty where there is one sample, and a line of cells for each row."""
     cells = [[""] * 2 if all(value.ndim == 0 for _, value in rows) else ["", "median", "worst", "sample"]]
@@ -55,4 +74,4 @@ def _cells(rows: Sequence[Row], smallest_is_worst: Sequence[str]) -> list[list[s
 
 
 def _number(value: Tensor) -> str:
-    return f"{float(value):.3g}"
+    return f"{float(value.detach()):.3g}"

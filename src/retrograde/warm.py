@@ -27,7 +27,8 @@ class WarmStart:
     many fewer depends on how far the weights move between two visits of a sample.
 
     For a full batch, one after the other, that is all. Where batches differ, say which samples they hold:
-    ``warm=warm[indices]``, with their indices in the data set, integers from 0. Keep one WarmStart for each network.
+    ``warm=warm[indices]``, with their indices in the data set or any other integers from 0 that name them, such as
+    neuron ids; or ``warm[32:64]``, for the next 32 of them. Keep one WarmStart for each network.
 
     The extrapolation is a polynomial in the number of visits, whose order, from 0 on, is that which would have foretold
     the sample's last state best. The adjoint's is then scaled so that its residual is least, whatever became of the
@@ -37,8 +38,7 @@ class WarmStart:
         audit_every: after how many visits a sample is solved from cold too (from ``x0``): of several steady states a
             warm start may follow another than a cold one finds. Where they differ there is a warning, the cold answer
             is taken, and what was remembered is forgotten. None is never.
-        memory: how many states and adjoints of each sample are held. There is room for as many samples as the largest
-            index asks for.
+        memory: how many states and adjoints of each sample are held.
 
     Attributes:
         audits: how many samples were audited.
@@ -77,7 +77,10 @@ class WarmStart:
         self._keys: Any = None
 
     def __getitem__(self, keys: Any) -> Self:
-        """The same memory, for the samples with these indices: one integer for each, in the shape of the batch."""
+        """The same memory, for the samples with these indices: one integer for each, in the shape of the batch.
+
+        Of a slice that goes on beyond the last sample, as of the last batch of an epoch, the first are taken.
+        """
         keyed = copy.copy(self)
         keyed._keys = keys
         return keyed
@@ -103,7 +106,8 @@ class WarmStart:
         """All that is remembered, as tensors and numbers: a run that loads it goes on with the same bits."""
         shared = self._shared
         tables = {name: (table.differences.clone(), table.visits.clone()) for name, table in shared.tables.items()}
-        return {"tables": tables, "audits": shared.audits, "disagreements": shared.disagreements}
+        keys = torch.tensor(list(shared.rows), dtype=torch.int64)
+        return {"tables": tables, "keys": keys, "audits": shared.audits, "disagreements": shared.disagreements}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave.
@@ -117,6 +121,10 @@ class WarmStart:
             fits = differences.ndim == 3 and differences.shape[:2] == (self.memory, len(visits))
             if name not in self._shared.tables or not fits:
                 raise ValueError(f"state: expected tables of memory {self.memory}, got {name} {differences.shape}")
+        keys = state["keys"]
+        if not isinstance(keys, Tensor) or keys.dtype != torch.int64 or keys.ndim != 1:
+            raise TypeError("state: expected integer keys, one for each row of the tables by key")
+        self._shared.rows = {key: row for row, key in enumerate(keys.tolist())}
         for name, (differences, visits) in state["tables"].items():
             table = self._shared.tables[name]
             table.differences, table.visits = differences.clone(), visits.clone()
@@ -127,7 +135,8 @@ class WarmStart:
         if self._keys is None:
             rows, kind = torch.arange(batch.numel(), device=device), ""
         else:
-            rows, kind = _checked_keys(self._keys, batch, device), " by key"
+            keys, kind = _checked_keys(self._keys, batch, device), " by key"
+            rows = self._shared.rows_of(keys)
         return Visit(self, rows, bool(kind), *(self._shared.tables[name + kind] for name in ("x", "s")))
 
 
@@ -136,9 +145,16 @@ class _Shared:
 
     def __init__(self, memory: int):
         self.tables = {name: _Table(memory) for name in ("x", "s", "x by key", "s by key")}
+        self.rows: dict[int, int] = {}  # of each key, in the tables by key
         self.audits = self.disagreements = 0
 
+    def rows_of(self, keys: Tensor) -> Tensor:
+        """The row of each key; one that was never seen gets the next."""
+        rows = self.rows
+        return torch.tensor([rows.setdefault(key, len(rows)) for key in keys.tolist()], device=keys.device).long()
+
     def clear(self) -> None:
+        self.rows.clear()
         for table in self.tables.values():
             table.differences, table.visits = torch.empty(table.memory, 0, 0), torch.empty(0, dtype=torch.int64)
 
@@ -169,7 +185,7 @@ class _Table:
         if needed > _LARGEST:
             raise ValueError(
                 f"warm: {self.memory} vectors of each of {wanted} samples would take {needed / 2**30:.1f} GiB; "
-                "use WarmStart(memory=1), or smaller indices"
+                "use WarmStart(memory=1), or warm starts for some of them alone"
             )
         differences = like.new_zeros(self.memory, size, like.shape[1])
         visits = torch.zeros(size, dtype=torch.int64, device=like.device)
@@ -297,7 +313,9 @@ class Visit:
 
 
 def _checked_keys(keys: Any, batch: torch.Size, device: torch.device) -> Tensor:
-    """The keys as one axis of row numbers."""
+    """The keys on one axis."""
+    if isinstance(keys, slice):
+        keys = _sliced(keys, batch)
     try:
         rows = torch.as_tensor(keys, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -309,3 +327,14 @@ def _checked_keys(keys: Any, batch: torch.Size, device: torch.device) -> Tensor:
     if rows.numel() and int(rows.min()) < 0:
         raise ValueError(f"warm: expected indices from 0, got {int(rows.min())}")
     return rows.reshape(-1).long()
+
+
+def _sliced(keys: slice, batch: torch.Size) -> range:
+    """The indices that a slice names, as many as there are samples at most."""
+    start, stop, step = keys.start or 0, keys.stop, keys.step or 1
+    if any(isinstance(each, bool) or not isinstance(each, Integral) for each in (start, stop or 0, step)):
+        raise TypeError(f"warm: expected integers in the slice, got {keys}")
+    if start < 0 or step < 1 or (stop is not None and stop < 0):
+        raise ValueError(f"warm: expected a slice of indices from 0, in order, got {keys}")
+    end = start + step * batch.numel()
+    return range(start, end if stop is None else min(stop, end), step)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import random
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -25,6 +23,7 @@ from rich.table import Table
 from retrograde.cli.reading import Asked
 from retrograde.cli.telling import err, out, telling
 from retrograde.cli.wording import as_options
+from retrograde.connectome.writing import written
 from retrograde.report.answer import Answer
 from retrograde.training import InputError
 
@@ -109,21 +108,6 @@ def as_typed(context: typer.Context) -> str:
         else:
             words += [each.opts[0], *map(str, value if isinstance(value, list | tuple) else [value])]
     return shlex.join(words)
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` when all is written; until then nothing there changes."""
-    if path.exists() and not path.is_file():  # /dev/stdout, say
-        yield path
-        return
-    path = path.resolve()  # through a link
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_name(path: Path | None, option: str, suffixes: tuple[str, ...]) -> None:

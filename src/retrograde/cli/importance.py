@@ -5,14 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from retrograde import connectome
-from retrograde.cli.answering import check_name, question, written
-from retrograde.cli.reading import WHO, Asked, numbers_of
+from retrograde.cli.answering import check_name, question
+from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
+from retrograde.connectome import Importance
 from retrograde.connectome.naming import column_of
+from retrograde.connectome.writing import written
 from retrograde.report import Answer, Figure, drawings, paths
+from retrograde.training import InputError
+
+
+def _summed(asked: Asked, found: Importance, by: list[str], by_pair: str | None) -> pd.DataFrame:
+    """The rows that are told: one for each neuron, or sums."""
+    if by and by_pair:
+        raise InputError("--by-pair: expected no --by along with it")
+    if by_pair:
+        return found.by_pair(by_pair)
+    if not by:
+        return found.neurons
+    groups = [each for each in by if each != "neuropil" or each in found.neurons]
+    if len(groups) == 1 and len(by) == 1:
+        return found.by(groups[0])
+    if len(by) > 2 or len(groups) > 1:
+        raise InputError(f"--by: expected one column of the neurons, neuropil, or both; got {', '.join(by)}")
+    return found.by_neuropil(asked.files[0], asked.columns, *groups)
 
 
 @question
@@ -32,9 +52,18 @@ def importance(
     scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, after scaling")] = 0.99,
     exact: Annotated[int, typer.Option(min=0, help="Silence so many neurons for true, too.")] = 0,
     by: Annotated[
-        str | None, typer.Option(help="Sum over a column of the neurons, such as cell_type, or by neuropil.")
+        Several,
+        typer.Option(
+            help="Sum over a column of the neurons, such as cell_type, or by neuropil; or by both, --by cell_type "
+            "neuropil."
+        ),
     ] = None,
-    synapses: Annotated[Path | None, typer.Option(help="Write every connection's importance, as Parquet.")] = None,
+    by_pair: Annotated[
+        str | None, typer.Option(help="Sum the synapses from each group to each, of a column of the neurons.")
+    ] = None,
+    synapses: Annotated[
+        Path | None, typer.Option(help="Write every connection's importance, as Parquet or CSV.")
+    ] = None,
 ) -> Answer:
     """Rank neurons and synapses by what a reward, the activity of some neurons, depends on.
 
@@ -49,9 +78,10 @@ def importance(
 
     Any other reward is a function in Python: retrograde.connectome.importance(..., reward=).
     """
-    check_name(synapses, "synapses", (".parquet",))
+    check_name(synapses, "synapses", (".parquet", ".csv"))
     c = asked.connectome()
-    by = None if by is None else column_of(c.neurons, by, "by", also=("neuropil",))
+    by = [column_of(c.neurons, each, "by", also=("neuropil",)) for each in by or ()]
+    by_pair = None if by_pair is None else column_of(c.neurons, by_pair, "by_pair")
     sources, targets = numbers_of(source, "--source"), numbers_of(target, "--target")
     asked.step("solving")
     found = connectome.importance(
@@ -64,29 +94,27 @@ def importance(
         exact=exact,
         progress=lambda done, total: asked.step("silencing for true", done, total),
     )
-    if by == "neuropil" and by not in c.neurons:
-        table = found.by_neuropil(asked.files[0], asked.columns)
-    else:
-        table = found.neurons if by is None else found.by(by)
+    table = _summed(asked, found, by, by_pair)
     if synapses is not None:
         asked.step(f"writing {synapses}")
         with written(synapses) as path:
             found.write_synapses(path)
     title = f"what the reward, {found.reward:.6g}, depends on"
     ranked = found.synapses(max(paths.LARGEST, asked.top))
-    tables = {title: table, "synapses": ranked.head(1000)} if by is None else {title: table}
+    tables = {title: table} if by or by_pair else {title: table, "synapses": ranked.head(1000)}
     receipts = {"the state, x = f(αWx + b), and its adjoint": {"reward": found.reward, **found.attrs}}
     notes = [f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"]
     if not found.neurons[["silencing"]].to_numpy().any() and found.reward == 0:
         notes.append("No path leads from the sources to the targets: nothing here changes the reward.")
     if "silencing" in table:
-        names, beside = table["id" if by is None else by], table.get("silencing_exact")
+        names, beside = table.iloc[:, 0], table.get("silencing_exact")
         bars = drawings.bars(names, table["silencing"], "change of the reward", beside, "exactly")
         told = "Red: the reward rises without it; blue: it falls. To first order."
         figures = [Figure("If its output were silenced", bars, told)]
     else:
-        bars = drawings.bars(table["neuropil"], table["importance"], "importance")
-        figures = [Figure("Where the synapses lie", bars, "Sums of what the synapses there carry of the reward.")]
+        groups = table.loc[:, : "connections" if by_pair else "count"].iloc[:, :-1].astype(str)
+        bars = drawings.bars(groups.agg(" → ".join, axis=1), table["importance"], "importance")
+        figures = [Figure("Where the synapses lie", bars, "Sums of what these synapses carry of the reward.")]
     driven, wanted = (list(c.ids[c.index(list(given))]) for given in (sources, targets))
     strongest = paths.strongest_paths(ranked, "importance", driven, wanted)
     if len(strongest):

@@ -13,26 +13,21 @@ from retrograde import connectome
 from retrograde.cli.answering import question
 from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scale_of
-from retrograde.connectome import Connectome
+from retrograde.connectome import Connectome, presets
+from retrograde.connectome.presets import as_it_reads
 from retrograde.connectome.ranks import name_of
 from retrograde.report import Answer, Figure, drawings, paths
 
 
 class Preset(StrEnum):
-    """The names of `retrograde.connectome.linear.PRESETS`, for --help."""
+    """The names of `retrograde.connectome.presets.PRESETS`, for --help."""
 
     cic_2026 = "cic-2026"
     banc_paper = "banc-paper"
     influencer_R = "influencer-R"
 
 
-# What these tools read, where nothing else is asked for.
-READING: dict[str | None, tuple[str, float]] = {
-    None: ("count", 0),
-    "cic-2026": ("count", 5),
-    "banc-paper": ("norm", 5),
-    "influencer-R": ("norm", 3),
-}
+_TOOLS = "; ".join(f"{each.value}: {as_it_reads(each.value)}" for each in Preset)
 ENDS = 4  # neurons at the other end of the wiring diagram
 
 
@@ -53,7 +48,10 @@ def influence(
             "\\[default: 0.99]",
         ),
     ] = None,
-    preset: Annotated[Preset | None, typer.Option(help="Read and scale as another tool does.")] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help=f"Read and scale as another tool does, where no option says otherwise. {_TOOLS}."),
+    ] = None,
     f: Annotated[
         str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
     ] = "identity",
@@ -72,8 +70,8 @@ def influence(
 
     [bold]retrograde influence edges.csv --source ADAL ADAR --scale 0.5 --out who.csv --report page.html[/]
     """
-    usual, least = READING[preset and preset.value]
-    c = asked.connectome(usual, least)
+    usual = presets.PRESETS[preset.value] if preset else presets.Preset()
+    c = asked.connectome(usual.weights, usual.threshold)
     how: dict[str, Any] = {
         "scale": 0.99 if not scale else scale[0] if len(scale) == 1 else scale,
         "silence": asked.silence or (),

@@ -45,17 +45,21 @@ class Asked:
     """
 
     edges: Annotated[
-        Path | None, typer.Argument(help="The connections: CSV, TSV (.gz too), Parquet, Feather, SQLite or .npz.")
+        Path | None, typer.Argument(help="The connections: CSV, TSV (.gz too), Parquet, Feather, SQLite, .npz or .npy.")
     ] = None
     example: Annotated[Example | None, _reading("A connectome that comes along, in place of EDGES.")] = None
-    neurons: Annotated[Path | None, _reading("A table of the neurons: transmitter, type, side.")] = None
-    weights: Annotated[str | None, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count]")] = (
+    neurons: Annotated[list[Path] | None, _reading("A table of the neurons: transmitter, type, side; or several.")] = (
         None
     )
+    weights: Annotated[
+        str | None, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count, or a preset's]")
+    ] = None
     signs: Annotated[str | None, _reading("A preset, 'column', or gaba=-1,glutamate=-1; what is not named is +1.")] = (
         None
     )
-    threshold: Annotated[float | None, _reading("Drop connections of a smaller count. \\[default: 0]")] = None
+    threshold: Annotated[
+        float | None, _reading("Drop connections of a smaller count. \\[default: 0, or a preset's]")
+    ] = None
     silence: Annotated[Several, _reading(f"Neurons whose output is cut: {WHO}.")] = None
     exclude: Annotated[Several, _reading("Neurons to leave out, likewise.")] = None
     exclude_transmitter: Annotated[Several, _reading("Transmitters whose neurons' output is left out.")] = None
@@ -83,15 +87,15 @@ class Asked:
         return SOURCES[self.example] if self.example is not None else ""
 
     @property
-    def files(self) -> tuple[Path, Path | None]:
+    def files(self) -> tuple[Path, list[Path]]:
         """The tables of the connections and of the neurons."""
         if self.edges is not None and self.example is None:
             if str(self.edges) in SOURCES and not self.edges.exists():
                 raise InputError(f"edges: no such file: {self.edges}; did you mean --example {self.edges}?")
-            return self.edges, self.neurons
+            return self.edges, self.neurons or []
         if self.edges is None and self.example is not None:
             edges, neurons = files(self.example)
-            return edges, self.neurons or neurons
+            return edges, self.neurons or [neurons]
         got = "neither (EDGES comes before the options)" if self.edges is None else "both"
         raise InputError(f"edges: expected EDGES, or --example, one of the two; got {got}")
 

@@ -41,6 +41,12 @@ def simulate(
     record: Annotated[Several, typer.Option(help="Neurons to tell of, likewise. \\[default: all]")] = None,
     by: Annotated[str | None, typer.Option(help="Means by a column of the neurons, such as cell_type.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="A column for each neuron.")] = False,
+    cutoff: Annotated[
+        float | None, typer.Option(help="Of such a preset: below which drive a neuron is silent. \\[default: 0.01]")
+    ] = None,
+    steepness: Annotated[
+        str | None, typer.Option(help="Of such a preset: a number, or a column of the neurons. \\[default: 5]")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="ci-2.9 or ci-2.10: the equations of connectome_interpreter's releases.")
     ] = None,
@@ -61,6 +67,7 @@ def simulate(
     by = None if by is None else column_of(c.neurons, by, "by")
     how: dict[str, Any] = {"form": form, "f": f, "dt": dt, "tau": number_or_name(tau), "bias": number_or_name(bias)}
     how |= {"duration": duration, "start": start, "scale": scale, "silence": asked.silence or (), "preset": preset}
+    how |= {"threshold": cutoff, "steepness": number_or_name(steepness)}
     asked.step("simulating")
     given = stimulus if stimulus is not None else numbers_of(source, "--source")
     told = partial(asked.step, "simulating")
@@ -69,7 +76,7 @@ def simulate(
     activity = found.pivot(index="time", columns=key, values="activity")
     what = {"rate": "activity", "voltage": "activity, f(v)"}.get(found.attrs["form"], "activity")
     title = f"activity over {activity.index[-1]:g} in {found.attrs['steps']:,} steps"
-    figures = [_traces(activity, what)]
+    figures = [_traces(activity, what, "neurons" if by is None else f"groups by {by}")]
     if by is None and "cell_type" in found and found["cell_type"].nunique() > 1:
         means = found.groupby(["time", "cell_type"], sort=True)["activity"].mean().unstack()
         figures.append(_by_type(means, "cell type"))
@@ -97,14 +104,15 @@ def _peaks(activity: pd.DataFrame, key: str) -> pd.DataFrame:
     return table.sort_values("peak", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
 
-def _traces(activity: pd.DataFrame, what: str) -> Figure:
+def _traces(activity: pd.DataFrame, what: str, rows: str) -> Figure:
     lively = np.argsort(-np.ptp(activity.to_numpy(), axis=0), kind="stable")[:SHOWN]
     shown = activity.iloc[:, np.sort(lively)]
     note = "Above, the liveliest; below, ordered by when they peak."
     if shown.shape[1] < activity.shape[1]:
         note += f" The {shown.shape[1]} liveliest of {activity.shape[1]:,}."
     names = [str(name) for name in shown.columns]
-    return Figure("Activity", drawings.traces(shown.index.to_numpy(), shown.to_numpy(), names, title=what), note)
+    sketch = drawings.traces(shown.index.to_numpy(), shown.to_numpy(), names, title=what, rows=rows)
+    return Figure("Activity", sketch, note)
 
 
 def _by_type(means: pd.DataFrame, kind: str) -> Figure:

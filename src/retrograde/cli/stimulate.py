@@ -41,6 +41,12 @@ def stimulate(
     scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, after scaling")] = 0.99,
     bias: Annotated[str, typer.Option(help="Input that is always there: a number, or a column of the neurons.")] = "0",
     tau: Annotated[str | None, typer.Option(help="τ in steps: a number, or a column of the neurons.")] = None,
+    cutoff: Annotated[
+        float | None, typer.Option(help="Of such a preset: below which drive a neuron is silent. \\[default: 0.01]")
+    ] = None,
+    steepness: Annotated[
+        str | None, typer.Option(help="Of such a preset: a number, or a column of the neurons. \\[default: 5]")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="ci-2.9 or ci-2.10: connectome_interpreter's network and its search.")
     ] = None,
@@ -66,6 +72,7 @@ def stimulate(
     told = partial(asked.step, "searching")
     how: dict[str, Any] = {"least": least, "lower": lower, "upper": upper, "steps": steps, "maximum": maximum}
     how |= {"budget": budget, "f": f, "scale": scale, "bias": number_or_name(bias), "tau": number_or_name(tau)}
+    how |= {"threshold": cutoff, "steepness": number_or_name(steepness)}
     found = connectome.stimulate(
         c, wanted, allowed=allowed, silence=asked.silence or (), preset=preset, seed=asked.seed or 0, told=told, **how
     )
@@ -104,7 +111,7 @@ def _notes(found: pd.DataFrame) -> list[str]:
     if told.get("from_rest") is False:
         notes.append("From rest the network does not come to this steady state by itself: there is another, or none.")
     if told.get("settled") is False:
-        notes.append("The search was given up before it came to rest: what it found is no optimum.")
+        notes.append(f"The search ended before it came to rest: {told['stopped']}. What it found is no proven optimum.")
     return notes
 
 

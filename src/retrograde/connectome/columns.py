@@ -21,16 +21,22 @@ EDGES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 NEURONS: dict[str, tuple[str, ...]] = {
-    "id": ("id", "root_id", "pt_root_id", "bodyid", "body", "skid", "neuron_id", "neuron"),
+    "id": ("id", "root_id", "pt_root_id", "bodyid", "body", "skid", "neuron_id", "neuron", "idx"),
     "transmitter": ("top_nt", "nt_type", "consensus_nt", "neurotransmitter_predicted", "predicted_nt", "nt",
                     "neurotransmitter"),
     "cell_type": ("cell_type", "type", "primary_type", "neuron_class"),
     "class": ("cell_class", "class"),
     "super_class": ("super_class", "superclass"),
     "side": ("side", "somaside", "soma_side"),
+    "sign": ("sign",),
+    "idx": ("idx",),
 }  # fmt: skip
 
-_DATA_SET_ID = re.compile(r"[a-z]+_\d+_id")  # banc_626_id, fafb_783_id, ...
+_DATA_SET_ID = re.compile(r"[a-z]+_v?\d+(\.\d+)*_id")  # banc_626_id, fafb_783_id, manc_v1.2.1_id, ...
+
+# Of FlyWire's tables: the mean, over some synapses, of the probability that their transmitter is this one.
+_PROBABLE = {"gaba_avg": "gaba", "ach_avg": "acetylcholine", "glut_avg": "glutamate", "oct_avg": "octopamine",
+             "ser_avg": "serotonin", "da_avg": "dopamine"}  # fmt: skip
 
 SIGNS: dict[str, dict[str, int]] = {
     "shiu-2024": {"gaba": -1, "glutamate": -1},
@@ -68,8 +74,17 @@ def recognise(
     found = {}
     for role, aliases in known.items():
         column: str | None = given.get(role) or next((lowered[alias] for alias in aliases if alias in lowered), None)
-        if column is None and role == "id":
-            column = next((name for name in names if _DATA_SET_ID.fullmatch(name.lower())), None)
         if column is not None:
             found[role] = column
     return found
+
+
+def data_set_ids(names: Iterable[str]) -> list[str]:
+    """The columns that are named for a data set, as BANC's neuron table has one for each that it was matched to."""
+    return [name for name in names if _DATA_SET_ID.fullmatch(name.lower())]
+
+
+def probabilities(names: Iterable[str]) -> dict[str, str]:
+    """Column -> transmitter, for those of the probability of each; none where there is but one."""
+    found = {name: _PROBABLE[name.lower()] for name in names if name.lower() in _PROBABLE}
+    return found if len(found) > 1 else {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import copy
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +27,15 @@ class Driven(Protocol):
     """``at(b)`` moves to the input b, (m,); what is told then is of that b."""
 
     m: int
-    by_drive: bool
-    """Whether targets are looked at by their drive u = Wx + b, of which x = f(u), or by x."""
+
+    @property
+    def by_drive(self) -> bool:
+        """Whether targets are looked at by their drive u = Wx + b, of which x = f(u), or by x."""
+        ...
+
+    def by_activity(self) -> Driven:
+        """The same network, from where it is, with the targets looked at by x."""
+        ...
 
     def at(self, b: np.ndarray) -> None:
         """Move to the input b, (m,)."""
@@ -46,6 +54,15 @@ class Driven(Protocol):
         ...
 
 
+_Either = TypeVar("_Either", "Steady", "AlongTime")
+
+
+def _by_activity(net: _Either) -> _Either:
+    other = copy.copy(net)
+    other.by_drive = False
+    return other
+
+
 class Steady:
     """At the steady state x = f(Wx + bias + b), b at the neurons `allowed` alone.
 
@@ -59,6 +76,10 @@ class Steady:
         self.wanted = torch.from_numpy(targets.activity).to(bias)
         self.x: Tensor | None = None
         self.by_drive = True
+
+    def by_activity(self) -> Steady:
+        """The same network, from where it is, with the targets looked at by x."""
+        return _by_activity(self)
 
     def x_of_targets(self) -> Tensor:
         """(n,), what is wanted, where all neurons are targets."""
@@ -131,18 +152,11 @@ class AlongTime:
         self.net, self.bias, self.T, self.m = net, bias, steps, steps * len(allowed)
         self.allowed, self.place = torch.from_numpy(allowed), torch.from_numpy(targets.place)
         self.time = torch.from_numpy(targets.time)
-        self.may_drive = net.leak is None
-        self._by_drive = self.may_drive
+        self.by_drive = net.leak is None  # with a leak, x(t) is no function of u(t) alone
 
-    @property
-    def by_drive(self) -> bool:
-        """Whether targets are looked at by their drive."""
-        return self._by_drive
-
-    @by_drive.setter
-    def by_drive(self, wanted: bool) -> None:
-        # With a leak, x(t) is no function of u(t) alone.
-        self._by_drive = wanted and self.may_drive
+    def by_activity(self) -> AlongTime:
+        """The same network, from where it is, with the targets looked at by x."""
+        return _by_activity(self)
 
     def at(self, b: np.ndarray) -> None:
         """Move to the input b, (m,)."""

@@ -1,58 +1,48 @@
-"""The connections of an edge list or of a matrix, and rows of one pair made one."""
+"""The connections of an edge list, and rows of one pair made one."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import scipy.sparse
-import torch
 
-from retrograde.connectome.columns import EDGES, recognise, transmitter
-from retrograde.connectome.ids import Ids, identities, of_one_kind, texts
+from retrograde.connectome.columns import EDGES, probabilities, recognise
+from retrograde.connectome.ids import Ids, identities, of_one_kind
 from retrograde.connectome.naming import did_you_mean
 from retrograde.connectome.tables import Source, numbers
+from retrograde.connectome.transmitters import Told, named, probable
 
 WEIGHTS = ("count", "norm", "weight", "fraction", "rows")
 
 
-def connections(
-    edges: Any, given: Mapping[str, str], orientation: str | None, ids: Any, weights: str, signs: Any, ask: bool
-) -> tuple[Ids, Ids, dict[str, np.ndarray], pd.Categorical | None, int]:
-    """pre and post, the columns of numbers by role, the transmitters that an edge list may tell, if these are
-    asked for, and how many rows of a matrix neither send nor receive. By "rows" the count of each row is 1."""
-    matrix = _matrix(edges)
-    if matrix is not None:
-        if orientation not in ("post_pre", "pre_post"):
-            raise ValueError(
-                f"orientation: expected 'post_pre' (rows receive) or 'pre_post' (rows send) for a matrix, "
-                f"got {orientation!r}"
-            )
-        if matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"edges: expected a square matrix, got shape {matrix.shape}")
-        rows, others = matrix.row.astype(np.int64), matrix.col.astype(np.int64)
-        post, pre = (rows, others) if orientation == "post_pre" else (others, rows)
-        names = np.arange(matrix.shape[0]) if ids is None else _of_rows(ids)
-        if len(names) != matrix.shape[0]:
-            raise ValueError(f"ids: expected {matrix.shape[0]}, one for each row, got {len(names)}")
-        if matrix.dtype.kind not in "fiub":
-            raise ValueError(f"edges: expected a matrix of real numbers, got {matrix.dtype}")
-        counts = matrix.data.astype(np.float64)
-        bad = int((~np.isfinite(counts)).sum())
-        if bad:
-            raise ValueError(f"edges: {bad} of {len(counts)} entries of the matrix are NaN or infinite")
-        _check_weights(weights, {"count"}, "the matrix", ["count"])
-        _check_counts(counts, weights, ("fraction", "norm"), "edges")
-        alone = len(names) - len(np.union1d(pre, post))
-        return Ids(names, pre), Ids(names, post), {"count": counts}, None, alone
-    if orientation is not None:
-        raise ValueError("orientation: expected None for an edge list, whose columns say which neuron sends")
-    if ids is not None:
-        raise ValueError("ids: expected None for an edge list, which has its own; they are those of a matrix's rows")
+class Connections(NamedTuple):
+    """A row for each that was read.
+
+    Attributes:
+        pre, post: who sends and who receives.
+        values: the columns of numbers by role: "count", "norm", "weight", "sign".
+        told: what the rows tell of transmitters, where that was asked for.
+        alone: how many rows of a matrix neither send nor receive.
+    """
+
+    pre: Ids
+    post: Ids
+    values: dict[str, np.ndarray]
+    told: Told | None = None
+    alone: int = 0
+
+
+def of_list(edges: Any, given: Mapping[str, str], weights: str, by_column: bool, ask: bool) -> Connections:
+    """The connections of an edge list, each with the numbers that the weights need; by "rows" the count of each is 1.
+
+    Args:
+        edges: the table.
+        given: role -> column, where it is not recognised.
+        weights: as of `read`.
+        by_column: whether a column of signs is wanted, if there is one.
+        ask: whether transmitters are wanted, if some are told.
+    """
     source = Source(edges, "edges", ("edgelist_simple", "edgelist", "edges"))
     roles = recognise(source.names, EDGES, given, source.what)
     for role in ("pre", "post"):
@@ -61,40 +51,51 @@ def connections(
                 f"{source.what}: no column of {role}synaptic ids found among {', '.join(source.names)}; "
                 f"name it by columns={{'{role}': ...}}"
             )
-    needed = {"count", "norm", "weight", "sign"} & roles.keys()
-    if weights == "rows":
-        needed -= {"count", "norm", "weight"}
-    elif not needed & {"count", "norm", "weight"}:
-        raise ValueError(
-            f"{source.what}: no column of counts or weights found among {', '.join(source.names)}; "
-            "weights='rows' takes each row for one connection"
-        )
-    else:
-        _check_weights(weights, needed - {"sign"}, source.what, source.names)
-    if signs != "column":
-        needed -= {"sign"}
-    elif "sign" not in needed:
-        raise ValueError(f"signs: expected a column of signs in {source.what}, found none")
-    if weights != "weight" and roles.get("weight") == roles.get("count"):
-        needed -= {"weight"}
-    told = needed | ({"transmitter"} & roles.keys() if ask else set())
+    needed = _numbers(roles, weights, by_column, source)
+    likely = probabilities(source.names) if ask and "transmitter" not in roles else {}
+    spoken = [roles["transmitter"]] if ask and "transmitter" in roles else list(likely)
     ends = roles["pre"], roles["post"]
-    table = source.read([*ends, *(roles[role] for role in sorted(told))], many=True, ids=ends)
-    pre, post = (identities(table[roles[role]], f"{source.what}, {roles[role]}") for role in ("pre", "post"))
+    table = source.read([*ends, *(roles[role] for role in sorted(needed)), *spoken], many=True, ids=ends)
+    pre, post = (identities(table[end], f"{source.what}, {end}") for end in ends)
     pre, post = of_one_kind(pre, post, what=source.what)
     values = {role: numbers(table[roles[role]], f"{source.what}, {roles[role]}") for role in sorted(needed)}
     if weights == "rows":
         values["count"] = np.ones(len(pre))
     if "count" in values:
-        _check_counts(values["count"], weights, ("count", "fraction", "norm"), source.what)
-    odd = int((~np.isin(values["sign"], (1, -1))).sum()) if "sign" in values else 0
+        check_counts(values["count"], weights, ("count", "fraction", "norm"), source.what)
+    if "sign" in values:
+        check_signs(values["sign"], f"{source.what}, {roles['sign']}")
+    told: Told | None = None
+    if spoken:
+        told = probable(table, likely, source.what) if likely else named(table[spoken[0]])
+    return Connections(pre, post, values, told)
+
+
+def _numbers(roles: Mapping[str, str], weights: str, by_column: bool, source: Source) -> set[str]:
+    """The roles of the columns of numbers that are read."""
+    needed = {"count", "norm", "weight"} & roles.keys()
+    if weights == "rows":
+        needed = set()
+    elif not needed:
+        raise ValueError(
+            f"{source.what}: no column of counts or weights found among {', '.join(source.names)}; "
+            "weights='rows' takes each row for one connection"
+        )
+    else:
+        check_weights(weights, needed, source.what, source.names)
+    if weights != "weight" and roles.get("weight") == roles.get("count"):
+        needed -= {"weight"}
+    return needed | ({"sign"} & roles.keys() if by_column else set())
+
+
+def check_signs(signs: np.ndarray, what: str) -> None:
+    """ValueError unless each is +1 or -1."""
+    odd = int((~np.isin(signs, (1, -1))).sum())
     if odd:
-        raise ValueError(f"{source.what}, {roles['sign']}: {odd} of {len(pre)} signs are neither +1 nor -1")
-    spoken = _transmitters(table[roles["transmitter"]]) if "transmitter" in told else None
-    return pre, post, values, spoken, 0
+        raise ValueError(f"{what}: {odd} of {len(signs)} signs are neither +1 nor -1")
 
 
-def _check_weights(weights: str, there: set[str], what: str, names: list[str]) -> None:
+def check_weights(weights: str, there: set[str], what: str, names: list[str]) -> None:
     """ValueError unless the weights are a column that is there, or can be made from the counts."""
     if weights not in WEIGHTS:
         hint = did_you_mean(weights, WEIGHTS)
@@ -104,54 +105,11 @@ def _check_weights(weights: str, there: set[str], what: str, names: list[str]) -
         raise ValueError(f"weights: {what} has no column that is a {weights!r}{also}; it has {', '.join(names)}")
 
 
-def _check_counts(counts: np.ndarray, weights: str, positive: tuple[str, ...], what: str) -> None:
+def check_counts(counts: np.ndarray, weights: str, positive: tuple[str, ...], what: str) -> None:
+    """ValueError where some are negative, and the weights are to be one of the `positive` ones."""
     negative = int((counts < 0).sum())
     if negative and weights in positive:
         raise ValueError(f"{what}: {negative} of {len(counts)} counts are negative; signs= gives signs")
-
-
-def _of_rows(ids: Any) -> np.ndarray:
-    """The ids of a matrix's rows, looked at as those of a table are."""
-    try:
-        column = pa.chunked_array([pa.array(ids)])
-    except pa.ArrowException as error:
-        raise ValueError(f"ids: expected integers or text: {error}") from None
-    names = of_one_kind(identities(column, "ids"), what="ids")[0].values
-    repeated = len(names) - len(np.unique(names))
-    if repeated:
-        raise ValueError(f"ids: {repeated} of {len(names)} are there more than once")
-    return names
-
-
-def _transmitters(column: pa.ChunkedArray) -> pd.Categorical:
-    """Each row's transmitter, in one spelling; blank where there is none."""
-    labels, codes = texts(column.cast(pa.string()) if pa.types.is_null(column.type) else column)
-    names = pd.Index([transmitter(str(name)) for name in labels], dtype="str")
-    known = pd.Index(["", *names.unique().difference([""])])
-    return pd.Categorical.from_codes(known.get_indexer(names)[codes], known)
-
-
-def _matrix(edges: Any) -> scipy.sparse.coo_array | None:
-    """The matrix that the edges are, if they are one."""
-    if isinstance(edges, str | bytes) or hasattr(edges, "suffix"):
-        if not str(edges).lower().endswith(".npz"):
-            return None
-        try:
-            with open(edges, "rb") as file:
-                return scipy.sparse.load_npz(file).tocoo()
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise ValueError(f"edges {edges}: expected a sparse matrix as SciPy saves it: {error}") from None
-    if scipy.sparse.issparse(edges):
-        return edges.tocoo()
-    if isinstance(edges, torch.Tensor):
-        edges = edges.detach().to_dense().numpy()
-    if isinstance(edges, np.ndarray):
-        if edges.ndim != 2 or edges.dtype.kind not in "fiu":
-            raise ValueError(f"edges: expected a matrix of numbers, got shape {edges.shape} {edges.dtype}")
-        return scipy.sparse.coo_array(edges)
-    return None
 
 
 def numbered(pre: Ids, post: Ids) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:

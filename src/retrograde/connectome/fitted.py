@@ -18,8 +18,9 @@ from torch import Tensor
 
 from retrograde.connectome.adjustable import Adjustable
 from retrograde.connectome.certainty import Certainty, certainty
-from retrograde.connectome.linear import Preset, scaled
+from retrograde.connectome.linear import scaled
 from retrograde.connectome.misfit import Misfit, Progress
+from retrograde.connectome.presets import Preset
 from retrograde.connectome.recordings import held_out, recordings_of
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.tied import kinds_of
@@ -165,6 +166,8 @@ def fit(
     assert predicted is not None  # theta is one at which states were found
     notes += problem.notes(theta, known)
     margin = model.margin(theta)
+    if beyond := _beyond(nonlinearity, of.activity):
+        notes.append(beyond)
     if margin <= 0:
         notes.append(f"some steady state is unstable in continuous time: the least margin is {margin:.3g}")
     if not converged:
@@ -198,6 +201,16 @@ def fit(
     if throw and not converged:
         raise ConvergenceError(f"fit: {message} after {problem.evaluations} evaluations; try more max_steps", found)
     return found
+
+
+def _beyond(f: Nonlinearity, activity: np.ndarray) -> str:
+    """What is recorded that f does not give, whatever the parameters; nothing where its range is not known."""
+    try:
+        f.inverse(torch.from_numpy(activity))
+    except ValueError as error:
+        if "outside the range" in str(error):
+            return f"recorded, {error}: no fit comes near them, and parameters go on growing towards them"
+    return ""
 
 
 def _errors(activity: np.ndarray, predicted: np.ndarray, out: np.ndarray) -> pd.DataFrame:

@@ -9,21 +9,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 import torch
 from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
 from retrograde.connectome.amounts import at
 from retrograde.connectome.exactly import Reward, Solved, exact_effects
-from retrograde.connectome.linear import Preset, scaled, solvers_for
+from retrograde.connectome.linear import scaled, solvers_for
 from retrograde.connectome.naming import column_of
 from retrograde.connectome.neuropils import by_connection
+from retrograde.connectome.presets import Preset
+from retrograde.connectome.rollups import by_neuropil, by_pair
 from retrograde.connectome.scales import check_scale
+from retrograde.connectome.steadiness import linearised, stable_margin, steady
 from retrograde.connectome.wiring import Connectome
-from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
-from retrograde.steady import steady_state
+from retrograde.connectome.writing import write_pieces
+from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 
 _ROWS = 2**20  # synapses in a piece of the table that is written
 _SUMMED = ("activity", "sensitivity", "silencing", "flipping", "silencing_exact", "flipping_exact")
@@ -39,7 +40,8 @@ class Importance:
             ``flipping``, twice that, if its transmitter's sign is turned; where they were asked for
             ``silencing_exact`` and ``flipping_exact``; and what the neuron table says.
         reward: R.
-        attrs: ``eigenvalue``, ``alpha``, ``residual`` of the state, ``adjoint_residual``.
+        attrs: ``eigenvalue``, ``alpha``, ``residual`` of the state, ``adjoint_residual``; and where `f` is not the
+            identity ``margin``, 1 - the largest real part of an eigenvalue of DW at the state.
     """
 
     neurons: pd.DataFrame
@@ -63,16 +65,15 @@ class Importance:
         return table.sort_values("importance", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
     def write_synapses(self, path: str | Path) -> None:
-        """All connections in Parquet, in the order of ``edges``, a piece at a time: 15 million take little memory."""
-        writer = None
-        try:
-            for first in range(0, len(self._connectome.edges), _ROWS):
-                piece = pa.Table.from_pandas(self._piece(slice(first, first + _ROWS)), preserve_index=False)
-                writer = writer or pa.parquet.ParquetWriter(str(path), piece.schema)
-                writer.write_table(piece)
-        finally:
-            if writer is not None:
-                writer.close()
+        """All connections, in the order of ``edges``, as Parquet or CSV by the suffix.
+
+        They are written a piece at a time, 15 million take little memory, and under another name until all are there.
+
+        Raises:
+            ValueError: another suffix.
+        """
+        every = range(0, len(self._connectome.edges), _ROWS)
+        write_pieces(Path(path), (self._piece(slice(first, first + _ROWS)) for first in every))
 
     def by(self, column: str) -> pd.DataFrame:
         """Sums over the neurons of each cell type, class, ...: ``neurons``, and what is a number in the table.
@@ -91,7 +92,19 @@ class Importance:
         grouped = grouped.reset_index()
         return grouped.sort_values("silencing", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
-    def by_neuropil(self, edges: Any, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+    def by_pair(self, column: str) -> pd.DataFrame:
+        """Sums over the synapses from each cell type, class, ... to each other.
+
+        A row for each pair that is connected: ``pre_`` and ``post_`` with the column's name, ``connections``,
+        ``importance``, and ``magnitude``, Σ|importance|, by which they are sorted. Neurons of no group are left out.
+
+        Raises:
+            ValueError: no such column.
+        """
+        post, pre = (end.numpy() for end in self._connectome.W.edges)
+        return by_pair(self._connectome, column, pre, post, self._piece(slice(None))["importance"].to_numpy())
+
+    def by_neuropil(self, edges: Any, columns: Mapping[str, str] | None = None, by: str | None = None) -> pd.DataFrame:
         """Sums over the synapses of each neuropil: ``count``, ``importance`` and ``magnitude``, Σ|importance|.
 
         A connection's importance is divided among its neuropils by their counts; what was dropped in reading is left
@@ -100,20 +113,13 @@ class Importance:
         Args:
             edges: the table that the connectome was read from, with a row for each pair and neuropil.
             columns: role -> column, where they are not recognised.
+            by: a column of the neurons, such as "cell_type": a row for each neuropil and group of neurons that send.
 
         Raises:
-            ValueError: no column of neuropils, or of counts.
+            ValueError: no column of neuropils, or of counts; no such column of the neurons.
         """
         found = by_connection(self._connectome, edges, columns or {})
-        part = found.part * self._piece(slice(None))["importance"].to_numpy()[found.row]
-
-        def summed(values: np.ndarray) -> np.ndarray:
-            return np.bincount(found.neuropil, values, minlength=len(found.names))
-
-        told = {"count": summed(found.synapses), "importance": summed(part), "magnitude": summed(np.abs(part))}
-        grouped = pd.DataFrame({"neuropil": found.names, **told})
-        grouped = grouped[np.isin(np.arange(len(grouped)), found.neuropil)].sort_values("neuropil")
-        return grouped.sort_values("magnitude", ascending=False, kind="stable", ignore_index=True)
+        return by_neuropil(self._connectome, found, self._piece(slice(None))["importance"].to_numpy(), by)
 
     def _piece(self, rows: slice) -> pd.DataFrame:
         edges = self._connectome.edges.iloc[rows]
@@ -156,7 +162,8 @@ def importance(
         progress: called with how many exact effects are known, and of how many.
 
     Raises:
-        ValueError: ids that are not there, both target and reward or neither, a scale out of range.
+        ValueError: ids that are not there, both target and reward or neither, a scale out of range, a steady state that
+            is unstable.
         ConvergenceError: a solve did not converge.
 
     >>> import pandas as pd
@@ -178,8 +185,9 @@ def importance(
     b, weights = at(c, source, "source"), None if reward is not None else at(c, target, "target")
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
-    state = steady_state(net.W, b, net.f, solver=solver)
+    state = steady(net, b, solver)
     x = state.x.detach()
+    margin = None if isinstance(net.f, Identity) else stable_margin(linearised(net, x, b)[1], "source", "source")
     R, g = _rewarded(weights, reward, x)
     gradient = recurrent_backpropagation(net, x, g, input=b, adjoint=adjoint)
     s = gradient.s
@@ -198,6 +206,7 @@ def importance(
         "alpha": alpha,
         "residual": float(state.residual.max()),
         "adjoint_residual": float(gradient.receipt.residual.max()),
+        **({} if margin is None else {"margin": margin}),
     }
     return Importance(
         neurons=table.iloc[order.numpy()].reset_index(drop=True),
@@ -217,9 +226,16 @@ def _rewarded(weights: Tensor | None, reward: Reward | None, x: Tensor) -> tuple
     assert reward is not None  # one of the two is there
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
-        R = reward(leaf)
+        try:
+            R = reward(leaf)
+        except RuntimeError as error:  # torch's, of .numpy() say
+            raise ValueError(
+                f"reward: expected a function of the tensor x in torch's operations; it raised: {error}"
+            ) from error
         if not isinstance(R, Tensor) or R.numel() != 1:
             got = f"shape {tuple(R.shape)}" if isinstance(R, Tensor) else type(R).__name__
             raise ValueError(f"reward: expected a function that gives one number, a tensor; got {got}")
+        if not R.requires_grad:
+            raise ValueError("reward: expected a differentiable function of x; what it gave does not depend on x")
         (g,) = torch.autograd.grad(R.squeeze(), leaf, materialize_grads=True)
     return R.detach().squeeze(), g

@@ -18,23 +18,21 @@ from torch import Tensor
 from retrograde.connectome.amounts import at
 from retrograde.connectome.ends import ends_of, silenced_of
 from retrograde.connectome.linear import (
-    PRESETS,
-    Preset,
     adjoints,
     indicators,
-    largest_real_eigenvalue,
     reached,
     rescaled,
     scaled,
     solvers_for,
     states,
 )
+from retrograde.connectome.presets import PRESETS, Preset, differences
 from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.scales import check_scale
+from retrograde.connectome.steadiness import linearised, stable_margin, steady
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.steady import steady_state
 
 
 def influence(
@@ -66,7 +64,9 @@ def influence(
         silence: neurons whose outgoing connections are cut, by id; sources are exempt, if they are one group. α stays
             what it is for the whole network, so that what changes is the silencing alone.
         preset: "cic-2026", "banc-paper" or "influencer-R" computes α as these tools do: anew after silencing, and the
-            latter two only where the largest eigenvalue exceeds the scale.
+            latter two only where the largest eigenvalue exceeds the scale; of a network without cycles, α = 1. Their
+            numbers come out where the connectome was read as they read it: with ``weights="count"`` and
+            ``threshold=5``; "norm", 5 and no signs; or "norm", 3 and no signs. A note tells where it was not.
         by: a column of the neurons, such as "cell_type", whose groups `source` and `target` then name, in the place of
             ids; neither gives all groups by all groups.
         f: the nonlinearity. With any but "identity", influence is that of a small input, to first order, around the
@@ -82,7 +82,7 @@ def influence(
         part, ``alpha``, ``residual``, the solve's, ``margin``, 1 - the largest real part of an eigenvalue of DW, where
         `f` is not the identity (of a sweep, ``alpha`` at its largest scale, the largest residual and the least
         margin), and ``note``, where no path leads to any other neuron or none to the target: these influences are
-        exactly 0.
+        exactly 0; or where the preset's tool reads, or scales, otherwise than was to be expected.
 
     Raises:
         ValueError: neither source nor target, ids or groups that are not there, a scale out of range, a network without
@@ -140,8 +140,13 @@ def influence(
     table.attrs = {name: value for name, value in attrs.items() if value is not None}
     # What is asked of: the sources, where there are targets too; else all but those that are looked at.
     others = ends.from_places if ends.backwards and ends.sources else ~(driven != 0).any(0).numpy()
-    if not answers[0][:, others].any():
-        table.attrs["note"] = "no path leads there: every influence is exactly 0"
+    notes = [] if answers[0][:, others].any() else ["no path leads there: every influence is exactly 0"]
+    if preset is not None:
+        notes += differences(preset, c.reading.weights, c.reading.threshold, bool((c.edges["weight"] < 0).any()))
+        if how.only_if_positive and eigenvalue <= 0:
+            notes.append(f"no eigenvalue of W has a positive real part, and the preset {preset} takes W as it is then")
+    if notes:
+        table.attrs["note"] = "; ".join(notes)
     return table
 
 
@@ -174,17 +179,9 @@ def _answered(
     D = None
     if not isinstance(net.f, Identity):
         b = torch.zeros_like(driven[0]) if drive is None else drive
-        state = steady_state(net.W, b, net.f, solver=solvers_for(net)[0])
-        D = net.f.slope_at(net.W @ state.x.detach() + b)
-        (weight,) = net.W.bind().weights
-        post, _pre, _ = net.W.bind().entries()
-        net = Recurrence(net.W.bind().bind(D[post] * weight), Identity())
-        attrs = {"margin": 1 - largest_real_eigenvalue(net.W.bind()), "state_residual": float(state.residual.max())}
-        if attrs["margin"] <= 0:
-            raise ValueError(
-                f"drive: the steady state is unstable, for the largest real part of an eigenvalue of DW there is "
-                f"{1 - attrs['margin']:.3g}, which has to be below 1; try another drive, or a smaller scale"
-            )
+        state = steady(net, b, solvers_for(net)[0])
+        D, net = linearised(net, state.x.detach(), b)
+        attrs = {"margin": stable_margin(net, "drive", "drive"), "state_residual": float(state.residual.max())}
         driven = driven if backwards else D * driven
     found, residual = adjoints(net, driven) if backwards else states(net, driven)
     # What no path leads to is 0, whatever rounding or an iteration left there.
@@ -198,7 +195,7 @@ def _answered(
 
 def _scales(given: float | Sequence[float] | None, f: Nonlinearity) -> list[float | None]:
     scales: list[float | None] = []
-    scales += [given] if given is None or isinstance(given, int | float | np.number) else list(given)
+    scales += [given] if given is None or isinstance(given, int | float | np.number | str) else list(given)
     if not scales:
         raise ValueError("scale: expected at least one, got none")
     for each in scales:

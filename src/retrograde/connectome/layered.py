@@ -119,6 +119,17 @@ class _Sweep(torch.autograd.Function):
         return ctx.net.adjoint(ctx.saved_tensors, g[0], ctx.driven), None, None
 
 
+def cell_options(preset: str | None, threshold: float | None, steepness: Any) -> dict[str, Any]:
+    """The options of `layered` that are given; ValueError where there is no such network."""
+    given = {"threshold": threshold, "steepness": steepness}
+    some = {name: value for name, value in given.items() if value is not None}
+    if some and preset is None:
+        raise ValueError(
+            f"{next(iter(some))}: expected None, for it is of the networks of preset='ci-2.9' or 'ci-2.10'"
+        )
+    return some
+
+
 def layered(
     c: Connectome,
     release: str,

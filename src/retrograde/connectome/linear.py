@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.sparse.csgraph
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
 from retrograde.connectivity import Operator
+from retrograde.connectome.presets import Preset
 from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity
@@ -23,21 +24,6 @@ from retrograde.solvers import Direct, Newton, Solver
 from retrograde.steady import steady_state
 
 SMALL = 2000  # neurons, for which eigenvalues and solutions are found by dense factorisations
-
-
-class Preset(NamedTuple):
-    """How a tool scales W: after silencing, or only where its largest eigenvalue exceeds the scale."""
-
-    rescale_after_silencing: bool = False
-    only_if_larger: bool = False
-
-
-PRESETS = {
-    "cic-2026": Preset(rescale_after_silencing=True),
-    "banc-paper": Preset(rescale_after_silencing=True, only_if_larger=True),
-    "influencer-R": Preset(rescale_after_silencing=True, only_if_larger=True),
-}
-"""ConnectomeInfluenceCalculator as it is, as it was for the BANC paper (up to v0.4), and natverse's influencer."""
 
 
 def scaled(
@@ -112,6 +98,8 @@ def _by_arnoldi(A: scipy.sparse.csr_array) -> float:
 def rescaled(eigenvalue: float, scale: float, how: Preset) -> float:
     """α, by which the eigenvalue becomes the scale."""
     if how.only_if_larger and eigenvalue <= scale:
+        return 1.0
+    if how.only_if_positive and eigenvalue <= 0:
         return 1.0
     if not eigenvalue > 1e-12:
         raise ValueError(

@@ -23,10 +23,11 @@ _FLAT = 1e-6  # a curvature that is no more than rounding
 
 
 class Answer(NamedTuple):
-    """b; whether the search came to rest; and what it proves, of the network linearised at b."""
+    """b; whether the search came to rest, and why it stopped; and what it proves, of the network linearised at b."""
 
     b: np.ndarray
     settled: bool
+    stopped: str
     turns: int
     size_bound: float
     distance_bound: float
@@ -48,6 +49,7 @@ def bring(
     net.at(b)
     A, value = net.rows(), net.values()
     curvature, heavy, settled = 0.0, 0.0, False
+    stopped = f"all of the {most} turns were taken"
     nearest_so_far, since = np.inf, 0
     p = np.zeros(len(low))
     for turn in range(1, most + 1):
@@ -64,6 +66,7 @@ def bring(
         # Out of reach, an f that saturates is approached for ever, by ever larger inputs.
         nearest_so_far, since = (off, 0) if off < (1 - _WORTH) * nearest_so_far else (nearest_so_far, since + 1)
         if off > _ROUNDING and since >= _PATIENCE:
+            stopped = f"{_PATIENCE} turns brought the targets no nearer"
             break
         if length <= 1e-9 * (1 + np.abs(b).max(initial=0.0)):
             settled = True
@@ -77,6 +80,7 @@ def bring(
             settled = bool(gain <= 1e-9 * (1 + abs(now)))
             net.at(b)
             if settled or curvature > 1e6:
+                stopped = f"no step is better, though the network linearised here promises {gain:.1e}"
                 break
             curvature = max(10 * curvature, 1.0)
             continue
@@ -91,7 +95,8 @@ def bring(
             told(turn)
     rows = _around(net.rows(), net.values(), b, low, high)
     _, q = nearest(rows, box)
-    return Answer(b, settled, turn, size_bound(rows, box, norm, p), distance_bound(rows, box, q))
+    stopped = "nothing moves any more" if settled else stopped
+    return Answer(b, settled, stopped, turn, size_bound(rows, box, norm, p), distance_bound(rows, box, q))
 
 
 def _around(A: np.ndarray, value: np.ndarray, b: np.ndarray, low: np.ndarray, high: np.ndarray) -> Rows:
@@ -173,12 +178,11 @@ def maximise(
     told: Told = None,
     start: np.ndarray | None = None,
 ) -> Most:
-    """The b within the box, of Σ |b| <= budget, for which weights · x of the targets is largest.
+    """The b within the box, of Σ |b| <= budget, for which weights · values, those of x, is largest.
 
     By Frank and Wolfe: to the best corner for the gradient, as far as it climbs. The gap bounds what is left where the
     reward is concave in b, as it is where f = identity.
     """
-    net.by_drive = False
     b = box.clip(np.zeros(net.m) if start is None else start)
     net.at(b)
     reward, gap = float(weights @ net.values()), np.inf

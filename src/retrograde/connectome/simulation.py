@@ -13,15 +13,16 @@ from torch import Tensor
 
 from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.given import Stimulus, stimulus_of
-from retrograde.connectome.layered import RELEASES, Layered, layered
-from retrograde.connectome.linear import Preset, scaled
+from retrograde.connectome.layered import RELEASES, Layered, cell_options, layered
+from retrograde.connectome.linear import scaled
 from retrograde.connectome.naming import column_of
+from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
+from retrograde.connectome.steadiness import linearised, stable_margin, steady
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
-from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory
 
 _NUMBERS = 2**22  # of a piece of a trajectory, in neurons times steps
@@ -46,6 +47,8 @@ def simulate(
     by: str | None = None,
     wide: bool = False,
     preset: str | None = None,
+    threshold: float | None = None,
+    steepness: Any = None,
     told: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """The activity of every neuron over time, driven by a table of stimuli.
@@ -78,6 +81,8 @@ def simulate(
         preset: "ci-2.9" or "ci-2.10" for the equations of connectome_interpreter's MultilayeredNetwork in these
             releases, with its threshold, steepness, clamp and, from 2.10 on, τ = 10: see
             `retrograde.connectome.layered`. Its f is its own, and its time is counted in steps.
+        threshold, steepness: of that network: below which drive a neuron is silent, by default 0.01; and by what its
+            drive is multiplied, by default 5: a number, a column of the neurons, or a mapping from ids.
         told: called with the steps done and the steps in all, now and then.
 
     Returns:
@@ -86,7 +91,7 @@ def simulate(
 
     Raises:
         ValueError: columns that are missing, ids that are not there, strengths that are no numbers, a stop before its
-            start, a τ below dt, a table too long to be held.
+            start, a τ below dt, a steady state to start from that is unstable, a table too long to be held.
         ConvergenceError: the activity became infinite.
 
     References:
@@ -106,6 +111,7 @@ def simulate(
     for name, given, among in (("form", form, ("rate", "voltage")), ("start", start, ("rest", "steady"))):
         if given not in among:
             raise ValueError(f"{name}: expected one of {', '.join(among)}, got {given!r}")
+    cell = cell_options(preset, threshold, steepness)
     if preset is not None:
         if preset not in RELEASES:
             raise ValueError(f"preset: expected one of {', '.join(RELEASES)}, got {preset!r}")
@@ -131,8 +137,8 @@ def simulate(
         b = torch.from_numpy(per_neuron(c, bias, "bias")).to(like)
         pieces = _pieces(c, net, drive, b, form, dt, leak_of(c, tau, dt, like), start, steps)
     else:
-        cell = layered(c, preset, bias=bias, tau=tau, W=net.W.bind())
-        pieces = _layered_pieces(cell, drive, steps, like)
+        layers = layered(c, preset, bias=bias, tau=tau, W=net.W.bind(), **cell)
+        pieces = _layered_pieces(layers, drive, steps, like)
     done = 0
     for x, v in pieces:
         telling.take(x, v)
@@ -184,7 +190,8 @@ def _pieces(
     """The first state, and then what follows, some steps at a time."""
     now = torch.zeros_like(bias) if form == "rate" else bias.clone()
     if start == "steady":
-        x = steady_state(net.W, bias, net.f).x.detach()
+        x = steady(net, bias).x.detach()
+        stable_margin(linearised(net, x, bias)[1], "start", "bias")
         now = x if form == "rate" else net.W @ x + bias
     yield (now[None], None) if form == "rate" else (net.f(now)[None], now[None])
     several = max(1, _NUMBERS // len(bias))

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from retrograde.connectome.amounts import at
-from retrograde.connectome.linear import SMALL, Preset, matrix, scaled, solvers_for
+from retrograde.connectome.linear import SMALL, matrix, scaled, solvers_for
 from retrograde.connectome.naming import column_of
+from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome

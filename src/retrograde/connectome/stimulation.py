@@ -8,7 +8,7 @@ target, and the convex problem that is left is solved to its optimum.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,12 +17,14 @@ import torch
 from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.driving import AlongTime, Steady
 from retrograde.connectome.given import Targets, targets_of
-from retrograde.connectome.layered import activation_maximisation, layered
+from retrograde.connectome.interpreted import as_interpreted
+from retrograde.connectome.layered import cell_options, layered
 from retrograde.connectome.least import Box
-from retrograde.connectome.linear import Preset, scaled
-from retrograde.connectome.outcomes import ROUNDING, met, of_search, tabulated
+from retrograde.connectome.linear import scaled
+from retrograde.connectome.outcomes import met, of_search
+from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
-from retrograde.connectome.searching import bring, maximise, size_of
+from retrograde.connectome.searching import Answer, bring, maximise, size_of
 from retrograde.connectome.simulation import leak_of, network
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, as_nonlinearity
@@ -50,6 +52,8 @@ def stimulate(
     silence: Iterable[Any] = (),
     turns: int = 200,
     preset: str | None = None,
+    threshold: float | None = None,
+    steepness: Any = None,
     seed: int = 0,
     told: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -79,6 +83,8 @@ def stimulate(
         preset: "ci-2.9" or "ci-2.10": connectome_interpreter's network and its activation maximisation, from the same
             random input for the same ``seed``. Its layer 0 is time 1 here. ``upper``, ``f``, ``least`` and the like
             are its own then.
+        threshold, steepness: of that network: below which drive a neuron is silent, by default 0.01; and by what its
+            drive is multiplied, by default 5: a number, a column of the neurons, or a mapping from ids.
         told: called with the turns done and the turns in all.
 
     Returns:
@@ -92,8 +98,8 @@ def stimulate(
           leak. Both follow from multipliers. They hold for certain where ``proved`` is true, as it is for f =
           identity; else for the network linearised at the answer. The one that says nothing, as the targets are met or
           are not, is NaN.
-        - ``settled``: whether the search came to an end; ``from_rest``: whether the network comes to this steady state
-          by itself, by its leaky dynamics from x = 0.
+        - ``settled``: whether the search came to rest, and ``stopped``, why it ended; ``from_rest``: whether the
+          network comes to this steady state by itself, by its leaky dynamics from x = 0.
         - for a maximum, ``reward``, and ``gap``, by how much it may be surpassed: of the linearised network.
 
     Raises:
@@ -113,61 +119,104 @@ def stimulate(
     """
     _check_steps(steps, turns)
     targets = targets_of(c, target, steps)
-    wanted = None if maximum else targets.activity
     places = np.arange(len(c)) if allowed is None else np.unique(c.index(allowed, "allowed"))
     _check(places, lower, upper, least, maximum, budget)
+    ticking = None if told is None else lambda turn: told(turn, turns)
+    cut = c.index(silence, "silence")
+    cell = cell_options(preset, threshold, steepness)
     if preset is not None:
-        return _by_preset(c, targets, places, steps, preset, bias, tau, scale, silence, turns, seed, told)
+        if steps is None:
+            raise ValueError("steps: expected how many layers there are, for this preset")
+        W = network(c, scale, cut, Identity()).W.bind()
+        net = layered(c, preset, bias=bias, tau=tau, W=W, **cell)
+        return as_interpreted(c, net, targets, places, steps, turns=turns, seed=seed, told=ticking)
     if tau is not None and steps is None:
         raise ValueError("tau: a steady state does not depend on it; give steps=T")
     nonlinearity = as_nonlinearity(f)
-    low, high = _interval(nonlinearity, np.zeros(0) if wanted is None else wanted)
-    cut = c.index(silence, "silence")
-    net = _steady_network(c, scale, cut, nonlinearity) if steps is None else network(c, scale, cut, nonlinearity)
+    interval = None if maximum else _interval(nonlinearity, targets.activity)
+    driven = _driven(c, targets, places, steps, nonlinearity, scale, cut, bias, tau)
+    search = _Search(
+        targets, Box(*(np.full(driven.m, float(bound)) for bound in (lower, upper))), least, turns, ticking
+    )
+    if interval is None:
+        driven, b, attrs = _most(driven, search, float(budget))
+    else:
+        driven, b, attrs = _closed_form(driven, search, interval) or _least(driven, search, interval)
+    return of_search(c, driven, b, places, targets, attrs, least, maximum)
+
+
+class _Search(NamedTuple):
+    """What is looked for, where, and for how long."""
+
+    targets: Targets
+    box: Box
+    least: str
+    turns: int
+    told: Callable[[int], None] | None
+
+
+_Net = Steady | AlongTime
+_Found = tuple[_Net, np.ndarray, dict[str, Any]]  # the network at the input that was found, that input, what is told
+_Interval = tuple[np.ndarray, np.ndarray]
+
+
+def _driven(
+    c: Connectome,
+    targets: Targets,
+    places: np.ndarray,
+    steps: int | None,
+    f: Nonlinearity,
+    scale: float | None,
+    cut: np.ndarray,
+    bias: Any,
+    tau: Any,
+) -> _Net:
+    """The network as a function of the input to these places."""
+    net = _steady_network(c, scale, cut, f) if steps is None else network(c, scale, cut, f)
     like = net.W.bind().like
     b0 = torch.from_numpy(per_neuron(c, bias, "bias")).to(like)
     if steps is not None:
-        net = Recurrence(net.W, net.f, leak_of(c, tau, 1.0, like))
-    m = len(places) * (steps or 1)
-    box = Box(np.full(m, float(lower)), np.full(m, float(upper)))
-    driven = Steady(net, b0, places, targets) if steps is None else AlongTime(net, b0, places, targets, steps)
-    linear = isinstance(net.f, Identity)
-    ticking = None if told is None else lambda turn: told(turn, turns)
+        return AlongTime(Recurrence(net.W, net.f, leak_of(c, tau, 1.0, like)), b0, places, targets, steps)
+    return Steady(net, b0, places, targets)
 
-    if maximum:
-        start = np.full(m, _ON if np.isinf(budget) else min(_ON, budget / m)) if net.f.kinked else None
-        most = maximise(driven, targets.activity, box, float(budget), turns, ticking, start)
-        b, attrs = most.b, {"reward": most.reward, "gap": most.gap, "proved": linear, "turns": most.turns}
-    else:
-        if isinstance(driven, Steady) and len(targets.place) == len(c):
-            whole = _closed_form(driven, box, low, high)
-            if whole is not None:
-                driven.x = driven.x_of_targets()  # of several steady states that may be, this one
-                driven.at(whole)
-                attrs = {"settled": True, "proved": True, "turns": 0, "size_bound": size_of(whole, least)}
-                return of_search(c, driven, whole, places, targets, attrs, least, maximum)
-        if len(targets.place) * m > _ENTRIES:
-            raise ValueError(
-                f"target: {len(targets.place):,} targets of {m:,} inputs are more than a Jacobian can be held of; "
-                "allow fewer neurons, or ask for fewer targets"
-            )
-        if not driven.by_drive:
-            low = high = targets.activity
-        # A ReLU that is off has no slope to tell the way: all are a little on, at first.
-        start = np.full(m, _ON) if net.f.kinked else None
-        found = bring(driven, low, high, box, least, linear, turns, ticking, start)
-        if not linear and start is None and not met(driven, targets):
-            # Where rest is no stable state, nothing near it leads on.
-            found = bring(driven, low, high, box, least, linear, turns, ticking, np.full(m, _ON))
-        if not linear and driven.by_drive and not met(driven, targets):
-            # Out of reach: from here on it is x that has to come near, not u, which f may stretch without end.
-            driven.by_drive = False
-            near = targets.activity
-            found = bring(driven, near, near, box, least, linear, turns, ticking, start=found.b)
-        b = found.b
-        attrs = {"settled": found.settled, "proved": linear, "turns": found.turns}
-        attrs |= {"size_bound": found.size_bound, "distance_bound": found.distance_bound}
-    return of_search(c, driven, b, places, targets, attrs, least, maximum)
+
+def _most(driven: _Net, search: _Search, budget: float) -> _Found:
+    """The input for which the targets' activity is largest."""
+    driven = driven.by_activity()
+    on = np.full(driven.m, _ON if np.isinf(budget) else min(_ON, budget / driven.m))
+    start = on if driven.net.f.kinked else None
+    most = maximise(driven, search.targets.activity, search.box, budget, search.turns, search.told, start)
+    linear = isinstance(driven.net.f, Identity)
+    return driven, most.b, {"reward": most.reward, "gap": most.gap, "proved": linear, "turns": most.turns}
+
+
+def _least(driven: _Net, search: _Search, interval: _Interval) -> _Found:
+    """The least input that brings the targets there, or as near as the search gets."""
+    targets, box, least, turns, told = search
+    f, linear = driven.net.f, isinstance(driven.net.f, Identity)
+    if len(targets.place) * driven.m > _ENTRIES:
+        raise ValueError(
+            f"target: {len(targets.place):,} targets of {driven.m:,} inputs are more than a Jacobian can be held of; "
+            "allow fewer neurons, or ask for fewer targets"
+        )
+
+    def searched(net: _Net, start: np.ndarray | None) -> Answer:
+        low, high = interval if net.by_drive else (targets.activity, targets.activity)
+        return bring(net, low, high, box, least, linear, turns, told, start)
+
+    on = np.full(driven.m, _ON)
+    # A ReLU that is off has no slope to tell the way: all are a little on, at first.
+    found = searched(driven, on if f.kinked else None)
+    if not (linear or f.kinked or met(driven, targets)):
+        # Where rest is no stable state, nothing near it leads on.
+        found = searched(driven, on)
+    if driven.by_drive and not (linear or met(driven, targets)):
+        # Out of reach: from here on it is x that has to come near, not u, which f may stretch without end.
+        driven = driven.by_activity()
+        found = searched(driven, found.b)
+    attrs = {"settled": found.settled, "stopped": found.stopped, "proved": linear, "turns": found.turns}
+    attrs |= {"size_bound": found.size_bound, "distance_bound": found.distance_bound}
+    return driven, found.b, attrs
 
 
 def _check_steps(steps: int | None, turns: int) -> None:
@@ -210,63 +259,25 @@ def _interval(f: Nonlinearity, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(x == 0, -np.inf, u) if isinstance(f, ReLU) else u, u
 
 
-def _closed_form(net: Steady, box: Box, low: np.ndarray, high: np.ndarray) -> np.ndarray | None:
-    """b = f⁻¹(x) - Wx - bias, where every neuron's x is given; None where b may not be so."""
-    x = net.x_of_targets()
+def _closed_form(driven: _Net, search: _Search, interval: _Interval) -> _Found | None:
+    """b = f⁻¹(x) - Wx - bias, where every neuron's x is given at a steady state; None where b may not be so."""
+    if not isinstance(driven, Steady) or len(search.targets.place) != len(driven.bias):
+        return None
+    (low, high), box = interval, search.box
+    x = driven.x_of_targets()
     with torch.no_grad():
-        given = (net.net.W @ x + net.bias).double().numpy()
-    order = np.argsort(net.place.numpy())
+        given = (driven.net.W @ x + driven.bias).double().numpy()
+    order = np.argsort(driven.place.numpy())
     least, most = low[order] - given, high[order] - given
-    allowed = net.allowed.numpy()
+    allowed = driven.allowed.numpy()
     slack = 1e-12 * (1 + np.abs(most).max(initial=0.0))
     others = np.setdiff1d(np.arange(len(given)), allowed)
     b = np.clip(np.clip(0.0, box.lower, box.upper), least[allowed], most[allowed])
     inside = (b >= box.lower - slack) & (b <= box.upper + slack)
     if not inside.all() or (least[others] > slack).any() or (most[others] < -slack).any():
         return None
-    return box.clip(b)
-
-
-def _by_preset(
-    c: Connectome,
-    targets: Targets,
-    places: np.ndarray,
-    steps: int | None,
-    preset: str,
-    bias: Any,
-    tau: Any,
-    scale: float | None,
-    silence: Iterable[Any],
-    turns: int,
-    seed: int,
-    told: Callable[[int, int], None] | None,
-) -> pd.DataFrame:
-    """connectome_interpreter's own search."""
-    if steps is None:
-        raise ValueError("steps: expected how many layers there are, for this preset")
-    W = network(c, scale, c.index(silence, "silence"), Identity()).W.bind()
-    cell = layered(c, preset, bias=bias, tau=tau, W=W)
-    some = tuple(torch.from_numpy(each) for each in (targets.time, targets.place, targets.activity))
-    ticking = None if told is None else lambda turn: told(turn, turns)
-    u, x, losses = activation_maximisation(
-        cell,
-        torch.from_numpy(places),
-        (some[0], some[1], some[2].to(W.like)),
-        steps,
-        seed=seed,
-        turns=turns,
-        told=ticking,
-    )
-    input, states = np.zeros((steps + 1, len(c))), np.zeros((steps + 1, len(c)))
-    input[:-1, places], states[1:] = u.double().numpy(), x.double().numpy()
-    states[0] = input[0]
-    off = np.abs(states[targets.time, targets.place] - targets.activity)
-    attrs = {
-        "size": float(np.abs(input).sum()),
-        "met": bool((off <= ROUNDING * (1 + np.abs(targets.activity))).all()),
-        "distance": float(off.sum()),
-        "loss": float(losses[-1]),
-        "turns": len(losses),
-        "proved": False,
-    }
-    return tabulated(c, states, input, targets, False, attrs)
+    b = box.clip(b)
+    driven.x = x  # of several steady states that may be, this one
+    driven.at(b)
+    attrs = {"settled": True, "stopped": "it is the only one", "proved": True, "turns": 0}
+    return driven, b, attrs | {"size_bound": size_of(b, search.least)}

@@ -43,12 +43,14 @@ class Source:
 
     def __init__(self, table: Any, what: str, inside: Sequence[str] = ()):
         self.what = what
+        self._table: Any = None
         if isinstance(table, pd.DataFrame):
-            self._table: Any = pa.Table.from_pandas(table, preserve_index=False)
+            self._check_names([str(name) for name in table.columns])
+            self._table = pa.Table.from_pandas(table, preserve_index=False)
         elif isinstance(table, pa.Table):
             self._table = table
         elif isinstance(table, str | Path):
-            self._table, self.path = None, Path(table)
+            self.path = Path(table)
             self.what = f"{what} {self.path}"
             if not self.path.is_file():
                 raise FileNotFoundError(2, "no such file", str(self.path))
@@ -56,9 +58,23 @@ class Source:
         else:
             raise TypeError(f"{what}: expected {FORMATS}, got {type(table).__name__}")
         self.names: list[str] = self._told(self._schema)
-        twice = {name for name in self.names if self.names.count(name) > 1}
+        self._check_names(self.names)
+        if len(self.names) == 1 and self.untyped:
+            self._check_delimiter(self.names[0])
+
+    def _check_names(self, names: list[str]) -> None:
+        twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"{self.what}: columns that are there twice: {', '.join(sorted(twice))}")
+
+    def _check_delimiter(self, name: str) -> None:
+        usual = _DELIMITERS[self._suffix]
+        other = next((each for each in ";\t,|" if each != usual and each in name), None)
+        if other is not None:
+            raise ValueError(
+                f"{self.what}: one column, {name!r}: its fields seem to be separated by {other!r}, where those of a "
+                f"{self._suffix} are by {usual!r}; save it so, or give the table as pandas reads it"
+            )
 
     def read(self, columns: Sequence[str], many: bool = False, ids: Sequence[str] = ()) -> pa.Table:
         """These columns. Of `many` rows the text is read as a dictionary, and the rows have to fit into memory.

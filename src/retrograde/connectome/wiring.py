@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,20 @@ import scipy.sparse
 import torch
 
 from retrograde.connectivity import Sparse
-from retrograde.connectome.columns import EDGES, NEURONS, SIGNS, transmitter
-from retrograde.connectome.edges import connections, merged, numbered
-from retrograde.connectome.naming import did_you_mean, meant
-from retrograde.connectome.neurons import neuron_table
+from retrograde.connectome.columns import EDGES, NEURONS, transmitter
+from retrograde.connectome.edges import merged, numbered, of_list
+from retrograde.connectome.matrices import matrix_of, of_matrix
+from retrograde.connectome.naming import meant
+from retrograde.connectome.neurons import ids_by_row, neuron_table
+from retrograde.connectome.signs import check_column, check_transmitters, signs_of, told_of
 from retrograde.connectome.tables import Source
+
+
+class Reading(NamedTuple):
+    """How `read` was asked to make the weights."""
+
+    weights: str
+    threshold: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +38,7 @@ class Connectome:
         edges: a row for each connection: ``pre`` and ``post`` (ids), ``count`` where there is one, ``weight``.
         W: a `Sparse` connectivity, ``W[post, pre]``.
         summary: what reading dropped and merged, a row each.
+        reading: how the weights were made.
     """
 
     ids: np.ndarray
@@ -36,6 +46,7 @@ class Connectome:
     edges: pd.DataFrame
     W: Sparse
     summary: pd.DataFrame = field(repr=False)
+    reading: Reading = field(repr=False)
     _eigenvalues: dict[bytes, float] = field(default_factory=dict, init=False)  # of weights, by their digest
 
     def __len__(self) -> int:
@@ -85,10 +96,11 @@ def read(
     Connections that are there more than once, a row for each neuropil say, are summed before the threshold is applied.
 
     Args:
-        edges: a file (CSV or TSV, compressed as ``.csv.gz`` too, Parquet, Feather, SQLite, or SciPy's ``.npz`` of a
-            sparse matrix), a pandas or Arrow table, or a matrix. The columns of FlyWire's Codex, BANC, MaleCNS,
-            neuPrint, ConnectomeInfluenceCalculator and others are recognised; `columns` names any other.
-        neurons: the same for the neurons, by id: transmitter, cell type, class, side.
+        edges: a file (CSV or TSV, compressed as ``.csv.gz`` too, Parquet, Feather, SQLite), a pandas or Arrow table; or
+            a matrix: of SciPy, NumPy or torch, a square pandas table, ``.npz`` or ``.npy``. The columns of FlyWire's
+            Codex and Zenodo tables, BANC, MaleCNS, neuPrint, ConnectomeInfluenceCalculator, connectome_interpreter and
+            others are recognised; `columns` names any other.
+        neurons: the same for the neurons, by id: transmitter, cell type, class, side. Or a list of several tables.
         weights: the column that W holds, "count", "norm" or "weight"; "rows", how many rows there are of each pair, as
             in a list of pre and post alone; or "fraction", each connection's part of all the input of its post neuron,
             of what is left after the threshold and everything that is excluded. Where there is no column "norm", it is
@@ -96,8 +108,10 @@ def read(
             a column: ConnectomeInfluenceCalculator's order.
         signs: transmitter -> +1 or -1, by which the weights of a neuron's outgoing connections are multiplied; what is
             not named is +1, and what is named has to be there. Or a preset's name, see
-            ``retrograde.connectome.SIGNS``; or "column", for a column of signs, +1 or -1, in the edges. None leaves all
-            weights as they are. Transmitters that edges tell are voted on, by count.
+            ``retrograde.connectome.SIGNS``; or "column", for a column of signs, +1 or -1, in the edges, else in the
+            neuron table. None leaves all weights as they are. Transmitters that edges tell are voted on, by count; of
+            their probabilities (``gaba_avg``, ``ach_avg``, ...) the one that is largest on average over a neuron's
+            synapses is taken. The summary tells which transmitters are +1 because nothing names them.
         threshold: connections of a smaller count, by absolute value, are dropped.
         exclude: neurons to leave out, by id, or as COLUMN:VALUE: ``"cell_type:T4a"``.
         exclude_transmitters: transmitters whose neurons' outgoing connections are dropped; they have to be there.
@@ -105,7 +119,9 @@ def read(
         columns: role -> column, for columns that are not recognised: roles "pre", "post", "count", "norm", "weight",
             "sign", "transmitter" of the edges, "id", "cell_type", ... of the neurons.
         orientation: of a matrix, and required there: "post_pre" where rows receive, "pre_post" where rows send.
-        ids: of a matrix, one for each row; None numbers them.
+        ids: of a matrix, one for each row; None takes the names of a pandas table's columns, or the ids of a neuron
+            table that has a column ``idx``, the row of each neuron, as connectome_interpreter's have; else rows are
+            numbered.
         dtype: of W.
 
     Raises:
@@ -130,15 +146,25 @@ def read(
     strange = [role for role in given if role not in roles]
     if strange:
         raise ValueError(f"columns: expected roles among {', '.join(roles)}, got {strange[0]!r}")
-    about = None if neurons is None else Source(neurons, "neurons", ("meta", "neurons"))
-    there = about.names if about else []
+    several = list(neurons) if isinstance(neurons, list | tuple) else [] if neurons is None else [neurons]
+    about = [Source(each, "neurons", ("meta", "neurons")) for each in several]
+    there = {name for each in about for name in each.names}
     of_neurons = {r: column for r, column in given.items() if r in NEURONS and (r not in EDGES or column in there)}
     of_edges = {role: column for role, column in given.items() if role not in of_neurons}
     unwanted = [exclude_transmitters] if isinstance(exclude_transmitters, str) else list(exclude_transmitters)
     by_transmitter = signs is not None and signs != "column"
-    senders, receivers, values, spoken, alone = connections(
-        edges, of_edges, orientation, ids, weights, signs, by_transmitter or bool(unwanted)
-    )
+    matrix = matrix_of(edges, orientation)
+    if matrix is not None:
+        names = ids_by_row(about, of_neurons, matrix.entries.shape[0]) if ids is None and matrix.names is None else ids
+        found = of_matrix(matrix, str(orientation), names, weights)
+    elif orientation is not None:
+        raise ValueError("orientation: expected None for an edge list, whose columns say which neuron sends")
+    elif ids is not None:
+        raise ValueError("ids: expected None for an edge list, which has its own; they are those of a matrix's rows")
+    else:
+        found = of_list(edges, of_edges, weights, signs == "column", by_transmitter or bool(unwanted))
+    senders, receivers, values, spoken, alone = found
+    del found
     told.append(("rows read", len(senders)))
     if alone:
         told.append(("rows of the matrix without a connection", alone))
@@ -147,7 +173,10 @@ def read(
     table, of_table = neuron_table(about, known, of_neurons, spoken, pre, values.get("count"))
     told += of_table
     if by_transmitter:
-        told.append(("neurons without a transmitter", int((table["transmitter"] == "").sum())))
+        told += told_of(signs, table)
+    elif signs == "column" and "sign" not in values:
+        check_column(table)
+        told.append(("neurons without a sign, +1", int(table["sign"].isna().sum())))
 
     pre, post, values = merged(pre, post, values, len(known))
     told.append(("connections, rows of one pair summed", len(pre)))
@@ -168,7 +197,7 @@ def read(
     if len(out):
         keep(~(np.isin(pre, out) | np.isin(post, out)), "connections dropped, of excluded neurons")
     if unwanted:
-        _check_transmitters(table, "exclude_transmitters", unwanted)
+        check_transmitters(table, "exclude_transmitters", unwanted)
         names = [transmitter(name) for name in unwanted]
         keep(~table["transmitter"].isin(names).to_numpy()[pre], "connections dropped, by transmitter")
     if not len(pre):
@@ -176,7 +205,7 @@ def read(
 
     here = np.unique(np.concatenate([pre, post]))
     told.append(("neurons without a connection left, dropped", len(known) - len(here)))
-    weight = _weights(weights, values, post, len(known)) * _signs(signs, values, table, pre)
+    weight = _weights(weights, values, post, len(known)) * signs_of(signs, values, table, pre)
     weight = np.where(np.isin(pre, meant(known, table, silence, "silence")[0]), 0.0, weight)
 
     place = np.full(len(known), -1)
@@ -192,6 +221,7 @@ def read(
         edges=pd.DataFrame(listed),
         W=W,
         summary=pd.DataFrame(told, columns=["what", "number"]),
+        reading=Reading(weights, float(threshold)),
     )
 
 
@@ -214,42 +244,3 @@ def _weights(weights: str, values: dict[str, np.ndarray], post: np.ndarray, n: i
 def _fractions(counts: np.ndarray, post: np.ndarray, n: int) -> np.ndarray:
     total = np.bincount(post, counts, minlength=n)[post]
     return np.divide(counts, total, out=np.zeros_like(total), where=total > 0)
-
-
-def _signs(
-    signs: str | Mapping[str, int] | None, values: dict[str, np.ndarray], table: pd.DataFrame, pre: np.ndarray
-) -> np.ndarray | float:
-    if signs is None:
-        return 1.0
-    if isinstance(signs, str):
-        if signs == "column":
-            return np.sign(values["sign"])
-        if signs not in SIGNS:
-            hint = did_you_mean(signs, ["column", *SIGNS])
-            raise ValueError(
-                f"signs: expected a mapping such as {{'gaba': -1}}, 'column' or one of {', '.join(SIGNS)}, "
-                f"got {signs!r}{hint}"
-            )
-        _check_transmitters(table, "signs")
-        return _by_transmitter(SIGNS[signs], table, pre)
-    for name, sign in signs.items():
-        if sign not in (1, -1):
-            raise ValueError(f"signs: expected +1 or -1 for {name!r}, got {sign!r}")
-    _check_transmitters(table, "signs", signs)
-    return _by_transmitter(signs, table, pre)
-
-
-def _check_transmitters(table: pd.DataFrame, what: str, named: Iterable[str] = ()) -> None:
-    """ValueError where none is told, or not one that is named."""
-    present = sorted(set(table["transmitter"]) - {""})
-    if not present:
-        raise ValueError(f"{what}: no transmitter is told by the neuron table, nor by the edges")
-    absent = [name for name in named if transmitter(name) not in present]
-    if absent:
-        hint = did_you_mean(absent[0], present)
-        raise ValueError(f"{what}: no neuron's transmitter is {absent[0]!r}; there are {', '.join(present)}{hint}")
-
-
-def _by_transmitter(signs: Mapping[str, int], table: pd.DataFrame, pre: np.ndarray) -> np.ndarray:
-    by_name = {transmitter(name): sign for name, sign in signs.items()}
-    return table["transmitter"].map(by_name).fillna(1.0).to_numpy(np.float64)[pre]

@@ -124,8 +124,12 @@ def traces(
     unit: str = "time",
     title: str = "activity",
     input: ArrayLike | None = None,
+    rows: str = "neurons",
 ) -> str:
-    """Activity (T, n) over time: up to `LINES` traces, or else the liveliest of them; below, all as a raster."""
+    """Activity (T, n) over time: up to `LINES` traces, or else the liveliest of them; below, all as a raster.
+
+    ``rows`` says what the n are.
+    """
     time, activity = np.asarray(time, float), finite(activity)
     T, n = activity.shape
     lively = np.argsort(-np.ptp(np.nan_to_num(activity), axis=0), kind="stable")[:LINES]
@@ -147,14 +151,14 @@ def traces(
     above.legend(loc="upper left", bbox_to_anchor=(1.0, 1.1), handlelength=1.6, labelspacing=0.2, fontsize=7.5)
     above.set(ylabel=title)
     above.yaxis.set_major_locator(MaxNLocator(4))
-    raster(below, time, activity, names)
+    raster(below, time, activity, names, rows)
     below.set(xlabel=unit)
     below.xaxis.set_major_locator(MaxNLocator(7))
-    return f"{title} of {n} neurons over time, as traces and as a raster"
+    return f"{title} of {n} {rows} over time, as traces and as a raster"
 
 
-def raster(axes: Axes, time: np.ndarray, activity: np.ndarray, names: Sequence[object]) -> None:
-    """A row for each neuron, ordered by when it peaks, red above 0 and blue below."""
+def raster(axes: Axes, time: np.ndarray, activity: np.ndarray, names: Sequence[object], rows: str = "neurons") -> None:
+    """A row for each neuron, or whatever the rows are, ordered by when it peaks, red above 0 and blue below."""
     T, n = activity.shape
     order = np.argsort(np.argmax(np.abs(np.nan_to_num(activity)), axis=0), kind="stable")
     step = (time[-1] - time[0]) / max(T - 1, 1) or 1.0
@@ -163,7 +167,7 @@ def raster(axes: Axes, time: np.ndarray, activity: np.ndarray, names: Sequence[o
     if n <= 24:
         axes.set_yticks(range(n), [short(names[k]) for k in order], fontsize=7)
     else:
-        axes.set(yticks=[], ylabel=f"{n:,} neurons, by when they peak")
+        axes.set(yticks=[], ylabel=f"{n:,} {rows}, by when they peak")
     axes.tick_params(axis="y", length=0)
 
 

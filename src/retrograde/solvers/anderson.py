@@ -10,6 +10,7 @@ from torch import Tensor
 
 from retrograde.result import Status
 from retrograde.solvers.base import Iteration, Problem, Solution, check_number, floor, relative_residual, verdict
+from retrograde.solvers.factors import factored_in
 from retrograde.solvers.fixed_point import FixedPoint
 
 
@@ -100,9 +101,10 @@ class Anderson(Iteration):
         ridge = torch.finfo(z.dtype).eps ** (2 / 3)
         eye = torch.eye(self.memory, dtype=z.dtype, device=z.device)
         ridges = torch.where(valid[..., None], ridge, 1) * eye
-        Q, R = torch.linalg.qr(torch.cat([columns.mT, ridges], dim=1))
-        right = Q[:, : z.shape[1]].mT @ r[..., None]
-        gamma = torch.linalg.solve_triangular(R, right, upper=True)[..., 0]
+        wide = factored_in(z.dtype)
+        Q, R = torch.linalg.qr(torch.cat([columns.mT, ridges], dim=1).to(wide))
+        right = Q[:, : z.shape[1]].mT @ r[..., None].to(wide)
+        gamma = torch.linalg.solve_triangular(R, right, upper=True)[..., 0].to(z)
         gamma = torch.where(valid & accelerated[:, None], gamma / scale.clamp(min=torch.finfo(z.dtype).tiny), 0)
         onward = step - torch.einsum("smn,sm->sn", dZ + dR, gamma)
         better = size < least

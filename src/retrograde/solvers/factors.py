@@ -30,7 +30,7 @@ class Factors:
     """
 
     def __init__(self, like: Tensor, samples: int | None = None, n: int | None = None):
-        self._dtype, self._device, self._n = like.dtype, like.device, like.shape[-1] if n is None else n
+        self._dtype, self._device, self._n = factored_in(like.dtype), like.device, like.shape[-1] if n is None else n
         self._samples = len(like) if samples is None else samples
         self._alone = like.device.type == "cpu" and self._n > _TOGETHER
         self._more = -self._n % _LINE if like.device.type == "cpu" and not self._alone else 0
@@ -65,7 +65,7 @@ class Factors:
         rows = self._all if rows is None else rows
         self._make_room(rows[self.missing(rows)])
         place = self._place[rows]
-        A = matrices()
+        A = matrices().to(self._dtype)
         if self._alone:
             for k, each in zip(place.tolist(), A, strict=True):
                 self._lu[k], self._pivots[k], _ = torch.linalg.lu_factor_ex(each)
@@ -87,13 +87,15 @@ class Factors:
     def solve(self, rows: Tensor | None, r: Tensor, transposed: bool = False) -> Tensor:
         """A⁻¹ r, or A⁻ᵀ r, for these samples; r (len(rows), n)."""
         place = self._place if rows is None else self._place[rows]
+        right = r.to(self._dtype)
         if self._alone:
-            found = torch.empty_like(r)
-            for k, each, its in zip(place.tolist(), r, found, strict=True):
+            found = torch.empty_like(right)
+            for k, each, its in zip(place.tolist(), right, found, strict=True):
                 its[:] = torch.linalg.lu_solve(self._lu[k], self._pivots[k], each[:, None], adjoint=transposed)[:, 0]
-            return found
-        r = torch.nn.functional.pad(r, (0, self._more))[:, :, None]
-        return torch.linalg.lu_solve(self._lu[place], self._pivots[place], r, adjoint=transposed)[:, : self._n, 0]
+            return found.to(r)
+        right = torch.nn.functional.pad(right, (0, self._more))[:, :, None]
+        found = torch.linalg.lu_solve(self._lu[place], self._pivots[place], right, adjoint=transposed)
+        return found[:, : self._n, 0].to(r)
 
     def _make_room(self, rows: Tensor) -> None:
         held, n = len(self._lu), self._n
@@ -108,3 +110,8 @@ class Factors:
             self._place[rows] = torch.arange(held, all_of_them, device=rows.device)
             self._lu = torch.cat([self._lu, self._lu.new_empty(len(rows), *self._lu.shape[1:])])
             self._pivots = torch.cat([self._pivots, self._pivots.new_empty(len(rows), *self._pivots.shape[1:])])
+
+
+def factored_in(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, which torch does not factor."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from retrograde.solvers.base import Linear, Problem
+from retrograde.solvers.factors import factored_in
 
 # A sample's space holds at most so many vectors, and numbers, however often its cycles were too short.
 _LONGEST, _LARGEST = 512, 2**24
@@ -79,7 +80,8 @@ def cycle(A: Linear, r: Tensor, goal: Tensor, restart: Tensor) -> tuple[Tensor, 
     k = int(size.max()) if samples else 0
     used = torch.arange(k, device=r.device) < size[:, None]
     right = torch.where(used, beta[:, None] * Q[:, :k, 0], 0.0)
-    y = torch.linalg.solve_triangular(R[:, :k, :k], right[:, :, None], upper=True)
+    wide = factored_in(r.dtype)
+    y = torch.linalg.solve_triangular(R[:, :k, :k].to(wide), right[:, :, None].to(wide), upper=True).to(r)
     return torch.bmm(y.mT, V[:k].transpose(0, 1))[:, 0], size
 
 

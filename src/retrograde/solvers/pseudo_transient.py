@@ -54,7 +54,7 @@ class PseudoTransient(Iteration):
         delta, before = memory
         r = step - z
         size = torch.linalg.vector_norm(r, dim=-1, keepdim=True)
-        delta = (delta * torch.where(before > 0, before / size, 1)).clamp(1e-6, 1e12)
+        delta = (delta * torch.where(before > 0, before / size, 1)).clamp(1e-6, min(1e12, torch.finfo(z.dtype).max))
         if problem.factorable:
             move = problem.factorise(z, anew=True, shift=1 / delta)(r)
         else:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # As shares of the largest step: the first; where a bend counts as a kink and is stepped over; where it is given up.
 _FIRST, _KINK, _LEAST = 0.25, 1e-4, 1e-8
+# From how many starts the first state is looked for where it is not found at once.
+_STARTS = 64
 
 
 @precisely
@@ -59,7 +61,8 @@ def continue_steady_state(
         range: (first, last), in which order t runs to begin with. The branch ends where t leaves this interval, on
             either side.
         input: as in `find_steady_states`.
-        x0: (n,), near the steady state to begin with; None is 0.
+        x0: (n,), near the steady state to begin with; None is 0. Where nothing is found from there, the nearest of
+            those that many starts lead to is taken.
         start: the t of x0; None is ``range[0]``. From inside the range the branch is followed both ways.
         step: the longest step, as a share of the range, and of the root mean square of x (or 1, where that is more).
         max_points: how many points to take at most.
@@ -267,6 +270,13 @@ def _first(cell: Cell, x0: Tensor | None) -> Tensor:
     solver = Cascade(Newton(), FixedPoint())
     found = solver.solve(cell.problem(), x[None])
     if found.status[0] != Status.CONVERGED:
+        # From many starts, as find_steady_states does; of what they lead to, what is nearest.
+        starts = cell.draw(_STARTS, torch.Generator().manual_seed(0))
+        others = solver.solve(cell.problem(), starts)
+        good = (others.status == Status.CONVERGED) & (others.value.abs().amax(-1) <= cell.bound)
+        if good.any():
+            states = others.value[good]
+            return states[torch.linalg.vector_norm(states - x, dim=-1).argmin()]
         raise ConvergenceError(
             f"branch: no steady state found to begin with ({Status(int(found.status[0])).message}; residual "
             f"{float(found.residual[0]):.2e}). Give an x0 nearer to one, such as rg.find_steady_states finds.",

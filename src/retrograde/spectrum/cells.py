@@ -120,6 +120,11 @@ def cell_of(net: Any, input: Tensor | None = None, n: int | None = None, x0: Ten
         cell = replace(cell, input=torch.zeros_like(cell.like) if input is None else input.detach())
     elif isinstance(net, nn.RNNCellBase):
         cell = _of_torch(net, input)
+    elif isinstance(net, nn.RNNBase):
+        raise TypeError(
+            f"net: expected a torch cell such as {type(net).__name__}Cell, which takes one step, "
+            f"got {type(net).__name__}, which takes a whole sequence"
+        )
     elif callable(net):
         if input is not None:
             raise ValueError("input: a function x -> x' takes none; let the function hold it")

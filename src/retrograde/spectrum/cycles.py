@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -66,8 +67,64 @@ class Course:
     exponent: Tensor
 
 
-def course(net: Recurrence, b: Tensor, x: Tensor, steps: int) -> Course:
-    """The dynamics run from x for the total input b, (samples, n) both, until they are understood or for `steps`.
+class Dynamics(Protocol):
+    """What runs: x ← F(x) for some samples, x (samples, n)."""
+
+    @property
+    def drive(self) -> Tensor:
+        """(samples,) the size of what drives them, beside which rounding is measured."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether F is known to be."""
+
+    def take(self, rows: Tensor) -> Dynamics:
+        """Those of some samples."""
+
+    def advance(self, x: Tensor) -> Tensor:
+        """The next x."""
+
+    def carried(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The next x, and where a perturbation v is then."""
+
+
+@dataclass(frozen=True, eq=False)
+class OfNetwork:
+    """A network's own dynamics, its leak included, for the total input b (samples, n)."""
+
+    net: Recurrence
+    b: Tensor
+
+    @property
+    def drive(self) -> Tensor:
+        """(samples,) |b|."""
+        return torch.linalg.vector_norm(self.b, dim=-1)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether f is bounded, as far as its values far out tell."""
+        far = self.net.f(self.b.new_tensor([-1e6, 1e6]))
+        return bool((far.abs() < 1e3).all())
+
+    def take(self, rows: Tensor) -> OfNetwork:
+        """Those of some samples."""
+        return OfNetwork(self.net, self.b[rows])
+
+    def advance(self, x: Tensor) -> Tensor:
+        """The next x."""
+        return self.net.advance(x, self.b)
+
+    def carried(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The next x, and where a perturbation v is then."""
+        net = self.net
+        u = net.W @ x + self.b
+        y = net.f(u)
+        turned = (net.f.slope(y) if net.f.slope_from_output else net.f.slope_at(u)) * (net.W @ v)
+        return (y, turned) if net.leak is None else (x + net.leak * (y - x), v + net.leak * (turned - v))
+
+
+def course(dynamics: Dynamics, x: Tensor, steps: int) -> Course:
+    """The dynamics run from x, (samples, n), until they are understood or for `steps`.
 
     The exponent is that of an infinitesimal perturbation, carried along by the exact tangent of each step.
     """
@@ -83,21 +140,22 @@ def course(net: Recurrence, b: Tensor, x: Tensor, steps: int) -> Course:
     for chunk in range(_CHUNKS):
         if not len(rows):
             break
-        x, v, track, growth, swing = _run(net, b, x, v, directions, max(steps // _CHUNKS, 8))
+        x, v, track, growth, swing = _run(dynamics, x, v, directions, max(steps // _CHUNKS, 8))
         tracks, growths = [*tracks, track], [*growths, growth]
         early = early if chunk else torch.linalg.vector_norm(x, dim=-1)
-        fate, period = _understood(net, b, x, track)
+        fate, period = _understood(dynamics, x, track)
         told.fate[rows], told.period[rows] = fate, period
         told.amplitude[rows] = torch.where(fate == Fate.CYCLE, swing, torch.nan)
         told.exponent[rows] = torch.where(fate == Fate.CYCLE, growth, torch.nan)
         going = (fate == Fate.UNDECIDED).nonzero()[:, 0]
-        rows, x, v, b, early, swing = (tensor[going] for tensor in (rows, x, v, b, early, swing))
+        rows, x, v, early, swing = (tensor[going] for tensor in (rows, x, v, early, swing))
+        dynamics = dynamics.take(going)
         tracks, growths = [each[:, going] for each in tracks], [each[going] for each in growths]
     if len(rows):
         half = len(tracks) // 2
         exponent = torch.stack(growths[half:]).mean(0)
         grown = torch.linalg.vector_norm(x, dim=-1) / early.clamp(min=torch.finfo(x.dtype).tiny)
-        fate, period = _outlasted(torch.cat(tracks[half:]), exponent, grown, _bounded(net, x))
+        fate, period = _outlasted(torch.cat(tracks[half:]), exponent, grown, dynamics.bounded)
         turns = (fate == Fate.QUASI_PERIODIC) | (fate == Fate.APERIODIC)
         told.fate[rows], told.period[rows] = fate, period
         told.amplitude[rows] = torch.where(turns, swing, torch.nan)
@@ -106,17 +164,14 @@ def course(net: Recurrence, b: Tensor, x: Tensor, steps: int) -> Course:
 
 
 def _run(
-    net: Recurrence, b: Tensor, x: Tensor, v: Tensor, directions: Tensor, steps: int
+    dynamics: Dynamics, x: Tensor, v: Tensor, directions: Tensor, steps: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """x and a perturbation v carried on; the track (steps, samples, directions); v's growth; the swing of late."""
     track = x.new_empty(steps, len(x), directions.shape[1])
     growth = x.new_zeros(len(x))
     low = high = x
     for t in range(steps):
-        u = net.W @ x + b
-        y = net.f(u)
-        turned = (net.f.slope(y) if net.f.slope_from_output else net.f.slope_at(u)) * (net.W @ v)
-        x, v = (y, turned) if net.leak is None else (x + net.leak * (y - x), v + net.leak * (turned - v))
+        x, v = dynamics.carried(x, v)
         size = torch.linalg.vector_norm(v, dim=-1)
         growth += size.log()
         v = torch.where((size > 0)[:, None], v / size[:, None], 1.0)  # one that died starts again, its log -infinity
@@ -127,7 +182,7 @@ def _run(
     return x, v, track, growth / steps, (high - low).amax(-1)
 
 
-def _understood(net: Recurrence, b: Tensor, x: Tensor, track: Tensor) -> tuple[Tensor, Tensor]:
+def _understood(dynamics: Dynamics, x: Tensor, track: Tensor) -> tuple[Tensor, Tensor]:
     """The fate and period of those that have settled, repeat themselves or are infinite; UNDECIDED for the others."""
     L = len(track)
     eps = torch.finfo(x.dtype).eps
@@ -144,8 +199,8 @@ def _understood(net: Recurrence, b: Tensor, x: Tensor, track: Tensor) -> tuple[T
     repeats = (period < L) & ((track[L - L // 2 :] - before).abs().amax(-1).amax(0) <= same * swing)
 
     size = torch.linalg.vector_norm(x, dim=-1)
-    still = relative_residual(net.advance(x, b), x) <= 10 * default_rtol(x.dtype)
-    still |= swing <= 100 * eps * (size + torch.linalg.vector_norm(b, dim=-1))  # but for rounding
+    still = relative_residual(dynamics.advance(x), x) <= 10 * default_rtol(x.dtype)
+    still |= swing <= 100 * eps * (size + dynamics.drive)  # but for rounding
     fate = torch.where(repeats & (period > 1), int(Fate.CYCLE), int(Fate.UNDECIDED))
     fate = torch.where(still, int(Fate.SETTLES), fate)
     fate = torch.where(x.isfinite().all(-1) & size.isfinite(), fate, int(Fate.GROWS))
@@ -179,9 +234,3 @@ def _strongest_period(track: Tensor) -> Tensor:
     below, top, above = (height.gather(0, (peak + k)[None])[0] for k in (-1, 0, 1))
     shift = 0.5 * (below - above) / (below - 2 * top + above).clamp(max=-torch.finfo(track.dtype).eps)
     return T / (peak + shift.clamp(-0.5, 0.5))
-
-
-def _bounded(net: Recurrence, like: Tensor) -> bool:
-    """Whether f is bounded, as far as its values far out tell."""
-    far = net.f(like.new_tensor([-1e6, 1e6]))
-    return bool((far.abs() < 1e3).all())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retrograde.spectrum.found import pandas
 from retrograde.spectrum.special import SpecialPoint
+from retrograde.tables import Readable, Row
 
 _MARKS = {
     "fold": "o",
@@ -24,8 +25,8 @@ _MARKS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class SteadyBranch:
+@dataclass(frozen=True, eq=False, repr=False)
+class SteadyBranch(Readable):
     """Steady states x = F(x, t) along a branch, in the order in which it was followed.
 
     Attributes:
@@ -63,6 +64,20 @@ class SteadyBranch:
     def lost(self) -> bool:
         """Whether it ended anywhere but at a border of the range or at its own beginning."""
         return self.ended not in ("left the range", "closed")
+
+    def _title(self) -> str:
+        if not len(self):
+            return f"SteadyBranch of no points: {self.ended}"
+        t = self.parameter.detach()
+        special = ", ".join(f"{each.kind} at {each.parameter:.4g}" for each in self.special) or "no special points"
+        across = f"; {len(self.branches)} branches cross it" if self.branches else ""
+        return (
+            f"SteadyBranch of {len(self)} points, {self.name} from {float(t[0]):.4g} to {float(t[-1]):.4g} "
+            f"({self.ended}), {int(self.stable.sum())} of them stable\n{special}{across}"
+        )
+
+    def _rows(self) -> list[Row]:
+        return [("|x|", torch.linalg.vector_norm(self.x, dim=-1)), ("residual", self.residual)] if len(self) else []
 
     def table(self) -> Any:
         """A pandas DataFrame, a row a point. `special` holds what lies between a point and the one before it.

@@ -1,8 +1,9 @@
-"""Numbers read from the spectrum of M = diag(c) + diag(d) W, given their first derivative.
+"""Numbers read from the spectrum of M = diag(c) + diag(d) W, given their derivatives.
 
 An eigenvalue λ with Mv = λv and Mᵀw = λw moves by dλ = wᵀ dM v / wᵀv, as the largest eigenvalue of the symmetric part
 moves by vᵀ dM v, and a singular value by uᵀ dM v. All are pᵀ dM v, and so their gradient in W is the sensitivity lemma
-once more: dR/dW = s vᵀ with s = d ∘ p.
+once more: dR/dW = s vᵀ with s = d ∘ p. Where p and v are known as functions of M in turn, as `pairs` gives them of a
+matrix in full, that gradient can itself be differentiated.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any
 import torch
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from retrograde.connectivity import Operator
 from retrograde.result import ConvergenceError
 from retrograde.spectrum.eigen import Modes, Product, arpack
+from retrograde.spectrum.pairs import Follow
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +64,16 @@ class Differential:
         """Its fields, in order."""
         return self.values, self.p, self.v, self.simple
 
-    def attached(self, M: Linear) -> Tensor:
-        """The values as a function of M, differentiable once.
+    def attached(self, M: Linear, follow: Follow | None = None) -> Tensor:
+        """The values as a function of M, differentiable once, or as often as is asked where `follow` is given.
 
         Raises:
             ConvergenceError: in a backward into a value that is not simple.
+            NotImplementedError: in a backward that is to be differentiated again, without `follow`.
         """
         if not any(tensor.requires_grad for tensor in (M.c, M.d, *M.W.weights)):
             return self.values
-        return _FirstOrder.apply(*self.tensors, M.W.structure, M.c, M.d, *M.W.weights)
+        return _Attached.apply(*self.tensors, M.W.structure, follow, M.c, M.d, *M.W.weights)
 
 
 def of_modes(modes: Modes) -> Differential:
@@ -111,7 +113,7 @@ def _gap(values: Tensor) -> Tensor:
     return values.diff(dim=-1).abs() if values.shape[-1] == 2 else torch.full_like(values, torch.inf)
 
 
-class _FirstOrder(torch.autograd.Function):
+class _Attached(torch.autograd.Function):
     """Forward the identity, backward pᵀ dM v."""
 
     @staticmethod
@@ -122,19 +124,19 @@ class _FirstOrder(torch.autograd.Function):
         v: Tensor,
         simple: Tensor,
         structure: Any,
+        follow: Follow | None,
         c: Tensor,
         d: Tensor,
         *weights: Tensor,
     ) -> Tensor:
-        ctx.structure = structure
-        ctx.save_for_backward(values, p, v, simple, d, *weights)
+        ctx.structure, ctx.follow = structure, follow
+        ctx.save_for_backward(values, p, v, simple, c, d, *weights)
         return values.view_as(values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        values, p, v, simple, d, *weights = ctx.saved_tensors
+        values, p, v, simple, c, d, *weights = ctx.saved_tensors
         wanted = g != 0
         if (wanted & ~simple).any():
             raise ConvergenceError(
@@ -142,23 +144,41 @@ class _FirstOrder(torch.autograd.Function):
                 f"{int((wanted & ~simple).sum())} have no derivative, as they coincide with others to rounding",
                 values,
             )
+        W = ctx.structure.bind(*weights)
+        if torch.is_grad_enabled():
+            if ctx.follow is None:
+                raise NotImplementedError(
+                    "stability: a second derivative is known where DW is decomposed, and not where it was searched by "
+                    "products alone; Dense(W.dense()) of up to 512 neurons is decomposed"
+                )
+            # An entry of g that is 0 here may change.
+            wanted = simple if g.requires_grad else wanted
+            p, v = _followed(ctx.follow, Linear(W, c, d), (values, p, v), wanted)
         # Where the reward does not depend on it, a mode that is not simple may hold anything.
         p = torch.where(wanted[..., None], g.conj()[..., None] * p, 0)
         v = torch.where(wanted[..., None], v, 0)
-        W = ctx.structure.bind(*weights)
         Wv = _real_map(W, v)
         s = p * d[:, None]
-        dc = (p * v).real.sum(1) if ctx.needs_input_grad[5] else None
-        dd = (p * Wv).real.sum(1) if ctx.needs_input_grad[6] else None
+        dc = (p * v).real.sum(1) if ctx.needs_input_grad[6] else None
+        dd = (p * Wv).real.sum(1) if ctx.needs_input_grad[7] else None
         dW: tuple[Tensor | None, ...] = (None,) * len(weights)
-        if any(ctx.needs_input_grad[7:]):
+        if any(ctx.needs_input_grad[8:]):
             # The real part of s vᵀ.
             dW = (
                 W.outer(torch.stack([s.real, -s.imag]), torch.stack([v.real, v.imag]))
                 if s.is_complex()
                 else W.outer(s, v)
             )
-        return None, None, None, None, None, dc, dd, *dW
+        return None, None, None, None, None, None, dc, dd, *dW
+
+
+def _followed(follow: Follow, M: Linear, known: tuple[Tensor, ...], wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """p and v as functions of M where `wanted`, (samples, k); elsewhere 0."""
+    index = tuple(wanted.nonzero().T)
+    full = M.dense()[index[0]]
+    pair = follow(full, *(part.detach()[index] for part in known))
+    p, v = (torch.zeros_like(old).index_put(index, new) for old, new in zip(known[1:], pair, strict=True))
+    return p, v
 
 
 def _real_map(W: Operator, v: Tensor) -> Tensor:

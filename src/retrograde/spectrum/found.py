@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retrograde.spectrum.cells import Cell
 from retrograde.spectrum.modes import decompose
+from retrograde.tables import Readable, Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,8 @@ class FixedPoints:
         return len(self.xstar)
 
 
-@dataclass(frozen=True, eq=False)
-class SteadyStates:
+@dataclass(frozen=True, eq=False, repr=False)
+class SteadyStates(Readable):
     """The k distinct steady states that a search found, those of the largest basin first. There may be others.
 
     Eigenvalues are those of J = dF/dx, of a network J = DW. Its own dynamics are x ← F(x), or with a leak a
@@ -121,6 +122,12 @@ class SteadyStates:
         """
         hits = int(self.hits.sum())
         return 1 - int((self.hits == 1).sum()) / hits if hits else float("nan")
+
+    def _title(self) -> str:
+        return f"SteadyStates: {self}"
+
+    def _rows(self) -> list[Row]:
+        return [("basin", self.basin), ("residual", self.residual), ("steps", self.steps)] if len(self) else []
 
     def to_fixed_points(self) -> FixedPoints:
         """The same in the fields of the fixed-point-finder package.

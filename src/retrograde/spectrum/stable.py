@@ -13,13 +13,15 @@ from torch import Tensor
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
+from retrograde.spectrum import pairs
 from retrograde.spectrum.components import within_components
 from retrograde.spectrum.eigen import Modes
 from retrograde.spectrum.extremes import Found, decomposed, decomposes, decomposes_after_all, searched
 from retrograde.spectrum.first_order import Linear, of_modes
 from retrograde.spectrum.jacobians import cast_to, equations_of, jacobians
 from retrograde.spectrum.normal_form import three_meet
-from retrograde.transforms import precisely
+from retrograde.tables import Readable, Row
+from retrograde.transforms import precisely, transformed
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -47,8 +49,8 @@ _BIFURCATIONS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Stability:
+@dataclass(frozen=True, eq=False, repr=False)
+class Stability(Readable):
     """The spectrum of DW at steady states; `...` is the batch.
 
     The network's own dynamics are x ← f(Wx + b), or with a leak a x ← (1-a) x + a f(Wx + b), whose Jacobian is
@@ -126,6 +128,20 @@ class Stability:
         one_sided = torch.where(multiplier.real < 0, int(Bifurcation.FLIP), meeting)
         return torch.where(turns(multiplier), int(Bifurcation.HOPF), one_sided)
 
+    def _title(self) -> str:
+        return f"Stability: {self}"
+
+    def _rows(self) -> list[Row]:
+        rows = [
+            ("margin", self.margin),
+            ("margin, discrete", self.margin_discrete),
+            ("margin, continuous", self.margin_continuous),
+            ("spectral radius", self.spectral_radius),
+            ("numerical abscissa", self.numerical_abscissa),
+        ]
+        rows = rows if self.distance is None else [*rows, ("distance", self.distance)]
+        return rows if self.margin.numel() else []
+
     def __str__(self) -> str:
         """One line."""
         if not self.margin.numel():
@@ -141,8 +157,8 @@ class Stability:
 def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = None, k: int = 6) -> Stability:
     """The leading eigenvalues of DW at steady states x, and what follows: stable or not, by what margin, near what.
 
-    All of it is differentiable in x, W, b and the leak to first order, where eigenvalues are simple, by
-    dλ = wᵀ d(DW) v / wᵀv: a margin of ``net.steady_state(...).x`` can be a term of the reward.
+    All of it is differentiable in x, W, b and the leak where eigenvalues are simple, by dλ = wᵀ d(DW) v / wᵀv, and
+    again where DW is decomposed: a margin of ``net.steady_state(...).x`` can be a term of the reward.
 
     A full W or a convolution of up to 512 neurons is decomposed. For others Arnoldi's method needs products alone,
     sample by sample; where it fails, a full W, or any of up to 512 neurons, is decomposed after all. Everything is
@@ -159,6 +175,8 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
             or too many for Arnoldi's method.
         ConvergenceError: Arnoldi's method did not converge; or, in a backward, an eigenvalue that the reward depends
             on is not simple.
+        NotImplementedError: in a second derivative of what Arnoldi's method found; under a transform of torch.func, or
+            in forward mode.
 
     References:
         L. N. Trefethen and M. Embree, "Spectra and Pseudospectra" (2005); J. R. Magnus, Econometric Theory 1 (1985).
@@ -171,6 +189,17 @@ def stability(net: Network | Recurrence, x: Tensor, *, input: Tensor | None = No
     >>> found.margin.detach(), Bifurcation(int(found.near)).name  # of 0.9 ± 0.2i
     (tensor(0.0780), 'HOPF')
     """
+    if transformed():
+        raise NotImplementedError(
+            "stability: expected no transform of torch.func and no forward mode around it; torch.autograd.grad, with "
+            "create_graph=True for what is to be differentiated again, takes its derivatives, and a batch the place of "
+            "vmap"
+        )
+    return spectrum_at(net, x, input, k)
+
+
+def spectrum_at(net: Network | Recurrence, x: Tensor, input: Tensor | None, k: int) -> Stability:
+    """`stability` of plain numbers."""
     equations, b = equations_of(net, input)
     if isinstance(k, bool) or not isinstance(k, Integral):
         raise TypeError(f"k: expected an integer, got {k!r}")
@@ -231,17 +260,19 @@ def _told(
     abscissa = _together([each.abscissa for each in found])
     distances = [each.distance for each in found]
     distance = None if None in distances else _together(distances)
+    decomposed = distance is not None  # and so M may be formed again, for its derivatives
+    by_eigenvalue = pairs.of_eigenvalues if decomposed else None
 
     def one(value: Tensor, dtype: torch.dtype) -> Tensor:
         return value[:, 0].reshape(batch).to(dtype)
 
     return Stability(
-        eigenvalues=of_modes(modes).attached(DW).reshape(*batch, *modes.values.shape[1:]).to(complex_),
+        eigenvalues=of_modes(modes).attached(DW, by_eigenvalue).reshape(*batch, *modes.values.shape[1:]).to(complex_),
         modes=modes.each(lambda part: part.reshape(*batch, *part.shape[1:])),
-        rightmost=one(of_modes(rightmost).attached(DW), complex_),
-        multiplier=one(of_modes(leader).attached(own), complex_),
+        rightmost=one(of_modes(rightmost).attached(DW, by_eigenvalue), complex_),
+        multiplier=one(of_modes(leader).attached(own, by_eigenvalue), complex_),
         direction=leader.right[:, 0].reshape(*batch, *leader.right.shape[2:]).to(complex_),
-        numerical_abscissa=one(abscissa.attached(DW), real) - 1,
-        distance=None if distance is None else one(distance.attached(DW), real),
+        numerical_abscissa=one(abscissa.attached(DW, pairs.of_symmetric if decomposed else None), real) - 1,
+        distance=None if distance is None else one(distance.attached(DW, pairs.of_singular), real),
         three_meet=meet.reshape(batch),
     )

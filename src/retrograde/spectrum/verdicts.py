@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -16,11 +18,12 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import SteadyState
 from retrograde.solvers import relative_residual
 from retrograde.solvers.base import default_rtol
-from retrograde.spectrum.cycles import Fate, course
-from retrograde.spectrum.glance import glance
+from retrograde.spectrum.cycles import Dynamics, Fate, OfNetwork, course
+from retrograde.spectrum.glance import Leading, look
 from retrograde.spectrum.jacobians import cast_to, equations_of
-from retrograde.spectrum.stable import Bifurcation, stability, turns
-from retrograde.transforms import precisely
+from retrograde.spectrum.stable import Bifurcation
+from retrograde.tables import Readable, Row
+from retrograde.transforms import opaque, precisely, transformed
 
 if TYPE_CHECKING:
     from retrograde.network import Network
@@ -52,8 +55,8 @@ _MESSAGES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Verdicts:
+@dataclass(frozen=True, eq=False, repr=False)
+class Verdicts(Readable):
     """The verdict on each sample; `...` is the batch.
 
     Attributes:
@@ -92,9 +95,21 @@ class Verdicts:
         columns = (self.code, self.margin, self.near, self.fate, self.period, self.amplitude)
         return [_sentence(*row) for row in zip(*(column.flatten().tolist() for column in columns), strict=True)]
 
-    def shaped(self, batch: torch.Size) -> Verdicts:
-        """The same, with that batch."""
-        return Verdicts(*(getattr(self, each.name).reshape(batch) for each in fields(self)))
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Its fields, in order."""
+        return tuple(getattr(self, each.name) for each in fields(self))
+
+    def _title(self) -> str:
+        return f"Verdicts: {self}"
+
+    def _rows(self) -> list[Row]:
+        rows = [
+            ("margin", self.margin),
+            ("margin, discrete", self.margin_discrete),
+            ("margin, continuous", self.margin_continuous),
+        ]
+        return [(name, value) for name, value in rows if value.isfinite().any()]
 
     def __str__(self) -> str:
         """Of one sample the sentence; of several, how many there are of each verdict."""
@@ -174,32 +189,58 @@ def verdict(
     if broadcast_shapes("state and input", state=x.shape, input=b.shape) != x.shape:
         raise ValueError(f"input: expected shape {tuple(x.shape)} or one that broadcasts to it, got {tuple(b.shape)}")
     batch = x.shape[:-1]
-    with torch.no_grad():
-        x, b = x.detach().reshape(-1, n), b.detach().expand(x.shape).reshape(-1, n)
-        start = (
-            x.new_zeros(n) if x0 is None else check_finite("x0", check_last_axis("x0", check_like("x0", x0, W.like), n))
-        )
-        start = start.expand(*batch, n).reshape(-1, n)
-        found = _found(equations, b, x, solved)
+    start = x.new_zeros(n) if x0 is None else check_finite("x0", check_last_axis("x0", check_like("x0", x0, W.like), n))
+    samples = x, b.expand(x.shape), start.expand(*batch, n), None if solved is None else solved.converged
+
+    def judge(
+        x: Tensor, b: Tensor, start: Tensor, converged: Tensor | None, leak: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        net = replace(equations, W=W.bind(*weights), leak=equations.leak if leak is None else leak)
+        batch = x.shape[:-1]
+        x, b, start = (each.detach().reshape(-1, n) for each in (x, b, start))
+        found = _found(net, b, x, converged, 0.0 if solved is None else solved.tolerance)
         if x.dtype in (torch.float16, torch.bfloat16):  # too coarse to run on for long
-            equations, x, widened = cast_to(torch.float32, equations, x, b)
+            net, x, widened = cast_to(torch.float32, net, x, b)
             b, start = cast(Tensor, widened), start.float()
-        return _judged(equations, b, x, found, start, near, steps).shaped(batch)
+        told = judged(OfNetwork(net, b), partial(look, net, b), x, found, start, near, steps)
+        return tuple(each.reshape(batch) for each in told.tensors)
+
+    leak = equations.leak if isinstance(equations.leak, Tensor) else None
+    with torch.no_grad():
+        told = opaque(judge, samples, (leak, *W.weights)) if transformed() else judge(*samples, leak, *W.weights)
+    return Verdicts(*told)
 
 
-def _found(net: Recurrence, b: Tensor, x: Tensor, solved: SteadyState | None) -> Tensor:
+def _found(net: Recurrence, b: Tensor, x: Tensor, converged: Tensor | None, tolerance: float) -> Tensor:
     """(samples,) whether x is a steady state; ValueError where a solver found it for another input or other weights."""
     residual = relative_residual(net.step(x, b), x)
-    if solved is None:
+    if converged is None:
         return residual <= 10 * default_rtol(x.dtype)
     # Where |x| overflows, a residual relative to it says nothing.
-    found = solved.converged.reshape(-1) & torch.linalg.vector_norm(x, dim=-1).isfinite()
-    if not (residual[found] <= max(10 * solved.tolerance, torch.finfo(x.dtype).eps ** 0.5)).all():
+    found = converged.reshape(-1) & torch.linalg.vector_norm(x, dim=-1).isfinite()
+    if not (residual[found] <= max(10 * tolerance, torch.finfo(x.dtype).eps ** 0.5)).all():
         raise ValueError("state: it is no steady state of this network as it is now, with this input")
     return found
 
 
-def _judged(net: Recurrence, b: Tensor, x: Tensor, found: Tensor, x0: Tensor, near: float, steps: int) -> Verdicts:
+def judged(
+    dynamics: Dynamics,
+    seen: Callable[[Tensor, Tensor, float], Leading],
+    x: Tensor,
+    found: Tensor,
+    x0: Tensor,
+    near: float,
+    steps: int,
+) -> Verdicts:
+    """The verdict on samples x (samples, n), which are steady states where `found`.
+
+    Args:
+        dynamics: their own.
+        seen: (x of some samples, which samples, near) -> what decides on their stability.
+        x0: (samples, n), where a sample at infinity is run from.
+        near: how close to the unit circle is marginal.
+        steps: how long to run.
+    """
     nan = x.new_full((len(x),), torch.nan)
     code = torch.full_like(nan, int(Verdict.NOT_FOUND), dtype=torch.int64)
     told = Verdicts(
@@ -216,7 +257,11 @@ def _judged(net: Recurrence, b: Tensor, x: Tensor, found: Tensor, x0: Tensor, ne
     rows = found.nonzero()[:, 0]
     x = torch.where(x.isfinite().all(-1, keepdim=True), x, x0)
     if len(rows):
-        direction = _tell_spectrum(told, net, b, x, rows, near)
+        leading = seen(x[rows], rows, near)
+        told.margin[rows], told.near[rows] = leading.margin.to(told.margin), leading.near.to(told.near)
+        told.margin_discrete[rows] = leading.margin_discrete.to(told.margin)
+        told.margin_continuous[rows] = leading.margin_continuous.to(told.margin)
+        direction = leading.direction
         margin = told.margin[rows]
         close = margin.abs() <= near
         code[rows] = torch.where(margin > 0, int(Verdict.STABLE), int(Verdict.UNSTABLE))
@@ -228,12 +273,12 @@ def _judged(net: Recurrence, b: Tensor, x: Tensor, found: Tensor, x0: Tensor, ne
         x[rows] += 1e-3 * torch.linalg.vector_norm(x[rows], dim=-1, keepdim=True).clamp(min=1) * push
     run = (~found | (code == Verdict.UNSTABLE)).nonzero()[:, 0]
     if len(run):
-        seen = course(net, b[run], x[run], steps)
+        end = course(dynamics.take(run), x[run], steps)
         told.fate[run], told.period[run], told.amplitude[run], told.exponent[run] = (
-            seen.fate,
-            seen.period,
-            seen.amplitude,
-            seen.exponent,
+            end.fate,
+            end.period,
+            end.amplitude,
+            end.exponent,
         )
         missed = (~found).nonzero()[:, 0]
         fate = told.fate[missed]
@@ -241,31 +286,3 @@ def _judged(net: Recurrence, b: Tensor, x: Tensor, found: Tensor, x0: Tensor, ne
         code[missed[turns]] = int(Verdict.OSCILLATING)
         code[missed[fate == Fate.GROWS]] = int(Verdict.DIVERGING)
     return told
-
-
-def _tell_spectrum(told: Verdicts, net: Recurrence, b: Tensor, x: Tensor, rows: Tensor, near: float) -> Tensor:
-    """The margins of these samples, and what is near; and their leading modes, (rows, n).
-
-    Where a glance at the eigenvalues decides, all there is to see is not computed.
-    """
-    seen = glance(net, x[rows], b[rows])
-    direction = torch.zeros(len(rows), x.shape[1], dtype=torch.promote_types(x.dtype, torch.complex64), device=x.device)
-    closer = torch.ones_like(rows, dtype=torch.bool)
-    if seen is not None:
-        margin = 1 - seen.multiplier.abs()
-        told.margin[rows], told.margin_discrete[rows] = margin.to(told.margin), (1 - seen.radius).to(told.margin)
-        told.margin_continuous[rows] = (1 - seen.rightmost.real).to(told.margin)
-        turning = turns(seen.multiplier)
-        told.near[rows] = torch.where(turning, int(Bifurcation.HOPF), int(Bifurcation.FLIP))
-        direction[:] = seen.direction
-        # A fold is told from a pitchfork by left modes too.
-        closer = (margin <= near) | (~turning & (seen.multiplier.real > 0))
-    some = closer.nonzero()[:, 0]
-    if len(some):
-        spectrum = stability(net, x[rows[some]], input=b[rows[some]], k=1)
-        told.margin[rows[some]] = spectrum.margin.to(told.margin)
-        told.margin_discrete[rows[some]] = spectrum.margin_discrete.to(told.margin)
-        told.margin_continuous[rows[some]] = spectrum.margin_continuous.to(told.margin)
-        told.near[rows[some]] = spectrum.near.to(told.near)
-        direction[some] = spectrum.direction.to(direction)
-    return direction
