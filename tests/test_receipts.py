@@ -24,9 +24,7 @@ from problems import (
 )
 
 import retrograde as rg
-from retrograde import adjoint, steady
 from retrograde.accuracy import Evidence
-from retrograde.kernels import choice
 from retrograde.tables import as_html, as_text
 
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -441,73 +439,6 @@ def test_grad_rtol_and_a_tolerance_of_ones_own_are_one_too_many():
             rg.Network(W).steady_state(b, grad_rtol=bad)
         with pytest.raises(error, match="grad_rtol: expected"):
             rg.recurrent_backpropagation(rg.Network(W), b, b, grad_rtol=bad)
-
-
-@BOTH
-@pytest.mark.parametrize("structure", ["Dense", "Sparse", "LowRank"])
-@pytest.mark.parametrize("name", ["tanh", "sigmoid", "relu", "softplus", "identity"])
-def test_an_error_that_the_iteration_aims_at_is_told_by_itself(name, structure, dtype, monkeypatch):
-    monkeypatch.setattr(adjoint, "refine", None)  # there is nothing left to refine
-    monkeypatch.setattr(steady, "settle", None)
-    W, b, g = STRUCTURES[structure]().to(dtype), randn(5, 12, dtype=dtype), randn(5, 12, seed=2, dtype=dtype)
-    M = W.dense().detach()
-    for grad_rtol in (1e-1, 1e-3):
-        drive = b.clone().requires_grad_()
-        state = rg.steady_state(W, drive, name, grad_rtol=grad_rtol)
-        dW, s = torch.autograd.grad(state.x, (W.weights[0], drive), g)
-        exact = [truth(name, M, b[k], state.x[k], lambda x, k=k: long(g[k])) for k in range(5)]
-        true = torch.tensor([error(state.x[k], s[k], exact[k]) for k in range(5)])
-        told = state.receipt.error_estimate
-        assert state.receipt.converged.all() and (told <= grad_rtol).all() and (true <= told).all()
-        assert (state.receipt.state_error <= grad_rtol).all()
-        assert_close(dW, W.outer(s, state.x.detach())[0], solved=False)
-
-
-@BOTH
-def test_where_nothing_is_told_of_a_batch_mate_the_others_keep_their_bits(dtype):
-    net = rg.Network(near_critical(1e-3, dtype).W, b=False)
-    n = net.W.shape[0]
-    input, g = randn(6, n, dtype=dtype), randn(6, n, seed=2, dtype=dtype)
-    input[1:3] = 0  # nothing moves there, and so no rate tells anything
-    input[3] *= 1e3
-    g[4] *= 1e-30
-    g[5] = 0
-    for f in ("tanh", "identity"):
-        net = rg.Network(net.W, f=f, b=False)
-
-        def solve(rows, net=net):
-            drive = input[rows].clone().requires_grad_()
-            state = net.steady_state(drive, grad_rtol=1e-3, throw=False)
-            (s,) = torch.autograd.grad(state.x, drive, g[rows])
-            r = state.receipt
-            return state.x.detach(), s, state.steps, r.steps, r.status, r.error_estimate, r.state_error
-
-        together = solve(slice(0, 6))
-        for k in range(6):
-            assert all(torch.equal(a[k], b[0]) for a, b in zip(together, solve(slice(k, k + 1)), strict=True))
-        assert (together[4] == rg.Status.CONVERGED).all()
-
-
-def test_one_sample_that_the_threads_share_is_told_of_likewise(monkeypatch):
-    monkeypatch.setattr(choice, "LONE", 1)
-    monkeypatch.setattr(adjoint, "refine", None)
-    monkeypatch.setattr(steady, "settle", None)
-    torch.set_num_threads(2)
-    W, b, g = not_normal(40, norm=0.9), randn(40), randn(40, seed=2)
-    exact = truth("tanh", W, b, torch.tanh(b), lambda x: long(g))
-    for M in (W, W.to_sparse()):
-        net, drive = rg.Network(M, b=False), b.clone().requires_grad_()
-        for grad_rtol in (1e-2, 1e-6):
-            state = net.steady_state(drive, grad_rtol=grad_rtol)
-            state.x.backward(g)
-            told = float(state.receipt.error_estimate)
-            assert error(state.x, drive.grad, exact) <= told <= grad_rtol and state.receipt.converged
-            drive.grad = None
-        with pytest.raises(ValueError, match="input: expected finite"):
-            net.steady_state(torch.full_like(b, torch.nan), grad_rtol=1e-2)
-        state = net.steady_state(drive, grad_rtol=1e-2)
-        with pytest.raises(ValueError, match="dR/dx: expected finite"):
-            state.x.backward(torch.full_like(b, torch.inf))
 
 
 @each_structure

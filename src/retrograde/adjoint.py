@@ -21,13 +21,13 @@ from retrograde.defaults import default_adjoint, is_small
 from retrograde.feedback import adjoint_problem, tangent_problem
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
-from retrograde.result import EVERYTHING, Aimed, Gradients, Wants, convergence_error
+from retrograde.result import EVERYTHING, Gradients, Wants, convergence_error
 from retrograde.scaling import judged, largest_conditioning, power_of_two
 from retrograde.solvers import Solution, Solver, relative_residual
 from retrograde.solvers.at_once import Begun, begin, go_on
 from retrograde.solvers.factors import Factors
 from retrograde.structure import active_part, factor_size, is_low_rank
-from retrograde.targeting import adjoint_aim, for_the_adjoint, refine, told_short
+from retrograde.targeting import for_the_adjoint, refine, told_short
 from retrograde.warm import Visit
 
 # Between these, g, Dg and so s meet no limit of float32, nor of a tolerance; powers of two then change no bit of s.
@@ -57,8 +57,7 @@ def solve_adjoint(
     least, most = map(float, torch.aminmax(torch.cat([size, drive]))) if len(g) else (1.0, 1.0)
     far = g.dtype == torch.float16 or not _NEAR_1[0] <= least <= most <= _NEAR_1[1]
     if far:
-        near = (torch.minimum(size, drive) >= _NEAR_1[0]) & (torch.maximum(size, drive) <= _NEAR_1[1])
-        scale = torch.where(near[:, None] & (g.dtype != torch.float16), 1, power_of_two(size))
+        scale = power_of_two(size)
         g = g / scale
         start = D * g
         drive = torch.linalg.vector_norm(start, dim=-1)
@@ -72,36 +71,6 @@ def solve_adjoint(
     if far or (len(g) and not float(conditioning.max()) <= largest_conditioning(g.dtype)):
         solution, conditioning = judged(solution, size, drive)
     return (replace(solution, value=solution.value * scale) if far else solution), conditioning
-
-
-def _completed(
-    W: Operator, D: Tensor, g: Tensor, solver: Solver, factors: Factors, begun: Begun
-) -> tuple[Solution, Tensor]:
-    """What was begun, with the samples solved anew of which no error was told, whatever else is in their batch."""
-    found, conditioning = begun.solution, begun.whole.amplified
-    rows = (~begun.whole.aimed.errors[:, 2].isfinite()).nonzero()[:, 0]
-    again, conditioning[rows] = solve_adjoint(W, D[rows], g[rows], solver, factors, rows)
-    found.record(rows, again.value, again.status, again.residual, again.steps)
-    if again.method is None:
-        return found, conditioning
-    method = torch.zeros_like(found.steps)
-    method[rows] = again.method
-    return replace(found, method=method), conditioning
-
-
-def _in_double(net: Recurrence, g: Tensor, solver: Solver, target: float, state: Aimed) -> Begun | None:
-    """What is begun for the states in float64, likewise, and then rounded."""
-    assert state.exact is not None  # or float64 would not be asked for
-    W, D = net.W.bind(), net.f.slope(state.exact)
-    W = W.bind(*(weight.detach().double() for weight in W.weights))
-    whole = partial(kernels.whole_adjoint, W, D, g.double(), None, target, state)
-    begun = begin(solver, whole, torch.float64)
-    if begun is None:
-        return None
-    found, told = begun.solution, begun.whole
-    told.aimed.errors[:, 2] += torch.finfo(g.dtype).eps
-    found = replace(found, value=found.value.to(g.dtype), residual=found.residual.to(g.dtype))
-    return replace(begun, solution=found, whole=told._replace(amplified=told.amplified.to(g.dtype)))
 
 
 def receipt_of(solver: Solver, found: Solution, conditioning: Tensor, batch: torch.Size, **told: Any) -> Receipt:
@@ -136,14 +105,12 @@ def steady_gradients(
     state_residual: Tensor | None = None,
     warm: Visit | None = None,
     grad_rtol: float | None = None,
-    aimed: Aimed | None = None,
     **about_state: Any,
 ) -> Gradients:
     """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt.
 
     How steady x is, `state_residual` (...,), goes into the receipt; where it is not known it is found from b.
-    `grad_rtol` is the relative error that s xᵀ may have, and `aimed` what the state's steps told of it. What else is
-    known `about_state` goes into the receipt too.
+    `grad_rtol` is the relative error that s xᵀ may have. What else is known `about_state` goes into the receipt too.
     """
     W = net.W.bind()
     n, batch = x.shape[-1], x.shape[:-1]
@@ -153,36 +120,22 @@ def steady_gradients(
     if state_residual is None and b is not None:
         state_residual = relative_residual(net.step(x, b), x)
     part = active_part(W, D) if adjoint is None else None  # a solver that was asked for gets all of it
+    structure = f"W of rank {factor_size(W)}" if adjoint is None and is_low_rank(W) else ""
     adjoint = adjoint or default_adjoint(W if part is None else part[1])
     if grad_rtol is not None:
         adjoint = for_the_adjoint(adjoint, grad_rtol, x.dtype)
     begun = dW = None
-    if aimed is not None and len(aimed.errors) != len(D):
-        aimed = None
     if part is None and warm is None:
-        x_rows = x.reshape(-1, n) if wants.dW and (grad_rtol is None or aimed is not None) else None
-        target = 0.0 if grad_rtol is None or aimed is None else adjoint_aim(grad_rtol, x.dtype)
-        if aimed is not None and aimed.exact is not None:
-            begun = _in_double(net, g_rows, adjoint, target, aimed)
-        else:
-            begun = begin(adjoint, partial(kernels.whole_adjoint, W, D, g_rows, x_rows, target, aimed), x.dtype)
-    aimed = None if begun is None else begun.whole.aimed
+        x_rows = x.reshape(-1, n) if wants.dW and grad_rtol is None else None
+        begun = begin(adjoint, partial(kernels.whole_adjoint, W, D, g_rows, x_rows), x.dtype)
     if begun is None:
         check_finite("dR/dx", g)
-    done, structure = begun if begun is not None and begun.is_all else None, ""
-    if aimed is not None and not aimed.everything:
-        done = None
-    if is_low_rank(W):
-        structure = f"W of rank {factor_size(W)}"
+    done = begun if begun is not None and begun.is_all else None
     if done is not None:
-        found, conditioning, dW = done.solution, done.whole.amplified, done.whole.dW or None
+        found, conditioning, dW = done.solution, done.whole.amplified, done.whole.dW
     elif part is None:
         factors = factors or Factors(D, len(D), factor_size(W))
-        if begun is None or aimed is None:
-            exact = W if grad_rtol is not None else kernels.by_rows(W)
-            found, conditioning = solve_adjoint(exact, D, g_rows, adjoint, factors, warm=warm, begun=begun)
-        else:
-            found, conditioning = _completed(W, D, g_rows, adjoint, factors, begun)
+        found, conditioning = solve_adjoint(W, D, g_rows, adjoint, factors, warm=warm, begun=begun)
     else:
         neurons, W_part = part
         D_part, g_part = D[:, neurons], g_rows[:, neurons]
@@ -194,16 +147,12 @@ def steady_gradients(
     told = {"state_residual": state_residual, "evidence": Evidence(net, x, b, g, s, is_small(W)), **about_state}
     receipt = receipt_of(adjoint, found, conditioning, batch, structure=structure, **told)
     if grad_rtol is not None:
-        if aimed is not None and aimed.everything:
-            receipt.remember(aimed.errors[:, 0], aimed.errors[:, 2])
-        else:
-            s, receipt = refine(receipt, grad_rtol, aimed)
-            dW = None
+        s, receipt = refine(receipt, grad_rtol)
     if done is None and not math.isfinite(x.sum()):  # of a diverged sample that the reward leaves out
         x = torch.where((s != 0).any(-1, keepdim=True), x, 0)
     if not wants.dW:
         dW = ()
-    elif dW is None:
+    elif dW is None or grad_rtol is not None:
         dW = kernels.outer(W, s, x)
     gradients = Gradients(s, dW, s.sum_to_size(n) if wants.db else None, receipt)
     if throw and (done is None or grad_rtol is not None) and receipt.any_failed:

@@ -98,7 +98,7 @@ def correct(given: Samples) -> Correction:
         D = D + noise((f.slope(x + _EPS * x) - f.slope(x)) / _EPS)
     Wts = W.T @ s
     r = D * (Wts + g + noise(_product_error(Wts) + g.abs())) - s + noise(s)
-    ds, solved, steps = solve(D, solve.product(r, transposed=True), transposed=True)
+    ds, solved, steps = solve(D, W.T @ r, transposed=True)
     ds = ds + r
 
     known = (state.solved & solved).view(turns, samples).all(0)
@@ -111,8 +111,7 @@ def correct(given: Samples) -> Correction:
     # A slow mode may hide in r behind rounding, but hardly in s.
     gain = torch.maximum(norm(ds) / norm(r), size / norm(D * g)).nan_to_num(1).clamp(min=1)
     beside = beside + torch.where(hidden > 0, gain * hidden / size, 0)
-    pulled = Wts[:samples] + solve.product(again - s, transposed=True) + g
-    left = gain * norm(D * pulled - again) / size + beside
+    left = gain * norm(D * (W.T @ again + g) - again) / size + beside
     error = error + beside + solve.unseen * gain * norm(ds) / size
     state_error, error, left = (torch.where(known & e.isfinite(), e, torch.inf) for e in (state_error, error, left))
     nothing = ((s == 0) & (ds == 0)).all(-1)
@@ -127,20 +126,17 @@ def correct_state(given: Samples) -> StateCorrection:
     """One Newton step from x."""
     W, f, x, b = given[:4]
     assert b is not None  # or there is nothing to correct x by
-    solve = Inner(given, len(x))
-    state = _step_of_state(W, f, x, b, solve, _Noise(len(x), 1))
+    state = _step_of_state(W, f, x, b, Inner(given, len(x)), _Noise(len(x), 1))
     there, tiny = (x + state.dx).to(given.own), torch.finfo(x.dtype).eps ** 2
     again = there.to(x)
-    residual = norm(f(state.u + solve.product(again - x - state.dx, transposed=False)) - again) / norm(again).clamp(
-        min=tiny
-    )
+    residual = norm(f(W @ again + b) - again) / norm(again).clamp(min=tiny)
     error, left = state.unseen * _relative(state.dx, x, len(x), tiny=tiny), state.gain * residual
     error, left = (torch.where(state.solved & e.isfinite(), e, torch.inf) for e in (error, left))
     return StateCorrection(there, error, left, residual, state.amplified, state.steps)
 
 
 class _State(NamedTuple):
-    """δx; u = Wx + b and D at x + δx; how far an error is amplified, whether δx leads to a state, and its steps.
+    """δx, D at x + δx, and how far an error is amplified; whether δx leads to a state, and the steps it took.
 
     `gain` is |δx| over the residual. A quick solve leaves a residual of its own, which may be as much amplified: δx may
     be `unseen` times as long, and so may the gain be.
@@ -151,7 +147,6 @@ class _State(NamedTuple):
     """
 
     dx: Tensor
-    u: Tensor
     D: Tensor
     unseen: Tensor
     gain: Tensor
@@ -163,19 +158,19 @@ class _State(NamedTuple):
 def _step_of_state(W: Operator, f: Nonlinearity, x: Tensor, b: Tensor | None, solve: Inner, noise: _Noise) -> _State:
     one = torch.ones_like(x[:, 0])
     if b is None:
-        return _State(torch.zeros_like(x), x, f.slope(x), one, one, one, one.bool(), 0 * one.long())
+        return _State(torch.zeros_like(x), f.slope(x), one, one, one, one.bool(), 0 * one.long())
     Wx = W @ x
     u = Wx + b + noise(_product_error(Wx) + b.abs())
     D, r = f.slope_at(u), f(u) - x + noise(x)
-    dx, solved, steps = solve(D, solve.product(r, transposed=False), transposed=False)
+    dx, solved, steps = solve(D, W @ r, transposed=False)
     dx = dx + r
-    u = u + solve.product(dx, transposed=False)
+    u = u + W @ dx
     rounding = 8 * torch.finfo(x.dtype).eps * (norm(x) + norm(u))
     solved = solved & (norm(f(u) - x - dx) <= 0.5 * norm(r) + rounding)  # or x is not where Newton's method converges
     gain = torch.where(norm(dx) > norm(r), norm(dx) / norm(r), 1)
     unseen = 1 + solve.unseen * gain
     gain = unseen * gain
-    return _State(dx, u, f.slope_at(u), unseen, gain, gain * carried(x), solved, steps)
+    return _State(dx, f.slope_at(u), unseen, gain, gain * carried(x), solved, steps)
 
 
 class Inner:
@@ -193,11 +188,6 @@ class Inner:
         problem = adjoint_problem if transposed else tangent_problem
         found = self._solver.solve(problem(self._W, D, c, self._factors, self._rows), D * c)
         return found.value.to(self._dtype), found.status == Status.CONVERGED, found.steps
-
-    def product(self, v: Tensor, transposed: bool) -> Tensor:
-        """W v, or Wᵀv, of a small v: in the dtype of solves, which loses nothing that is not small beside v."""
-        v = v.to(self._W.like)
-        return (self._W.T @ v if transposed else self._W @ v).to(self._dtype)
 
 
 class _Noise:

@@ -16,7 +16,7 @@ from retrograde.solvers.factors import Factors
 
 _NOISE = 32  # times eps, a residual may be rounding
 _TURNS = 30  # of the plain steps that tell an error
-SURE = 0.7  # of the error allowed is one that they tell to be, as two or three of them may tell too little
+_SURE = 0.7  # of the error allowed is one that they tell to be, as two or three of them may tell too little
 _SLOWEST = 0.95  # a turn: where they come no nearer, they tell nothing
 
 
@@ -91,10 +91,10 @@ class Told(NamedTuple):
     residual: Tensor
     turns: Tensor
 
-    def adopt(self, rows: Tensor, other: Told) -> None:
+    def adopt(self, which: Tensor, other: Told) -> None:
         """Take what another tells of these samples."""
         for mine, theirs in zip(self, other, strict=True):
-            mine[rows] = theirs.to(mine.dtype)
+            mine[which] = theirs[which].to(mine.dtype)
 
 
 def adjoint_by_steps(evidence: Evidence, grad_rtol: float) -> Told:
@@ -131,7 +131,7 @@ def adjoint_by_steps(evidence: Evidence, grad_rtol: float) -> Told:
     size = norm(s).clamp(min=tiny)
     hidden = hidden_in_slopes(f, x, pulled) / size
     problem = adjoint_problem(W, D, g, Factors(D), None)
-    near = approach(problem, s, D * pulled, lambda *told: parts(*told)[1] <= SURE * grad_rtol)
+    near = approach(problem, s, D * pulled, lambda *told: parts(*told)[1] <= _SURE * grad_rtol)
     every = torch.arange(len(s), device=s.device)
     state_error, error = parts(every, near.residual, near.gain)
     error = torch.where(error.isfinite(), error, torch.inf)

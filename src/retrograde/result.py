@@ -247,22 +247,6 @@ class Inputs(NamedTuple):
     x0: Tensor | None = None
 
 
-class Aimed(NamedTuple):
-    """What a kernel that aimed at an error tells of each sample, by how fast its residuals shrink.
-
-    Attributes:
-        errors: (samples, 3) of the state, the same as dR/dx carries it, and of s xᵀ; infinite where they tell nothing.
-        bend: (samples, n) how far each slope may be from that at the steady state.
-        everything: whether there is no sample of which they tell nothing.
-        exact: (samples, n) the states in float64, where they were rounded to float32 and that would matter.
-    """
-
-    errors: Tensor
-    bend: Tensor
-    everything: bool
-    exact: Tensor | None = None
-
-
 class Wants(NamedTuple):
     """Which gradients are asked for, of those that cost something."""
 

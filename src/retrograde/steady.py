@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,13 +19,13 @@ from retrograde.feedback import state_problem
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
-from retrograde.result import Aimed, Gradients, Status, SteadyState, Wants, convergence_error
+from retrograde.result import Gradients, Status, SteadyState, Wants, convergence_error
 from retrograde.solvers import FixedPoint, Homotopy, Newton, Solver
 from retrograde.solvers.at_once import begin, go_on
 from retrograde.solvers.factors import Factors
 from retrograde.solvers.given import check_solver, check_throw
 from retrograde.structure import SMALL, factor_size
-from retrograde.targeting import check_grad_rtol, for_the_state, is_near, parts_of, settle, sharpened, state_aim
+from retrograde.targeting import check_grad_rtol, for_the_state, parts_of, settle
 from retrograde.transforms import from_autocast, opaque, transformed, uncompiled
 from retrograde.warm import Visit, WarmStart
 
@@ -115,7 +114,7 @@ def solved(
         solver = for_the_state(solver, grad_rtol, x.dtype)
 
     batch = x.shape[:-1]
-    rows = known = visit = attempt = aimed = None
+    rows = known = visit = attempt = None
     if transformed():
         if warm is not None:
             raise ValueError("warm: expected None under the transforms of torch.func, which have no memory")
@@ -125,16 +124,14 @@ def solved(
         visit = None if warm is None else warm.visit(batch, x.device)
         factors = Factors(W.like, batch.numel(), factor_size(W))
         with torch.no_grad():
-            x, status, residual, steps, attempt, aimed = _solve(
-                net, b, x, solver, factors, None, visit, grad_rtol, looked_at
-            )
+            x, status, residual, steps, attempt = _solve(net, b, x, solver, factors, None, visit, grad_rtol, looked_at)
         known = residual
 
     receipts: list[Receipt] = []
 
     def gradients(net: Recurrence, x: Tensor, b: Tensor | None, g: Tensor, wants: Wants) -> Gradients:
         about = {"state_solver": solver, "state_steps": steps}
-        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known, visit, grad_rtol, aimed, **about)
+        answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known, visit, grad_rtol, **about)
         assert answer.receipt is not None  # of a steady state there is one
         receipts[:] = [answer.receipt]
         return answer
@@ -157,8 +154,8 @@ def _solve(
     visit: Visit | None = None,
     grad_rtol: float | None = None,
     looked_at: LookedAt = (),
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Aimed | None]:
-    """x, status, residual, steps, which solver of a cascade answered, and what its errors are, where it aimed at them.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """x, status, residual, steps, and which solver of a cascade answered.
 
     `rows` are the numbers of the samples in `factors`, None for 0, 1, 2, ....
     """
@@ -167,34 +164,24 @@ def _solve(
     x_rows = x
     if x.ndim != 2:
         total, x_rows = total.reshape(-1, n), x.reshape(-1, n)
-    W, target = net.W.bind(), state_aim(grad_rtol, x.dtype)
-    near = visit is None and is_near(grad_rtol, x.dtype) and not net.f.kinked
-    begun = None
-    if visit is None and (grad_rtol is None or target or near):
-        begun = begin(solver, partial(kernels.whole_state, W, net.f, total, x_rows, target), x.dtype)
+    W, plainly = net.W.bind(), visit is None and grad_rtol is None
+    begun = begin(solver, partial(kernels.whole_state, W, net.f, total, x_rows), x.dtype) if plainly else None
     if begun is None:
         for name, tensor in (*looked_at, *(("W", weight) for weight in W.weights)):
             check_numbers(name, tensor)
-    aimed = None if begun is None else begun.whole.aimed
     if begun is not None and begun.is_all:
         found = begun.solution
     else:
-        net = net if grad_rtol is not None else replace(net, W=kernels.by_rows(W))
         problem = state_problem(net, total, factors, rows)
         found = go_on(solver, problem, x_rows, begun) if visit is None else visit.solve(solver, problem, x_rows)
-    if near:
-        again = W.bind(*(weight.detach().double() for weight in W.weights))
-        aimed = sharpened(found, partial(kernels.whole_state, again, net.f, total.double()), grad_rtol)
-    if grad_rtol is not None and not (aimed is not None and aimed.everything):
-        problem = state_problem(net, total, factors, rows)
-        settle(net, total, found, solver, problem, grad_rtol, is_small(W), aimed)
+        if grad_rtol is not None:
+            settle(net, total, found, solver, problem, grad_rtol, is_small(W))
     value = on_its_side(net, found.value, total)
     told, attempt = (found.status, found.residual, found.steps), found.method
     if x.ndim == 2:
-        return value, *told, attempt, aimed
+        return value, *told, attempt
     status, residual, steps = (each.reshape(batch) for each in told)
-    attempt = None if attempt is None else attempt.reshape(batch)
-    return value.reshape(x.shape), status, residual, steps, attempt, aimed
+    return value.reshape(x.shape), status, residual, steps, None if attempt is None else attempt.reshape(batch)
 
 
 def _solve_apart(
@@ -213,7 +200,7 @@ def _solve_apart(
         check_numbers("x0", x)
         rows = factors.admit(x.shape[:-1].numel())
         plain, looked_at = Recurrence(W.bind(*weights), net.f), (("b", b),)
-        x, status, residual, steps, *_ = _solve(plain, b, x, solver, factors, rows, None, grad_rtol, looked_at)
+        x, status, residual, steps, _ = _solve(plain, b, x, solver, factors, rows, None, grad_rtol, looked_at)
         _check_converged(SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver), W, throw)
         return x, status, residual, steps, rows.reshape(x.shape[:-1])
 

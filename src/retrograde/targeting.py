@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from retrograde.accuracy import Evidence
-from retrograde.corrections import carried, norm
-from retrograde.nearing import SURE, Told, adjoint_by_steps, approach
+from retrograde.corrections import carried
+from retrograde.nearing import Told, adjoint_by_steps, approach
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
-from retrograde.result import Aimed, Status
+from retrograde.result import Status
 from retrograde.solvers import Blockwise, Cascade, Neumann, Problem, Solution, Solver
-from retrograde.solvers.base import check_number, default_rtol, floor, relative_residual
+from retrograde.solvers.base import check_number, default_rtol, relative_residual
 
 _FIRST = 1.0  # times grad_rtol may a residual of the adjoint be at first,
 _FIRST_STATE = 0.5  # and so much of it one of the state,
@@ -26,21 +23,11 @@ _FIRST_NEAR = 5.0  # and of both so much, if Newton's steps follow with residual
 _STATE = 0.2  # and so much of it the error of the state
 _REFINEMENTS = 4  # of s, and of x, are tried where rounding is near,
 _TENTHS = 16  # and so many tolerances for x where it is far
-_LEAST = 4  # times eps, what is rounded may have as an error
-_TURNS = 60  # of float64 after those of float32
 _FAR = 300  # times eps, an error is found as well without float64
 
 
 def with_rtol(solver: Solver, rtol: float, dtype: torch.dtype) -> Solver:
     """The solver with that tolerance, or with the dtype's where it is larger; a solver without one as it is."""
-    try:
-        return _with_rtol(solver, rtol, dtype)
-    except TypeError:  # a solver, not of this library, that cannot be a key
-        return _with_rtol.__wrapped__(solver, rtol, dtype)
-
-
-@lru_cache(maxsize=128)
-def _with_rtol(solver: Solver, rtol: float, dtype: torch.dtype) -> Solver:
     if isinstance(solver, Cascade):
         return Cascade(*(with_rtol(each, rtol, dtype) for each in solver.solvers))
     if isinstance(solver, Blockwise):
@@ -79,58 +66,13 @@ def for_the_adjoint(solver: Solver, grad_rtol: float, dtype: torch.dtype) -> Sol
     return with_rtol(solver, (_FIRST if _is_far(grad_rtol, dtype) else _FIRST_NEAR) * grad_rtol, dtype)
 
 
-def state_aim(grad_rtol: float | None, dtype: torch.dtype) -> float:
-    """The error that a state may have, once the adjoint amplifies it, where its steps tell it; 0 where they do not."""
-    return _STATE * grad_rtol if grad_rtol is not None and _is_far(grad_rtol, dtype) else 0.0
-
-
-def sharpened(
-    found: Solution, whole: Callable[[Tensor, float, float, int, float], Any], grad_rtol: float | None
-) -> Aimed | None:
-    """What more steps in float64 tell of states found in float32, which are put in their place, rounded.
-
-    ``whole(x, target, rtol, max_steps, floor)`` takes them; None where there is nothing that does.
-    """
-    assert grad_rtol is not None  # or there is no error to come near to
-    taken = whole(found.value.double(), _STATE * grad_rtol, _FIRST_NEAR * grad_rtol, _TURNS, floor(torch.float64))
-    if taken is None or taken.aimed is None:
-        return None
-    told, x = taken.aimed.errors[:, 0].isfinite() & (found.status == Status.CONVERGED), taken.z
-    taken.aimed.errors[~told] = torch.inf
-    rounded = x.float()
-    lost = (norm(rounded - x) / norm(x)).nan_to_num(0)
-    taken.aimed.errors[:, 0] += lost
-    taken.aimed.errors[:, 1] += carried(x) * lost
-    _keep(found, torch.arange(len(x)), told, rounded, taken.residual + lost, taken.steps)
-    return taken.aimed._replace(exact=x, everything=bool(told.all()))
-
-
-def is_near(grad_rtol: float | None, dtype: torch.dtype) -> bool:
-    """Whether the last steps in float64 tell what those in float32 do not, and the answer rounded is good enough."""
-    if grad_rtol is None or dtype != torch.float32:
-        return False
-    return not _is_far(grad_rtol, dtype) and grad_rtol >= _LEAST * torch.finfo(dtype).eps
-
-
-def adjoint_aim(grad_rtol: float, dtype: torch.dtype) -> float:
-    """Likewise the error of s xᵀ that its steps are to tell; near rounding, without what rounding takes of it."""
-    return SURE * (grad_rtol if _is_far(grad_rtol, dtype) else grad_rtol - torch.finfo(dtype).eps)
-
-
 def _is_far(grad_rtol: float, dtype: torch.dtype) -> bool:
     """Whether that is so much more than rounding that residuals may be computed in the dtype."""
     return grad_rtol > _FAR * torch.finfo(dtype).eps
 
 
 def settle(
-    net: Recurrence,
-    b: Tensor,
-    found: Solution,
-    solver: Solver,
-    problem: Problem,
-    grad_rtol: float,
-    factored: bool,
-    aimed: Aimed | None = None,
+    net: Recurrence, b: Tensor, found: Solution, solver: Solver, problem: Problem, grad_rtol: float, factored: bool
 ) -> None:
     """Solve the states found, (samples, n), as far as a gradient needs that shall be right to grad_rtol.
 
@@ -140,10 +82,7 @@ def settle(
     """
     dtype, small = b.dtype, _STATE * grad_rtol
     far = _is_far(grad_rtol, dtype)
-    rows = found.status == Status.CONVERGED
-    if aimed is not None:
-        rows &= ~aimed.errors[:, 0].isfinite()
-    rows = rows.nonzero()[:, 0]
+    rows = (found.status == Status.CONVERGED).nonzero()[:, 0]
     if not len(rows) or not (far or dtype != torch.float64):
         return
     if far:
@@ -178,13 +117,12 @@ def _keep(found: Solution, rows: Tensor, which: Tensor, z: Tensor, residual: Ten
     )
 
 
-def refine(receipt: Receipt, grad_rtol: float, aimed: Aimed | None = None) -> tuple[Tensor, Receipt]:
+def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     """s, as exact as grad_rtol asks for; and what is known of it.
 
     Plain steps tell the error, and make it less. Where they tell nothing, or do not lead so far, Newton's steps are
     added where the error exceeds grad_rtol and they make it less. Their residuals are computed in float64, so that a
-    gradient in float32 comes out right to its last digits even where float32 alone would lose them. Where an error was
-    `aimed` at and met, nothing is left to do.
+    gradient in float32 comes out right to its last digits even where float32 alone would lose them.
     """
     evidence: Evidence = receipt.evidence
     *_, s = evidence.flat()
@@ -196,15 +134,12 @@ def refine(receipt: Receipt, grad_rtol: float, aimed: Aimed | None = None) -> tu
         receipt.residual.reshape(-1).clone(),
         torch.zeros_like(receipt.steps).reshape(-1),
     )
-    if aimed is not None:
-        now.state_error.copy_(aimed.errors[:, 0])
-        now.error.copy_(aimed.errors[:, 2])
-    rows = (~(now.error <= grad_rtol)).nonzero()[:, 0]
-    if len(rows) and _is_far(grad_rtol, s.dtype):
-        told = adjoint_by_steps(evidence.take(rows), grad_rtol)
+    rows = torch.arange(len(s), device=s.device)
+    if _is_far(grad_rtol, s.dtype):
+        told = adjoint_by_steps(evidence, grad_rtol)
         good = told.error <= grad_rtol
-        now.adopt(rows[good], Told(*(each[good] for each in told)))
-        rows = rows[~good]
+        now.adopt(good, told)
+        rows = (~good).nonzero()[:, 0]
     stepped = now.turns.clone()
     _by_newton(evidence, now, rows, grad_rtol)
 

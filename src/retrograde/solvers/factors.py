@@ -10,10 +10,6 @@ from torch import Tensor
 
 _LARGEST = 8 * 2**30  # bytes
 
-# LAPACK's sums take another order where a matrix lies otherwise in a line of the cache, or more threads are free. So
-# up to so many neurons matrices are factored together, each filled up to a multiple of a line; others one at a time.
-_TOGETHER, _LINE = 128, 16
-
 
 class Factors:
     """The LU factors of A = I - J for those samples of a batch that need them; A⁻¹ r and A⁻ᵀ r from them.
@@ -32,8 +28,6 @@ class Factors:
     def __init__(self, like: Tensor, samples: int | None = None, n: int | None = None):
         self._dtype, self._device, self._n = factored_in(like.dtype), like.device, like.shape[-1] if n is None else n
         self._samples = len(like) if samples is None else samples
-        self._alone = like.device.type == "cpu" and self._n > _TOGETHER
-        self._more = -self._n % _LINE if like.device.type == "cpu" and not self._alone else 0
 
     # Most solves need no factors, and so no room for them.
 
@@ -44,11 +38,11 @@ class Factors:
 
     @cached_property
     def _lu(self) -> Tensor:
-        return torch.empty(0, self._n + self._more, self._n + self._more, dtype=self._dtype, device=self._device)
+        return torch.empty(0, self._n, self._n, dtype=self._dtype, device=self._device)
 
     @cached_property
     def _pivots(self) -> Tensor:
-        return torch.empty(0, self._n + self._more, dtype=torch.int32, device=self._device)
+        return torch.empty(0, self._n, dtype=torch.int32, device=self._device)
 
     @property
     def _all(self) -> Tensor:
@@ -65,14 +59,7 @@ class Factors:
         rows = self._all if rows is None else rows
         self._make_room(rows[self.missing(rows)])
         place = self._place[rows]
-        A = matrices().to(self._dtype)
-        if self._alone:
-            for k, each in zip(place.tolist(), A, strict=True):
-                self._lu[k], self._pivots[k], _ = torch.linalg.lu_factor_ex(each)
-            return
-        A = torch.nn.functional.pad(A, (0, self._more, 0, self._more))
-        A.diagonal(dim1=-2, dim2=-1)[:, self._n :] = 1
-        self._lu[place], self._pivots[place], _ = torch.linalg.lu_factor_ex(A)
+        self._lu[place], self._pivots[place], _ = torch.linalg.lu_factor_ex(matrices().to(self._dtype))
 
     def missing(self, rows: Tensor | None) -> Tensor:
         """Which of these samples have no factors yet, as positions in `rows`; one for a sample that is there twice."""
@@ -87,18 +74,11 @@ class Factors:
     def solve(self, rows: Tensor | None, r: Tensor, transposed: bool = False) -> Tensor:
         """A⁻¹ r, or A⁻ᵀ r, for these samples; r (len(rows), n)."""
         place = self._place if rows is None else self._place[rows]
-        right = r.to(self._dtype)
-        if self._alone:
-            found = torch.empty_like(right)
-            for k, each, its in zip(place.tolist(), right, found, strict=True):
-                its[:] = torch.linalg.lu_solve(self._lu[k], self._pivots[k], each[:, None], adjoint=transposed)[:, 0]
-            return found.to(r)
-        right = torch.nn.functional.pad(right, (0, self._more))[:, :, None]
-        found = torch.linalg.lu_solve(self._lu[place], self._pivots[place], right, adjoint=transposed)
-        return found[:, : self._n, 0].to(r)
+        right = r[:, :, None].to(self._dtype)
+        return torch.linalg.lu_solve(self._lu[place], self._pivots[place], right, adjoint=transposed)[:, :, 0].to(r)
 
     def _make_room(self, rows: Tensor) -> None:
-        held, n = len(self._lu), self._n
+        held, n, _ = self._lu.shape
         all_of_them = held + len(rows)
         size = all_of_them * n * n * self._lu.element_size()
         if size > _LARGEST:
@@ -108,8 +88,8 @@ class Factors:
             )
         if len(rows):
             self._place[rows] = torch.arange(held, all_of_them, device=rows.device)
-            self._lu = torch.cat([self._lu, self._lu.new_empty(len(rows), *self._lu.shape[1:])])
-            self._pivots = torch.cat([self._pivots, self._pivots.new_empty(len(rows), *self._pivots.shape[1:])])
+            self._lu = torch.cat([self._lu, self._lu.new_empty(len(rows), n, n)])
+            self._pivots = torch.cat([self._pivots, self._pivots.new_empty(len(rows), n)])
 
 
 def factored_in(dtype: torch.dtype) -> torch.dtype:

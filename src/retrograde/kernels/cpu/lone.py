@@ -5,23 +5,10 @@ A thread takes some neurons, whose part of the matrix may then stay in its core'
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit, prange
 
-from retrograde.kernels.cpu.fixed_point import (
-    NEAR,
-    NOISE,
-    WINDOW,
-    along,
-    distance,
-    gain_of,
-    is_over,
-    norm,
-    norm_of_product,
-    slopes_apart,
-)
+from retrograde.kernels.cpu.fixed_point import WINDOW, distance
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
 from retrograde.kernels.cpu.structures import multiply_part, part_of, room
 
@@ -80,12 +67,10 @@ def adjoint(A, y, g, at, leak, kind, threads, s_next, l_next, s, l):
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, target, threads, z, told, bend):
-    """`fixed_point.iterate` for one sample: z, c and D (n,), told (3,), bend (n,). The residual and the steps."""
+def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z):
+    """`fixed_point.iterate` for one sample: z, c and D (n,). The residual and the steps."""
     n, steps, mark = len(z), 0, np.inf
     x, u, work = z.reshape(1, n), np.empty((1, n), z.dtype), room(A, 0)
-    way, bents = np.empty(0 if told is None else n, z.dtype), np.zeros(threads)
-    eps, gap_before, rate, near, turns = math.sqrt(tiny), np.inf, np.inf, False, 0
     while True:
         for thread in prange(threads):
             first, last = part_of(A, n, thread, threads)
@@ -93,36 +78,17 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, target, thread
             part[:] = c[first:last]
             multiply_part(A, x, u, work, first, last)
             if kind == SLOPES:
-                if near:
-                    bents[thread] = norm_of_product(bend[first:last], part)
                 times_slope(kind, D[first:last], part)
             else:
                 apply(kind, part)
-        now = u[0]
-        gap, size = distance(now, z)
+        gap, size = distance(u[0], z)
         residual = gap / max(size, tiny)
         stalled = False
         if steps % WINDOW == 0:
             stalled = residual < floor and residual >= mark
             mark = residual
-        going = residual > rtol and residual < np.inf
-        if told is not None:
-            gain = np.inf
-            if near:
-                gain = gain_of(gap, gap_before, rate, along(now, z, way), size, NOISE * eps)
-            if residual <= rtol:
-                turns += 1
-                bent, known = norm(bents), (near, rate, turns)
-                going = not is_over(kind, residual, gain, known, size, tiny, n, bent, target, told)
-            rate = gap / gap_before if gap_before < np.inf else np.inf
-            gap_before, near = gap, residual <= NEAR * rtol
-            if near and going:
-                for j in range(n):
-                    way[j] = now[j] - z[j]
-            elif kind != SLOPES and residual <= rtol:
-                slopes_apart(kind, now, z.copy(), way, gain, eps, bend)
-        if not going or steps >= max_steps or stalled:
+        if not (residual > rtol and residual < np.inf and steps < max_steps) or stalled:
             return residual, steps
         steps += 1
         for j in range(n):
-            z[j] += damping * (now[j] - z[j])
+            z[j] += damping * (u[0, j] - z[j])
