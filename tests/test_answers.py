@@ -489,8 +489,8 @@ def test_a_narrow_terminal_shows_fewer_columns():
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("influence", ("count", "0", "0.99", "20")),
-        ("importance", ("count", "0", "20")),
+        ("influence", ("count, or a preset's", "0, or a preset's", "0.99", "20")),
+        ("importance", ("count, or a preset's", "0, or a preset's", "20")),
         ("stimulate", ("all", "0.99", "l1")),
         ("simulate", ("dt", "to the end of the stimulus", "as it is", "all")),
         ("fit", ("gain bias", "gauss-newton up to 400 parameters", "0.2")),

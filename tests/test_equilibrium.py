@@ -571,8 +571,6 @@ def test_a_gradient_hidden_from_autograd_is_refused():
             ValueError,
             "Krylov solves affine problems, .* FixedPoint for an Eq",
         ),
-        (lambda: tanh_layer(solver=rg.NewtonKrylov())(U), ValueError, "solver: .* an Equilibrium has none"),
-        (lambda: tanh_layer(solver=rg.Homotopy())(U), ValueError, "solver: Homotopy .* or an Equilibrium has none"),
         (lambda: tanh_layer()(), ValueError, "x0: expected a start"),
         (lambda: tanh_layer()(3), ValueError, "x0: expected a start"),
         (lambda: tanh_layer()(U[:, :2]), ValueError, r"x0: expected a start, as fn does not map.*\(4, 2\)"),
