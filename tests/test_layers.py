@@ -18,7 +18,7 @@ LAYERS = [
     {"transforms", "tables", "starting", "closure"},
     {"checks", "nonlinearity", "result"},
     {"connectivity", "receipt", "solvers"},
-    {"blocks", "scaling", "equation_graph"},
+    {"blocks", "remembered", "scaling", "equation_graph"},
     {"recurrence", "kernels", "structure", "warm", "equation"},
     {"defaults"},
     {"feedback", "equation_feedback"},

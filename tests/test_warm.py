@@ -287,7 +287,7 @@ def test_memory_is_bounded_by_the_samples_and_too_much_is_refused(monkeypatch):
     for first in (0, 30, 60):
         net.steady_state(input, warm=warm[range(first, first + 16)])
     assert 48 <= warm._shared.tables["x by key"].differences.shape[1] <= 2 * 48
-    monkeypatch.setattr(rg.warm, "_LARGEST", 100)
+    monkeypatch.setattr(rg.remembered, "_LARGEST", 100)
     with pytest.raises(ValueError, match=r"warm: 2 vectors of each of .* would take .* GiB"):
         net.steady_state(input[:1], warm=rg.WarmStart(memory=2)[[10**9]])
 

@@ -21,14 +21,14 @@ def _kept() -> str:
     sources = b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))
     nearby = _HERE / "__pycache__"
     private = Path.home() / ".cache" / "numba"
-    base = numba.config.CACHE_DIR or (nearby if os.access(_HERE, os.W_OK) else private)  # type: ignore[attr-defined]
+    base = numba.config.CACHE_DIR or (nearby if os.access(_HERE, os.W_OK) else private)  # type: ignore[attr-defined]  # set at its import
     return str(Path(base) / f"retrograde-{hashlib.sha256(sources).hexdigest()[:16]}")
 
 
-_others, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _kept()  # type: ignore[attr-defined]
+_others, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _kept()  # type: ignore[attr-defined]  # set at its import
 try:
     from retrograde.kernels.cpu import anderson, few, fixed_point, lone, products, sampled, sweeps, tiles
 finally:
-    numba.config.CACHE_DIR = _others  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = _others  # type: ignore[attr-defined]  # set at its import
 
 __all__ = ["anderson", "few", "fixed_point", "lone", "products", "sampled", "sweeps", "tiles"]
