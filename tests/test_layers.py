@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the bottom up. What stands in one row knows nothing of the others in it, but for what is named below.
 LAYERS = [
-    {"transforms", "tables", "starting", "closure"},
+    {"transforms", "tables", "starting", "closure", "held", "singular"},
     {"checks", "nonlinearity", "result"},
     {"connectivity", "receipt", "solvers"},
     {"blocks", "remembered", "scaling", "equation_graph"},

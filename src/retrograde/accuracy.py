@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from retrograde.corrections import Correction, Inner, Samples, StateCorrection, correct, correct_state, norm, solver_for
+from retrograde.corrections import Correction, Inner, Samples, StateCorrection, correct, correct_state, solver_for
+from retrograde.held import Holder
 from retrograde.recurrence import Recurrence
+from retrograde.singular import Maps, Spectrum, extreme_values
 
-# Steps of the power method, for the largest singular value and, with the inverse, for the smallest.
-_LARGEST_STEPS, _SMALLEST_STEPS = 12, 4
-
+_STEPS = 4  # of the power method with the inverse
 _ROOM = 2**31  # bytes that the samples of one turn may take
 
 
-class Spectrum(NamedTuple):
-    """The smallest and the largest singular value of I - DW, for each sample."""
-
-    smallest: Tensor
-    largest: Tensor
-
-
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Evidence(Holder):
     """What a gradient was computed from, and itself: x, g = dR/dx and s, each (..., n), and b, where it is known.
 
     It holds these tensors and the weights of W, not copies of them, and knows when one was overwritten.
@@ -47,19 +40,10 @@ class Evidence:
     s: Tensor
     factored: bool
     lacking: ClassVar[str] = ""  # why nothing can be told: of a network something always can
-    _versions: list[int] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_versions", self._now())
-
-    def _now(self) -> list[int]:
-        held = (self.x, self.b, self.g, self.s, *self.net.W.bind().weights)
-        return [t._version for t in held if t is not None and not t.is_inference()]
-
-    @property
-    def changed(self) -> bool:
-        """Whether a tensor was overwritten since, as an optimiser's step overwrites W."""
-        return self._now() != self._versions
+    def held(self) -> tuple[Tensor | None, ...]:
+        """All that it was computed from, and itself."""
+        return (self.x, self.b, self.g, self.s, *self.net.W.bind().weights)
 
     def correction(self, quick: bool = False, rounded: bool = False) -> Correction:
         """One Newton step from x, and one from s there; `quick` ones to a digit, in the dtype of x.
@@ -120,25 +104,14 @@ class Evidence:
 def _singular_values(given: Samples) -> Spectrum:
     W, f, x, b = given[:4]
     D, solve = f.slope(x) if b is None else f.slope_at(W @ x + b), Inner(given, len(x))
-    start = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
 
-    def A(v: Tensor) -> Tensor:
-        return v - D * (W @ v)
-
-    def unit(v: Tensor) -> Tensor:
-        return v / norm(v)[:, None]
-
-    v = unit(start.expand_as(x))
-    for _ in range(_LARGEST_STEPS):
-        v = A(v)
-        v = unit(v - W.T @ (D * v))  # Aᵀ
-    largest = norm(A(v))
-    v = unit(start.expand_as(x))
-    for _ in range(_SMALLEST_STEPS):
-        v = unit(v + W.T @ solve(D, v, transposed=True)[0])  # A⁻ᵀ = I + Wᵀ (I - DWᵀ)⁻¹ D
-        v = unit(v + solve(D, W @ v, transposed=False)[0])  # A⁻¹ = I + (I - DW)⁻¹ DW
-    smallest = norm(A(v))
-    return Spectrum(torch.where(smallest.isfinite(), smallest, 0), torch.where(largest.isfinite(), largest, torch.inf))
+    maps = Maps(
+        A=lambda v: v - D * (W @ v),
+        transposed=lambda v: v - W.T @ (D * v),
+        inverse=lambda v: v + solve(D, W @ v, transposed=False)[0],  # I + (I - DW)⁻¹ DW
+        inverse_transposed=lambda v: v + W.T @ solve(D, v, transposed=True)[0],  # I + Wᵀ (I - DWᵀ)⁻¹ D
+    )
+    return extreme_values(maps, x, _STEPS)
 
 
 def _reward_change(given: Samples) -> tuple[Tensor, ...]:

@@ -7,25 +7,25 @@ and their rounding are those of its own dtype; how large rounding is shows where
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from retrograde.accuracy import Spectrum
 from retrograde.corrections import carried, norm, solver_for
 from retrograde.equation import SMALL
 from retrograde.equation_feedback import graph_problem
 from retrograde.equation_graph import Graph, NoTangent
+from retrograde.held import Holder
 from retrograde.result import Status
 from retrograde.scaling import power_of_two
+from retrograde.singular import Maps, Spectrum, extreme_values
 from retrograde.solvers.factors import Factors
 from retrograde.transforms import precisely
 
-# Steps of the power method, for the largest singular value and, with the inverse, for the smallest.
-_LARGEST_STEPS, _SMALLEST_STEPS = 12, 8
+_STEPS = 8  # of the power method with the inverse
 _NOISES = 2  # samples of what rounding may do
 _ROOM = 2**26  # numbers that the matrices of one turn may hold
 
@@ -38,7 +38,7 @@ class Errors(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class GraphEvidence:
+class GraphEvidence(Holder):
     """What a gradient was computed from, and itself: fn's graph at x, g = dR/dx and l, of the shape of x.
 
     It holds these tensors and all that fn depends on, not copies of them, and knows when one was overwritten.
@@ -47,26 +47,16 @@ class GraphEvidence:
     graph: Graph
     g: Tensor
     l: Tensor
-    _versions: list[int] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_versions", self._now())
-
-    def _now(self) -> list[int]:
-        graph = self.graph
-        held = [self.g, self.l, graph.x, *graph.captured, *graph.equation.inputs]
-        return [t._version for t in held if isinstance(t, Tensor) and not t.is_inference()]
+    def held(self) -> tuple[Any, ...]:
+        """What fn and the gradient were computed from, and the gradient itself."""
+        return (self.g, self.l, self.graph.x, *self.graph.captured, *self.graph.equation.inputs)
 
     def __deepcopy__(self, memo: Any) -> GraphEvidence:
         return self  # a graph cannot be copied
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _nothing, ()  # nor be stored
-
-    @property
-    def changed(self) -> bool:
-        """Whether a tensor was overwritten since, as an optimiser's step overwrites parameters."""
-        return self._now() != self._versions
 
     @property
     def lacking(self) -> str:
@@ -203,25 +193,13 @@ def _singular_values(given: _Samples) -> tuple[Tensor, ...]:
         J = graph.equation.jacobian(graph.x.detach())
         values = torch.linalg.svdvals(torch.eye(J.shape[-1]).to(J) - J.nan_to_num(torch.inf))
         return values[:, -1], values[:, 0]
-    start = torch.randn(like.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
-
-    def unit(v: Tensor) -> Tensor:
-        return v / norm(v)[:, None]
-
-    def A(v: Tensor) -> Tensor:
-        return v - graph.moved(v)
-
-    v = unit(start.expand_as(like))
-    for _ in range(_LARGEST_STEPS):
-        v = A(v)
-        v = unit(v - graph.transposed(v))
-    largest = norm(A(v))
-    v = unit(start.expand_as(like))
-    for _ in range(_SMALLEST_STEPS):
-        v = unit(given.solve(v, transposed=True)[0])
-        v = unit(given.solve(v)[0])
-    smallest = norm(A(v))
-    return torch.where(smallest.isfinite(), smallest, 0), torch.where(largest.isfinite(), largest, torch.inf)
+    maps = Maps(
+        A=lambda v: v - graph.moved(v),
+        transposed=lambda v: v - graph.transposed(v),
+        inverse=lambda v: given.solve(v)[0],
+        inverse_transposed=lambda v: given.solve(v, transposed=True)[0],
+    )
+    return extreme_values(maps, like, _STEPS)
 
 
 def _reward_change(given: _Samples) -> tuple[Tensor, ...]:
