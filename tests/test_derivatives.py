@@ -101,11 +101,9 @@ def test_forward_mode_is_the_difference_of_states(mode, structure, f):
     assert_close(moved, difference(function, where, v), within=1e-7)
 
 
-@each_mode
-@pytest.mark.parametrize(
-    ("structure", "f"),
-    [("Dense", "tanh"), ("Sparse", "sigmoid"), ("Sum", "relu"), ("Convolution on a ring", "softplus"), ("Ring", "sin")],
-)
+@pytest.mark.parametrize("mode", [steady, path])
+@pytest.mark.parametrize("f", NONLINEARITIES)
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_torch_s_own_checks_of_two_derivatives_each_way(mode, structure, f):
     function, where = mode(STRUCTURES[structure](), NONLINEARITIES[f])
     check = dict(fast_mode=True, check_undefined_grad=False, atol=1e-7, rtol=1e-6, eps=1e-5)

@@ -454,6 +454,27 @@ def test_half_precision_is_factored_in_float32(method, dtype):
     assert wild.converged.all()
 
 
+@each_structure
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("adjoint", [None, rg.Krylov("bicgstab")], ids=["default", "bicgstab"])
+def test_half_precision_of_every_structure(structure, dtype, adjoint):
+    W = STRUCTURES[structure]()
+    input = randn(3, W.shape[0])
+    net = rg.Network(W.to(dtype), b=False)
+    exact = rg.Network(STRUCTURES[structure](), b=False)
+    state, wanted = net.steady_state(input.to(dtype), adjoint=adjoint), exact.steady_state(input)
+    assert state.x.dtype == dtype
+    assert_close(state.x, wanted.x.to(dtype), within=0.1)
+    state.x.sum().backward()
+    wanted.x.sum().backward()
+    for ours, theirs in zip(net.W.weights, exact.W.weights, strict=True):
+        assert ours.grad.dtype == dtype
+        assert_close(ours.grad, theirs.grad.to(dtype), within=0.1)
+    path = net.trajectory(input.to(dtype), steps=4).x
+    assert_close(path, exact.trajectory(input, steps=4).x.to(dtype), within=0.1)
+    assert torch.autograd.grad(path.sum(), list(net.W.weights))[0].dtype == dtype
+
+
 @pytest.mark.parametrize("f", ["tanh", "relu", "softplus"])
 def test_bfloat16_as_far_as_torch_goes(f):
     W, input = 0.5 * not_normal(8), randn(3, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from html import escape
 from typing import ClassVar
@@ -39,14 +40,16 @@ def as_html(title: str, rows: Sequence[Row], smallest_is_worst: Sequence[str] = 
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
-class Readable:
-    """Prints as a table, and in a notebook is one in HTML; a class gives its `_title` and `_rows`."""
+class Readable(ABC):
+    """Prints as a table, and in a notebook is one in HTML."""
 
+    @abstractmethod
     def _title(self) -> str:
-        raise NotImplementedError
+        """What stands above it."""
 
+    @abstractmethod
     def _rows(self) -> list[Row]:
-        raise NotImplementedError
+        """What it holds."""
 
     def __repr__(self) -> str:
         return as_text(self._title(), self._rows(), self._smallest_is_worst)

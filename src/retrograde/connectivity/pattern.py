@@ -31,10 +31,17 @@ class Pattern:
     order: Tensor
 
     def matrix(self, weight: Tensor, transposed: bool) -> Tensor:
-        """W or Wᵀ as torch's CSR tensor."""
+        """W or Wᵀ as torch's CSR tensor, in a dtype that it multiplies."""
+        weight = multipliable(weight)
         if transposed:
             return _csr(self.column_starts, self.rows, weight[self.order], (self.shape[1], self.shape[0]))
         return _csr(self.row_starts, self.columns, weight, self.shape)
+
+
+def multipliable(t: Tensor) -> Tensor:
+    """Half precision in float32 on the CPU, where torch has no sparse products of it."""
+    half = t.dtype in (torch.float16, torch.bfloat16) and t.device.type == "cpu"
+    return t.float() if half else t
 
 
 # The two operations are each other's derivatives, so that any order of derivative stays on the pattern. Torch's own
@@ -58,7 +65,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(weight: Tensor, x: Tensor, pattern: Pattern, transposed: bool) -> Tensor:
-        return (pattern.matrix(weight, transposed) @ x.T).T
+        return (pattern.matrix(weight, transposed) @ multipliable(x).T).T.to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -102,8 +109,9 @@ class _Sampled(torch.autograd.Function):
     def forward(s: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
         empty = pattern.matrix(s.new_zeros(len(pattern.columns)), transposed=False)
         if len(s) == 0 or len(pattern.columns) == 0:
-            return empty.values()
-        return torch.sparse.sampled_addmm(empty, s.T.contiguous(), x.contiguous()).values()
+            return empty.values().to(s.dtype)
+        s_wide, x_wide = multipliable(s), multipliable(x)
+        return torch.sparse.sampled_addmm(empty, s_wide.T.contiguous(), x_wide.contiguous()).values().to(s.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from retrograde.checks import check_finite, check_floating
 from retrograde.connectivity.base import Connectivity
-from retrograde.connectivity.pattern import Pattern, multiplied, sampled
+from retrograde.connectivity.pattern import Pattern, multipliable, multiplied, sampled
 
 
 class Sparse(Connectivity):
@@ -157,7 +157,7 @@ class Sparse(Connectivity):
         """The same for many s: the weights are put in the order of columns once."""
         (weight,) = weights
         matrix = self._pattern.matrix(weight, True)
-        return lambda s: (matrix @ s.T).T
+        return lambda s: (matrix @ multipliable(s).T).T.to(s.dtype)
 
     def outer_product(self, s: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """s_i x_j summed over samples, where W has a connection and nowhere else."""

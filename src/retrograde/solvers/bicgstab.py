@@ -33,7 +33,7 @@ def cycle(A: Linear, r: Tensor, goal: Tensor, turns: Tensor, turned: Tensor) -> 
         # van der Vorst, Numer. Algorithms 10 (1995)).
         length = (tt * ss).sqrt().clamp(min=tiny)
         cosine = ts / length
-        cosine = torch.where(cosine < 0, -1.0, 1.0) * cosine.abs().clamp(min=0.7)
+        cosine = torch.where(cosine < 0, -1, 1) * cosine.abs().clamp(min=0.7)
         omega = torch.where(tt > 0, cosine * (ss / tt.clamp(min=tiny)).sqrt(), 0)
         z = z + alpha[:, None] * p + omega[:, None] * s
         r = s - omega[:, None] * t
