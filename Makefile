@@ -8,8 +8,9 @@ STAMP := .venv/.installed
 demo: venv
 	$(BIN)/retrograde train digits
 
+# Threads that keep their processor while they wait would take it from the tests beside them.
 test: venv
-	$(BIN)/pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: venv
 	$(BIN)/ruff check .
