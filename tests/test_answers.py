@@ -510,3 +510,14 @@ def test_under_json_the_notes_go_to_the_standard_error():
     done = call("stimulate", *WORM, *args, "--json")
     assert "the targets are not met" in done.stderr and json.loads(done.stdout)
     assert "eigenvalue" in call("influence", *WORM, *BOTH, "--json").stderr
+
+
+def test_a_cutoff_and_a_steepness_of_a_preset_are_both_commands(worm):
+    how = {"scale": 0.9, "preset": "ci-2.9", "threshold": 0.02, "steepness": 3.0}
+    typed = *WORM, "--signs", "worm-gaba", "--scale", 0.9, "--preset", "ci-2.9", "--cutoff", 0.02, "--steepness", 3
+    want = rg.connectome.simulate(worm, {"ASHL": 0.5}, duration=4, **how)["activity"]
+    told = call("simulate", *typed, "--source", "ASHL=0.5", "--duration", 4, "--json", "--top", len(want)).stdout
+    assert [row["activity"] for row in json.loads(told)] == list(want) and (want != 0).any()
+    found = rg.connectome.stimulate(worm, {"AVAL": 0.1}, allowed=["ASHL"], steps=2, **how)
+    told = call("stimulate", *typed, "--target", "AVAL=0.1", "--allowed", "ASHL", "--steps", 2, "--json").stdout
+    assert [row["input"] for row in json.loads(told)] == list(found["input"])

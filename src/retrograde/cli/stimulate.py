@@ -12,9 +12,9 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
+from retrograde.cli.cells import Cutoff, Steepness, cell_of, number_or_name
 from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
-from retrograde.cli.simulate import number_or_name
 from retrograde.report import Answer, Figure, drawings
 from retrograde.training import InputError
 
@@ -41,12 +41,8 @@ def stimulate(
     scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, after scaling")] = 0.99,
     bias: Annotated[str, typer.Option(help="Input that is always there: a number, or a column of the neurons.")] = "0",
     tau: Annotated[str | None, typer.Option(help="τ in steps: a number, or a column of the neurons.")] = None,
-    cutoff: Annotated[
-        float | None, typer.Option(help="Of such a preset: below which drive a neuron is silent. \\[default: 0.01]")
-    ] = None,
-    steepness: Annotated[
-        str | None, typer.Option(help="Of such a preset: a number, or a column of the neurons. \\[default: 5]")
-    ] = None,
+    cutoff: Cutoff = None,
+    steepness: Steepness = None,
     preset: Annotated[
         str | None, typer.Option(help="ci-2.9 or ci-2.10: connectome_interpreter's network and its search.")
     ] = None,
@@ -72,7 +68,7 @@ def stimulate(
     told = partial(asked.step, "searching")
     how: dict[str, Any] = {"least": least, "lower": lower, "upper": upper, "steps": steps, "maximum": maximum}
     how |= {"budget": budget, "f": f, "scale": scale, "bias": number_or_name(bias), "tau": number_or_name(tau)}
-    how |= {"threshold": cutoff, "steepness": number_or_name(steepness)}
+    how |= cell_of(cutoff, steepness)
     found = connectome.stimulate(
         c, wanted, allowed=allowed, silence=asked.silence or (), preset=preset, seed=asked.seed or 0, told=told, **how
     )
