@@ -416,6 +416,23 @@ def test_importance_by_neuropil(tmp_path):
     assert [row["neuropil"] for row in rows] == list(found["neuropil"]) and (tmp_path / "it.svg").is_file()
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    (
+        (("--by", "neuropil"), "--by neuropil: edges .* neuropil not found among pre, post, syn_count"),
+        (("--by", "colour"), "--by: expected a column of the neurons, .* got 'colour'"),
+        (("--by-pair", "colour"), "--by-pair: expected a column of the neurons, .* got 'colour'"),
+        (("--by", "id", "--by-pair", "id"), "--by-pair: expected no --by along with it"),
+        (("--by", "id", "id"), "--by: expected one column of the neurons, neuropil, or both; got id, id"),
+    ),
+)
+def test_sums_that_cannot_be_are_refused_before_anything_is_solved(said, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(rg.connectome, "importance", lambda *_, **__: pytest.fail("it was solved"))
+    pd.DataFrame({"pre": list("ab"), "post": list("ba"), "syn_count": 1}).to_csv(tmp_path / "edges.csv", index=False)
+    done = call("importance", tmp_path / "edges.csv", "--source", "a", "--target", "b", *said, code=2)
+    assert re.search(told, done.stderr)
+
+
 def test_paths_of_ids_that_are_numbers(tmp_path):
     table = pd.DataFrame({"pre": [11, 12, 13], "post": [12, 13, 11], "count": 1})
     table.to_csv(tmp_path / "edges.csv", index=False)

@@ -118,6 +118,7 @@ class Importance:
         Raises:
             ValueError: no column of neuropils, or of counts; no such column of the neurons.
         """
+        by = None if by is None else column_of(self._connectome.neurons, by, "by")
         found = by_connection(self._connectome, edges, columns or {})
         return by_neuropil(self._connectome, found, self._piece(slice(None))["importance"].to_numpy(), by)
 
