@@ -111,6 +111,11 @@ def importance(
     tables = {title: table} if by or by_pair else {title: table, "synapses": ranked.head(1000)}
     receipts = {"the state, x = f(αWx + b), and its adjoint": {"reward": found.reward, **found.attrs}}
     notes = [f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"]
+    if unknown := found.attrs.get("not_exact"):
+        notes.append(
+            f"{unknown} of the {2 * min(exact, len(c))} exact effects are left empty: without the neuron's output, or "
+            "with it turned, no stable steady state was found."
+        )
     if not found.neurons[["silencing"]].to_numpy().any() and found.reward == 0:
         notes.append("No path leads from the sources to the targets: nothing here changes the reward.")
     if "silencing" in table:

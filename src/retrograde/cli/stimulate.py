@@ -95,8 +95,8 @@ def _notes(found: pd.DataFrame) -> list[str]:
     told = found.attrs
     proved = "proved" if told["proved"] else "for the network linearised there, f being curved"
     if "reward" in told:
-        return [f"the reward is {told['reward']:.6g}, which at most {told['gap']:.2g} surpasses ({proved})"]
-    if told["met"]:
+        notes = [f"the reward is {told['reward']:.6g}, which at most {told['gap']:.2g} surpasses ({proved})"]
+    elif told["met"]:
         notes = [f"every target is met; the size of the input is {told['size']:.6g}"]
         if told.get("size_bound") is not None:
             notes.append(f"none that meets them is less than {told['size_bound']:.6g} ({proved})")
@@ -104,7 +104,9 @@ def _notes(found: pd.DataFrame) -> list[str]:
         notes = [f"the targets are not met: they are missed by {told['distance']:.6g} in all"]
         if np.isfinite(told.get("distance_bound", np.nan)):
             notes.append(f"none comes nearer than {told['distance_bound']:.6g} ({proved})")
-    if told.get("from_rest") is False:
+    if told.get("stable") is False:
+        notes.append("This steady state is unstable: the network would leave it by itself.")
+    elif told.get("from_rest") is False:
         notes.append("From rest the network does not come to this steady state by itself: there is another, or none.")
     if told.get("settled") is False:
         notes.append(f"The search ended before it came to rest: {told['stopped']}. What it found is no proven optimum.")
