@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
 import retrograde as rg
+from retrograde import starting
 from retrograde.cli import answering, progress
 from retrograde.cli.app import app
 from retrograde.cli.progress import Steps
@@ -538,3 +541,31 @@ def test_a_cutoff_and_a_steepness_of_a_preset_are_both_commands(worm):
     found = rg.connectome.stimulate(worm, {"AVAL": 0.1}, allowed=["ASHL"], steps=2, **how)
     told = call("stimulate", *typed, "--target", "AVAL=0.1", "--allowed", "ASHL", "--steps", 2, "--json").stdout
     assert [row["input"] for row in json.loads(told)] == list(found["input"])
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "policy"),
+    (
+        (["retrograde", "influence", "edges.csv"], "", "PASSIVE"),
+        (["retrograde", "--debug", "fit"], "", "PASSIVE"),
+        (["retrograde", "influence"], "ACTIVE", "ACTIVE"),
+        (["retrograde", "train", "digits"], "", ""),
+        (["notebook.py", "influence"], "", ""),
+    ),
+)
+def test_threads_of_a_question_sleep_while_they_wait(words, given, policy):
+    code = f"import sys; sys.argv = {words}; import retrograde, os; print(os.environ.get('OMP_WAIT_POLICY', ''))"
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env | ({"OMP_WAIT_POLICY": given} if given else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == policy
+
+
+def test_every_question_is_one_whose_threads_sleep():
+    commands = typer.main.get_command(app).commands
+    assert {name for name, each in commands.items() if isinstance(each, answering.Question)} == starting.QUESTIONS
