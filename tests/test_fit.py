@@ -531,3 +531,34 @@ def test_that_stability_is_not_looked_at_is_told(monkeypatch):
     assert not any(unknown in note for note in fit(c, recorded, drive, parameters="gain", scale=0.6).notes)
     monkeypatch.setattr(adjustable, "SMALL", 10)
     assert any(unknown in note for note in fit(c, recorded, drive, parameters="gain", scale=0.6).notes)
+
+
+def test_eigenvalues_and_singular_values_take_one_thread_and_no_more_memory_than_they_need(monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl tells threads; it is in the extra app")
+    c = network()
+    h, drive = drives(c)
+    recorded, seen = table(c, Truth(c, 0.6, gain=GAIN).steady(h)), []
+
+    def watched(module, name):
+        call = getattr(module, name)
+
+        def wrapper(*args, **how):
+            pools = threadpoolctl.threadpool_info()
+            seen.append((name, max(each["num_threads"] for each in pools if each["user_api"] == "blas")))
+            return call(*args, **how)
+
+        monkeypatch.setattr(module, name, wrapper)
+
+    for module, name in (np.linalg, "eigvals"), (np.linalg, "svd"), (scipy.optimize, "least_squares"):
+        watched(module, name)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        fit(c, recorded, drive, parameters="gain", scale=0.6)
+    assert {name for name, _ in seen} == {"eigvals", "svd", "least_squares"} and {threads for _, threads in seen} == {1}
+    sizes = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(
+        np.linalg, "svd", lambda *args, **how: sizes.append((found := svd(*args, **how))[0].size) or found
+    )
+    J = np.random.default_rng(0).normal(size=(500, 3))
+    assert certainty(J, np.ones(500), 1.0).rank == 3 and certainty(J[:2], np.ones(2), 1.0).rank == 2
+    assert sizes == [1500, 4]

@@ -23,6 +23,7 @@ from retrograde.connectome.misfit import Misfit, Progress
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.recordings import held_out, recordings_of
 from retrograde.connectome.scales import check_scale
+from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.tied import kinds_of
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, Tanh, as_nonlinearity
@@ -158,12 +159,15 @@ def fit(
     model = Adjustable(c, replace(net, f=nonlinearity), kinds, [k for k in kinds if k in fitted], of, dt)
     problem = Misfit(model, ~out, progress)
     few = method == "gauss-newton" or (method is None and len(model.theta) <= FEW)
-    theta, converged, message = (problem.by_gauss_newton if few else problem.by_lbfgs)(int(max_steps))
+    with one_blas_thread():  # for the Jacobian's singular values
+        theta, converged, message = (problem.by_gauss_newton if few else problem.by_lbfgs)(int(max_steps))
 
     known: Certainty | None = None
     if uncertainty:
         try:
-            known = certainty(problem.jacobian(theta), problem.residual(theta), None if of.sd is None else 1.0)
+            J = problem.jacobian(theta)
+            with one_blas_thread():
+                known = certainty(J, problem.residual(theta), None if of.sd is None else 1.0)
         except ConvergenceError as error:
             notes.append(f"no standard errors could be told: {error.facts or error}")
     predicted = model.predicted(torch.from_numpy(theta))
