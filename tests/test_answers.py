@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
 import retrograde as rg
+from retrograde import starting
 from retrograde.cli import answering, progress
 from retrograde.cli.app import app
 from retrograde.cli.progress import Steps
@@ -416,6 +419,23 @@ def test_importance_by_neuropil(tmp_path):
     assert [row["neuropil"] for row in rows] == list(found["neuropil"]) and (tmp_path / "it.svg").is_file()
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    (
+        (("--by", "neuropil"), "--by neuropil: edges .* neuropil not found among pre, post, syn_count"),
+        (("--by", "colour"), "--by: expected a column of the neurons, .* got 'colour'"),
+        (("--by-pair", "colour"), "--by-pair: expected a column of the neurons, .* got 'colour'"),
+        (("--by", "id", "--by-pair", "id"), "--by-pair: expected no --by along with it"),
+        (("--by", "id", "id"), "--by: expected one column of the neurons, neuropil, or both; got id, id"),
+    ),
+)
+def test_sums_that_cannot_be_are_refused_before_anything_is_solved(said, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(rg.connectome, "importance", lambda *_, **__: pytest.fail("it was solved"))
+    pd.DataFrame({"pre": list("ab"), "post": list("ba"), "syn_count": 1}).to_csv(tmp_path / "edges.csv", index=False)
+    done = call("importance", tmp_path / "edges.csv", "--source", "a", "--target", "b", *said, code=2)
+    assert re.search(told, done.stderr)
+
+
 def test_paths_of_ids_that_are_numbers(tmp_path):
     table = pd.DataFrame({"pre": [11, 12, 13], "post": [12, 13, 11], "count": 1})
     table.to_csv(tmp_path / "edges.csv", index=False)
@@ -490,7 +510,7 @@ def test_a_narrow_terminal_shows_fewer_columns():
     ("command", "told"),
     [
         ("influence", ("count, or a preset's", "0, or a preset's", "0.99", "20")),
-        ("importance", ("count, or a preset's", "0, or a preset's", "20")),
+        ("importance", ("count", "0", "20")),
         ("stimulate", ("all", "0.99", "l1")),
         ("simulate", ("dt", "to the end of the stimulus", "as it is", "all")),
         ("fit", ("gain bias", "gauss-newton up to 400 parameters", "0.2")),
@@ -501,6 +521,7 @@ def test_help_tells_the_defaults(command, told):
     help = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "400", "TERM": "dumb"}).stdout
     for each in told:
         assert f"[default: {each}]" in help, each
+    assert ("a preset's" in help) == (command == "influence")  # which alone reads as a preset says
     assert "\\[" not in help
 
 
@@ -509,3 +530,42 @@ def test_under_json_the_notes_go_to_the_standard_error():
     done = call("stimulate", *WORM, *args, "--json")
     assert "the targets are not met" in done.stderr and json.loads(done.stdout)
     assert "eigenvalue" in call("influence", *WORM, *BOTH, "--json").stderr
+
+
+def test_a_cutoff_and_a_steepness_of_a_preset_are_both_commands(worm):
+    how = {"scale": 0.9, "preset": "ci-2.9", "threshold": 0.02, "steepness": 3.0}
+    typed = *WORM, "--signs", "worm-gaba", "--scale", 0.9, "--preset", "ci-2.9", "--cutoff", 0.02, "--steepness", 3
+    want = rg.connectome.simulate(worm, {"ASHL": 0.5}, duration=4, **how)["activity"]
+    told = call("simulate", *typed, "--source", "ASHL=0.5", "--duration", 4, "--json", "--top", len(want)).stdout
+    assert [row["activity"] for row in json.loads(told)] == list(want) and (want != 0).any()
+    found = rg.connectome.stimulate(worm, {"AVAL": 0.1}, allowed=["ASHL"], steps=2, **how)
+    told = call("stimulate", *typed, "--target", "AVAL=0.1", "--allowed", "ASHL", "--steps", 2, "--json").stdout
+    assert [row["input"] for row in json.loads(told)] == list(found["input"])
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "policy"),
+    (
+        (["retrograde", "influence", "edges.csv"], "", "PASSIVE"),
+        (["retrograde", "--debug", "fit"], "", "PASSIVE"),
+        (["retrograde", "influence"], "ACTIVE", "ACTIVE"),
+        (["retrograde", "train", "digits"], "", ""),
+        (["notebook.py", "influence"], "", ""),
+    ),
+)
+def test_threads_of_a_question_sleep_while_they_wait(words, given, policy):
+    code = f"import sys; sys.argv = {words}; import retrograde, os; print(os.environ.get('OMP_WAIT_POLICY', ''))"
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env | ({"OMP_WAIT_POLICY": given} if given else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == policy
+
+
+def test_every_question_is_one_whose_threads_sleep():
+    commands = typer.main.get_command(app).commands
+    assert {name for name, each in commands.items() if isinstance(each, answering.Question)} == starting.QUESTIONS

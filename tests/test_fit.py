@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.optimize
 import torch
 from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import fit, read, sensitivities
+from retrograde.connectome import adjustable, fit, misfit, read, sensitivities
 from retrograde.connectome.certainty import certainty
 from retrograde.connectome.linear import largest_real_eigenvalue
 
@@ -487,3 +488,77 @@ def test_the_command_says_what_is_wrong(files):
     assert run.exit_code == 2 and "tau decides on no steady state" in run.output
     run = CliRunner().invoke(app, [*said[:-1], str(folder / "nothing.csv")])
     assert run.exit_code == 2 and "nothing.csv" in run.output
+
+
+@pytest.mark.parametrize("not_found", (0, 1))
+def test_a_fit_whose_last_jacobian_fails_is_kept_and_says_so(files, monkeypatch, not_found):
+    c = network()
+    h, drive = drives(c)
+    recorded = table(c, Truth(c, 0.6, gain=GAIN).steady(h))
+    search = scipy.optimize.least_squares
+
+    def fails(*_):
+        raise rg.ConvergenceError("adjoint: failed. Try Direct().", None)
+
+    def searched(residual, *args, **how):
+        found = search(residual, *args, **how)
+        residual.__self__.not_found = not_found
+        monkeypatch.setattr(misfit, "jacobian", fails)
+        return found
+
+    exact, told = misfit.jacobian, fit(c, recorded, drive, parameters="gain", scale=0.6)
+    monkeypatch.setattr(scipy.optimize, "least_squares", searched)
+    found = fit(c, recorded, drive, parameters="gain", scale=0.6, throw=False)
+    assert found.rank is None and found.combinations.empty and np.isnan(found.attrs["noise"])
+    assert np.array_equal(found.parameters["value"], told.parameters["value"])
+    assert found.parameters["standard_error"].isna().all()
+    (note,) = (each for each in found.notes if "no standard errors could be told: after" in each)
+    assert "I - DW is singular or nearly so" in note and "Direct" not in note
+    # Of a search that met points without activities, the Jacobian tells whether it ended at a minimum, too.
+    assert found.converged == (not not_found) == ("whether this is a minimum is not known" not in found.message)
+    if not not_found:
+        monkeypatch.setattr(misfit, "jacobian", exact)
+        folder, said = files
+        run = CliRunner().invoke(app, [*said, "--parameters", "gain", "bias", "--report", str(folder / "page.html")])
+        assert run.exit_code == 0 and "no standard errors could be told" in run.output
+
+
+def test_that_stability_is_not_looked_at_is_told(monkeypatch):
+    c = network()
+    h, drive = drives(c)
+    recorded = table(c, Truth(c, 0.6, gain=GAIN).steady(h))
+    unknown = "whether the steady states are stable is not looked at"
+    assert not any(unknown in note for note in fit(c, recorded, drive, parameters="gain", scale=0.6).notes)
+    monkeypatch.setattr(adjustable, "SMALL", 10)
+    assert any(unknown in note for note in fit(c, recorded, drive, parameters="gain", scale=0.6).notes)
+
+
+def test_eigenvalues_and_singular_values_take_one_thread_and_no_more_memory_than_they_need(monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl tells threads; it is in the extra app")
+    c = network()
+    h, drive = drives(c)
+    recorded, seen = table(c, Truth(c, 0.6, gain=GAIN).steady(h)), []
+
+    def watched(module, name):
+        call = getattr(module, name)
+
+        def wrapper(*args, **how):
+            pools = threadpoolctl.threadpool_info()
+            seen.append((name, max(each["num_threads"] for each in pools if each["user_api"] == "blas")))
+            return call(*args, **how)
+
+        monkeypatch.setattr(module, name, wrapper)
+
+    for module, name in (np.linalg, "eigvals"), (np.linalg, "svd"), (scipy.optimize, "least_squares"):
+        watched(module, name)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        fit(c, recorded, drive, parameters="gain", scale=0.6)
+    assert {name for name, _ in seen} == {"eigvals", "svd", "least_squares"} and {threads for _, threads in seen} == {1}
+    sizes = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(
+        np.linalg, "svd", lambda *args, **how: sizes.append((found := svd(*args, **how))[0].size) or found
+    )
+    J = np.random.default_rng(0).normal(size=(500, 3))
+    assert certainty(J, np.ones(500), 1.0).rank == 3 and certainty(J[:2], np.ones(2), 1.0).rank == 2
+    assert sizes == [1500, 4]

@@ -185,7 +185,7 @@ def test_importance_sums_what_is_exact_over_groups_whose_neurons_are_all_known()
     assert some["silencing_exact"].isna().any() and some["silencing"].notna().all()
 
 
-def test_importance_by_neuropil_divides_each_connection_by_its_counts():
+def test_importance_by_neuropil_divides_each_connection_by_its_counts(tmp_path):
     rows = pd.DataFrame(
         {
             "pre": ["a", "a", "b", "b", "c", "b"],
@@ -204,6 +204,8 @@ def test_importance_by_neuropil_divides_each_connection_by_its_counts():
     assert np.isclose(table["importance"].sum(), carried.sum())
     with pytest.raises(ValueError, match="neuropil not found among pre, post, syn_count"):
         found.by_neuropil(rows.drop(columns="neuropil"))
+    with pytest.raises(ValueError, match=r"by: expected a column of the neurons, .* got 'colour'"):
+        found.by_neuropil(tmp_path / "not there", by="colour")  # said before anything is read
     named = found.by_neuropil(rows.rename(columns={"neuropil": "where"}), {"neuropil": "where"})
     assert (named["importance"] == found.by_neuropil(rows)["importance"]).all()
 

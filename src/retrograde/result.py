@@ -260,11 +260,14 @@ EVERYTHING = Wants(True, True, True, True)
 
 
 class ConvergenceError(RuntimeError):
-    """The numbers failed. ``result`` is what was found all the same."""
+    """The numbers failed. ``result`` is what was found all the same.
 
-    def __init__(self, message: str, result: Any):
+    `facts` are what the message says before it gives advice; None where it gives none that is a solver's.
+    """
+
+    def __init__(self, message: str, result: Any, facts: str | None = None):
         super().__init__(message, result)
-        self.result = result
+        self.result, self.facts = result, facts
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -275,9 +278,9 @@ def convergence_error(what: str, told: Solved, tolerance: float, advice: str, re
     failed = told.failed
     status, residual = told.status[failed], told.residual[failed]
     statuses = ", ".join(f"{int((status == code).sum())} {Status(code).message}" for code in status.unique().tolist())
-    return ConvergenceError(
+    facts = (
         f"{what}: {int(failed.sum())} of {failed.numel()} samples failed with {told.method} "
         f"({statuses}). The worst residual is {float(residual.max()):.2e} against a tolerance of {tolerance:.2e}, "
-        f"after at most {int(told.steps.max())} steps. {advice} throw=False returns what was found.",
-        result,
+        f"after at most {int(told.steps.max())} steps."
     )
+    return ConvergenceError(f"{facts} {advice} throw=False returns what was found.", result, facts)

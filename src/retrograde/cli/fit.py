@@ -99,7 +99,7 @@ def fit(
             "On the line where the network does what was recorded.",
         )
     ]
-    if uncertainty:
+    if found.rank is not None:
         figures.append(
             Figure(
                 "The parameters",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,27 +13,34 @@ from retrograde import connectome
 from retrograde.cli.answering import check_name, question
 from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
-from retrograde.connectome import Importance
+from retrograde.connectome import Connectome, Importance, neuropils
 from retrograde.connectome.naming import column_of
 from retrograde.connectome.writing import written
 from retrograde.report import Answer, Figure, drawings, paths
 from retrograde.training import InputError
 
 
-def _summed(asked: Asked, found: Importance, by: list[str], by_pair: str | None) -> pd.DataFrame:
-    """The rows that are told: one for each neuron, or sums."""
+def _rows(asked: Asked, c: Connectome, by: list[str], by_pair: str | None) -> Callable[[Importance], pd.DataFrame]:
+    """Which rows are told, one for each neuron or sums; that they can be told is known before anything is solved."""
     if by and by_pair:
         raise InputError("--by-pair: expected no --by along with it")
     if by_pair:
-        return found.by_pair(by_pair)
+        pair = column_of(c.neurons, by_pair, "by_pair")
+        return lambda found: found.by_pair(pair)
     if not by:
-        return found.neurons
-    groups = [each for each in by if each != "neuropil" or each in found.neurons]
-    if len(groups) == 1 and len(by) == 1:
-        return found.by(groups[0])
-    if len(by) > 2 or len(groups) > 1:
+        return lambda found: found.neurons
+    columns = [column_of(c.neurons, each, "by", also=("neuropil",)) for each in by]
+    groups = [each for each in columns if each != "neuropil" or each in c.neurons]
+    if len(groups) == 1 and len(columns) == 1:
+        return lambda found: found.by(groups[0])
+    if len(columns) > 2 or len(groups) > 1:
         raise InputError(f"--by: expected one column of the neurons, neuropil, or both; got {', '.join(by)}")
-    return found.by_neuropil(asked.files[0], asked.columns, *groups)
+    edges = asked.files[0]
+    try:
+        neuropils.looked_at(edges, asked.columns)
+    except ValueError as error:
+        raise InputError(f"--by neuropil: {error}") from None
+    return lambda found: found.by_neuropil(edges, asked.columns, *groups)
 
 
 @question
@@ -80,8 +88,7 @@ def importance(
     """
     check_name(synapses, "synapses", (".parquet", ".csv"))
     c = asked.connectome()
-    by = [column_of(c.neurons, each, "by", also=("neuropil",)) for each in by or ()]
-    by_pair = None if by_pair is None else column_of(c.neurons, by_pair, "by_pair")
+    rows = _rows(asked, c, by or [], by_pair)
     sources, targets = numbers_of(source, "--source"), numbers_of(target, "--target")
     asked.step("solving")
     found = connectome.importance(
@@ -94,7 +101,7 @@ def importance(
         exact=exact,
         progress=lambda done, total: asked.step("silencing for true", done, total),
     )
-    table = _summed(asked, found, by, by_pair)
+    table = rows(found)
     if synapses is not None:
         asked.step(f"writing {synapses}")
         with written(synapses) as path:
@@ -104,6 +111,11 @@ def importance(
     tables = {title: table} if by or by_pair else {title: table, "synapses": ranked.head(1000)}
     receipts = {"the state, x = f(αWx + b), and its adjoint": {"reward": found.reward, **found.attrs}}
     notes = [f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"]
+    if unknown := found.attrs.get("not_exact"):
+        notes.append(
+            f"{unknown} of the {2 * min(exact, len(c))} exact effects are left empty: without the neuron's output, or "
+            "with it turned, no stable steady state was found."
+        )
     if not found.neurons[["silencing"]].to_numpy().any() and found.reward == 0:
         notes.append("No path leads from the sources to the targets: nothing here changes the reward.")
     if "silencing" in table:

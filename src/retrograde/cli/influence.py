@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ _TOOLS = "; ".join(f"{each.value}: {as_it_reads(each.value)}" for each in Preset
 ENDS = 4  # neurons at the other end of the wiring diagram
 
 
-@question
+@partial(question, weights="count, or a preset's", threshold="0, or a preset's")
 def influence(
     asked: Asked,
     source: Annotated[Several, typer.Option(help=f"Neurons that are driven: {WHO}. With --by, groups.")] = None,

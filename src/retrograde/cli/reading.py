@@ -51,15 +51,13 @@ class Asked:
     neurons: Annotated[list[Path] | None, _reading("A table of the neurons: transmitter, type, side; or several.")] = (
         None
     )
-    weights: Annotated[
-        str | None, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count, or a preset's]")
-    ] = None
+    weights: Annotated[str | None, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count]")] = (
+        None
+    )
     signs: Annotated[str | None, _reading("A preset, 'column', or gaba=-1,glutamate=-1; what is not named is +1.")] = (
         None
     )
-    threshold: Annotated[
-        float | None, _reading("Drop connections of a smaller count. \\[default: 0, or a preset's]")
-    ] = None
+    threshold: Annotated[float | None, _reading("Drop connections of a smaller count. \\[default: 0]")] = None
     silence: Annotated[Several, _reading(f"Neurons whose output is cut: {WHO}.")] = None
     exclude: Annotated[Several, _reading("Neurons to leave out, likewise.")] = None
     exclude_transmitter: Annotated[Several, _reading("Transmitters whose neurons' output is left out.")] = None

@@ -12,6 +12,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
+from retrograde.cli.cells import Cutoff, Steepness, cell_of, number_or_name
 from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
 from retrograde.connectome.naming import column_of
@@ -41,12 +42,8 @@ def simulate(
     record: Annotated[Several, typer.Option(help="Neurons to tell of, likewise. \\[default: all]")] = None,
     by: Annotated[str | None, typer.Option(help="Means by a column of the neurons, such as cell_type.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="A column for each neuron.")] = False,
-    cutoff: Annotated[
-        float | None, typer.Option(help="Of such a preset: below which drive a neuron is silent. \\[default: 0.01]")
-    ] = None,
-    steepness: Annotated[
-        str | None, typer.Option(help="Of such a preset: a number, or a column of the neurons. \\[default: 5]")
-    ] = None,
+    cutoff: Cutoff = None,
+    steepness: Steepness = None,
     preset: Annotated[
         str | None, typer.Option(help="ci-2.9 or ci-2.10: the equations of connectome_interpreter's releases.")
     ] = None,
@@ -67,7 +64,7 @@ def simulate(
     by = None if by is None else column_of(c.neurons, by, "by")
     how: dict[str, Any] = {"form": form, "f": f, "dt": dt, "tau": number_or_name(tau), "bias": number_or_name(bias)}
     how |= {"duration": duration, "start": start, "scale": scale, "silence": asked.silence or (), "preset": preset}
-    how |= {"threshold": cutoff, "steepness": number_or_name(steepness)}
+    how |= cell_of(cutoff, steepness)
     asked.step("simulating")
     given = stimulus if stimulus is not None else numbers_of(source, "--source")
     told = partial(asked.step, "simulating")
@@ -86,14 +83,6 @@ def simulate(
     tables = {title: table, "the liveliest, by their peaks": _peaks(activity, key)}
     receipts = {"the simulation": dict(found.attrs)}
     return Answer(title, tables, figures, receipts, (), c.summary)
-
-
-def number_or_name(given: str | None) -> float | str | None:
-    """A number, where it is one; else the name of a column."""
-    try:
-        return None if given is None else float(given)
-    except ValueError:
-        return given
 
 
 def _peaks(activity: pd.DataFrame, key: str) -> pd.DataFrame:

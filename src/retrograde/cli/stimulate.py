@@ -12,9 +12,9 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
+from retrograde.cli.cells import Cutoff, Steepness, cell_of, number_or_name
 from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
-from retrograde.cli.simulate import number_or_name
 from retrograde.report import Answer, Figure, drawings
 from retrograde.training import InputError
 
@@ -41,12 +41,8 @@ def stimulate(
     scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, after scaling")] = 0.99,
     bias: Annotated[str, typer.Option(help="Input that is always there: a number, or a column of the neurons.")] = "0",
     tau: Annotated[str | None, typer.Option(help="τ in steps: a number, or a column of the neurons.")] = None,
-    cutoff: Annotated[
-        float | None, typer.Option(help="Of such a preset: below which drive a neuron is silent. \\[default: 0.01]")
-    ] = None,
-    steepness: Annotated[
-        str | None, typer.Option(help="Of such a preset: a number, or a column of the neurons. \\[default: 5]")
-    ] = None,
+    cutoff: Cutoff = None,
+    steepness: Steepness = None,
     preset: Annotated[
         str | None, typer.Option(help="ci-2.9 or ci-2.10: connectome_interpreter's network and its search.")
     ] = None,
@@ -72,7 +68,7 @@ def stimulate(
     told = partial(asked.step, "searching")
     how: dict[str, Any] = {"least": least, "lower": lower, "upper": upper, "steps": steps, "maximum": maximum}
     how |= {"budget": budget, "f": f, "scale": scale, "bias": number_or_name(bias), "tau": number_or_name(tau)}
-    how |= {"threshold": cutoff, "steepness": number_or_name(steepness)}
+    how |= cell_of(cutoff, steepness)
     found = connectome.stimulate(
         c, wanted, allowed=allowed, silence=asked.silence or (), preset=preset, seed=asked.seed or 0, told=told, **how
     )
@@ -99,8 +95,8 @@ def _notes(found: pd.DataFrame) -> list[str]:
     told = found.attrs
     proved = "proved" if told["proved"] else "for the network linearised there, f being curved"
     if "reward" in told:
-        return [f"the reward is {told['reward']:.6g}, which at most {told['gap']:.2g} surpasses ({proved})"]
-    if told["met"]:
+        notes = [f"the reward is {told['reward']:.6g}, which at most {told['gap']:.2g} surpasses ({proved})"]
+    elif told["met"]:
         notes = [f"every target is met; the size of the input is {told['size']:.6g}"]
         if told.get("size_bound") is not None:
             notes.append(f"none that meets them is less than {told['size_bound']:.6g} ({proved})")
@@ -108,7 +104,9 @@ def _notes(found: pd.DataFrame) -> list[str]:
         notes = [f"the targets are not met: they are missed by {told['distance']:.6g} in all"]
         if np.isfinite(told.get("distance_bound", np.nan)):
             notes.append(f"none comes nearer than {told['distance_bound']:.6g} ({proved})")
-    if told.get("from_rest") is False:
+    if told.get("stable") is False:
+        notes.append("This steady state is unstable: the network would leave it by itself.")
+    elif told.get("from_rest") is False:
         notes.append("From rest the network does not come to this steady state by itself: there is another, or none.")
     if told.get("settled") is False:
         notes.append(f"The search ended before it came to rest: {told['stopped']}. What it found is no proven optimum.")

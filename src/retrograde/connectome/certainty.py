@@ -50,7 +50,7 @@ def certainty(J: np.ndarray, residual: np.ndarray, noise: float | None) -> Certa
             noise² = |residual|² / (m - rank).
     """
     m, p = J.shape
-    _, found, V = np.linalg.svd(J, full_matrices=True)
+    _, found, V = np.linalg.svd(J, full_matrices=m < p)  # all of V, and of U, which may be large, no more than it needs
     singular = np.zeros(p)
     singular[: len(found)] = found
     singular[singular <= _RESOLVED * singular.max(initial=0)] = 0

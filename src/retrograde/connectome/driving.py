@@ -12,6 +12,7 @@ from torch import Tensor
 from retrograde.adjoint import steady_gradients
 from retrograde.connectome.given import Targets
 from retrograde.connectome.linear import solvers_for
+from retrograde.connectome.steadiness import is_stable, linearised
 from retrograde.nonlinearity import Identity
 from retrograde.recurrence import Recurrence
 from retrograde.result import Inputs, Wants
@@ -126,6 +127,10 @@ class Steady:
         )
         near = float((found.x.detach() - self._x).abs().max()) <= most
         return near and bool(found.residual <= most)
+
+    def stays(self) -> bool:
+        """Whether the network would stay at this x; of a linear one that is made sure of before."""
+        return isinstance(self.net.f, Identity) or is_stable(linearised(self.net, self._x, self.b)[1])
 
     @property
     def states(self) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectome.linear import solvers_for
+from retrograde.connectome.steadiness import is_stable, linearised
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity
 from retrograde.recurrence import Recurrence
@@ -75,7 +76,7 @@ def _by_rank_one(here: Solved, some: Tensor, part: float, tell: Tell) -> Tensor:
 
 
 def _by_solving(here: Solved, some: Tensor, part: float, tell: Tell) -> Tensor:
-    """The same by solving without the neuron's output, or with it turned, from x on."""
+    """The same by solving without the neuron's output, or with it turned, from x on; NaN without a stable state."""
     W = here.net.W.bind()
     (weight,) = W.weights
     _, pre = here.connectome.W.edges
@@ -83,7 +84,11 @@ def _by_solving(here: Solved, some: Tensor, part: float, tell: Tell) -> Tensor:
     changes = []
     for k in some.tolist():
         changed = W.bind(torch.where(pre == k, (1 - part) * weight, weight))
-        x = steady_state(changed, here.b, here.net.f, x0=here.x, solver=solver).x.detach()
-        changes.append((here.g @ x if here.reward is None else here.reward(x)) - here.R)
+        state = steady_state(changed, here.b, here.net.f, x0=here.x, solver=solver, throw=False)
+        x = state.x.detach()
+        if bool(state.converged) and is_stable(linearised(Recurrence(changed, here.net.f), x, here.b)[1]):
+            changes.append((here.g @ x if here.reward is None else here.reward(x)) - here.R)
+        else:
+            changes.append(torch.full_like(here.R, torch.nan))
         tell(len(changes))
     return torch.stack(changes)

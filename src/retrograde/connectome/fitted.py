@@ -18,11 +18,12 @@ from torch import Tensor
 
 from retrograde.connectome.adjustable import Adjustable
 from retrograde.connectome.certainty import Certainty, certainty
-from retrograde.connectome.linear import scaled
+from retrograde.connectome.linear import SMALL, scaled
 from retrograde.connectome.misfit import Misfit, Progress
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.recordings import held_out, recordings_of
 from retrograde.connectome.scales import check_scale
+from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.tied import kinds_of
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, Tanh, as_nonlinearity
@@ -40,13 +41,14 @@ class Fit:
         parameters: a row for each: ``kind``, ``group`` (the pre group for a strength, whose post group is ``post``),
             ``value``, ``standard_error`` and ``low`` and ``high``, the ends of the 95% interval, which is that of the
             logarithm for all but biases. A standard error is infinite where the data do not pin the parameter down,
-            whatever its ``value``; ``determined`` says so.
+            whatever its ``value``; ``determined`` says so. It is NaN where it was not asked for or, as a note says,
+            could not be told.
         combinations: those of θ, the logarithms (and biases), that the data pin down worst: eigenvectors of JᵀJ.
         errors: of the numbers that were fitted, and of those that were held out: ``number``, ``rmse``, ``r2``.
         activities: the recorded table with ``predicted`` and ``held_out``.
         converged: whether the fit is at a minimum.
         message: how it ended.
-        rank: how many combinations of the parameters the data pin down; None without ``uncertainty``.
+        rank: how many combinations of the parameters the data pin down; None where no standard errors are told.
         notes: what else there is to know.
         attrs: ``cost`` (half the sum of squares, in units of the noise where that was given), ``noise``,
             ``evaluations``, ``states_not_found``, ``margin`` (the least 1 - max Re λ of DW over the conditions, up to
@@ -157,17 +159,25 @@ def fit(
     model = Adjustable(c, replace(net, f=nonlinearity), kinds, [k for k in kinds if k in fitted], of, dt)
     problem = Misfit(model, ~out, progress)
     few = method == "gauss-newton" or (method is None and len(model.theta) <= FEW)
-    theta, converged, message = (problem.by_gauss_newton if few else problem.by_lbfgs)(int(max_steps))
+    with one_blas_thread():  # for the Jacobian's singular values
+        theta, converged, message = (problem.by_gauss_newton if few else problem.by_lbfgs)(int(max_steps))
 
     known: Certainty | None = None
     if uncertainty:
-        known = certainty(problem.jacobian(theta), problem.residual(theta), None if of.sd is None else 1.0)
+        try:
+            J = problem.jacobian(theta)
+            with one_blas_thread():
+                known = certainty(J, problem.residual(theta), None if of.sd is None else 1.0)
+        except ConvergenceError as error:
+            notes.append(f"no standard errors could be told: {error.facts or error}")
     predicted = model.predicted(torch.from_numpy(theta))
     assert predicted is not None  # theta is one at which states were found
     notes += problem.notes(theta, known)
     margin = model.margin(theta)
     if beyond := _beyond(nonlinearity, of.activity):
         notes.append(beyond)
+    if dt is None and np.isnan(margin):
+        notes.append(f"whether the steady states are stable is not looked at, of more than {SMALL} neurons")
     if margin <= 0:
         notes.append(f"some steady state is unstable in continuous time: the least margin is {margin:.3g}")
     if not converged:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from retrograde.by_hand import recurrent_backpropagation
+from retrograde.connectome.advice import advising
 from retrograde.connectome.amounts import at
 from retrograde.connectome.exactly import Reward, Solved, exact_effects
 from retrograde.connectome.linear import scaled, solvers_for
@@ -21,10 +22,11 @@ from retrograde.connectome.neuropils import by_connection
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.rollups import by_neuropil, by_pair
 from retrograde.connectome.scales import check_scale
-from retrograde.connectome.steadiness import linearised, stable_margin, steady
+from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome
 from retrograde.connectome.writing import write_pieces
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
+from retrograde.steady import steady_state
 
 _ROWS = 2**20  # synapses in a piece of the table that is written
 _SUMMED = ("activity", "sensitivity", "silencing", "flipping", "silencing_exact", "flipping_exact")
@@ -40,8 +42,9 @@ class Importance:
             ``flipping``, twice that, if its transmitter's sign is turned; where they were asked for
             ``silencing_exact`` and ``flipping_exact``; and what the neuron table says.
         reward: R.
-        attrs: ``eigenvalue``, ``alpha``, ``residual`` of the state, ``adjoint_residual``; and where `f` is not the
-            identity ``margin``, 1 - the largest real part of an eigenvalue of DW at the state.
+        attrs: ``eigenvalue``, ``alpha``, ``residual`` of the state, ``adjoint_residual``; where `f` is not the
+            identity ``margin``, 1 - the largest real part of an eigenvalue of DW at the state; and where exact effects
+            were asked for ``not_exact``, how many of them are NaN, as no stable steady state is known for them.
     """
 
     neurons: pd.DataFrame
@@ -118,6 +121,7 @@ class Importance:
         Raises:
             ValueError: no column of neuropils, or of counts; no such column of the neurons.
         """
+        by = None if by is None else column_of(self._connectome.neurons, by, "by")
         found = by_connection(self._connectome, edges, columns or {})
         return by_neuropil(self._connectome, found, self._piece(slice(None))["importance"].to_numpy(), by)
 
@@ -157,8 +161,9 @@ def importance(
             too: in the linear network from one more solve each, by the rank-one identity; else by solving anew without
             them. With negative weights the network may be unstable then. In a linear one they are of the formal steady
             state, (I - αW)⁻¹ b, and NaN where det (I - αW) ≤ 0, which no stable one has. A number does not prove that
-            it is stable: two eigenvalues beyond 1, or a pair of complex ones, leave the sign as it is. With another `f`
-            nothing tells. `stability` with ``silence`` tells of silencing.
+            it is stable: two eigenvalues beyond 1, or a pair of complex ones, leave the sign as it is; `stability` with
+            ``silence`` tells. With another `f` an effect is NaN where no steady state is found from x on, or one that
+            is unstable.
         progress: called with how many exact effects are known, and of how many.
 
     Raises:
@@ -185,11 +190,13 @@ def importance(
     b, weights = at(c, source, "source"), None if reward is not None else at(c, target, "target")
     net, eigenvalue, alpha = scaled(c, scale, c.index(silence, "silence"), Preset(), nonlinearity)
     solver, adjoint = solvers_for(net)
-    state = steady(net, b, solver)
+    with advising(nonlinearity, "another source"):
+        state = steady_state(net.W, b, net.f, solver=solver)
     x = state.x.detach()
     margin = None if isinstance(net.f, Identity) else stable_margin(linearised(net, x, b)[1], "source", "source")
     R, g = _rewarded(weights, reward, x)
-    gradient = recurrent_backpropagation(net, x, g, input=b, adjoint=adjoint)
+    with advising(nonlinearity, "another source"):
+        gradient = recurrent_backpropagation(net, x, g, input=b, adjoint=adjoint)
     s = gradient.s
     assert gradient.receipt is not None  # a steady state's gradient has one
 
@@ -198,7 +205,10 @@ def importance(
     told = {"activity": x, "sensitivity": s, "silencing": silencing, "flipping": 2 * silencing}
     if exact:
         here = Solved(c, net, b, x, s, g, R, None if reward is None else lambda x: _rewarded(None, reward, x)[0])
-        told |= exact_effects(here, order[: int(exact)], progress)
+        with advising(nonlinearity, "exact=0"):
+            effects = exact_effects(here, order[: int(exact)], progress)
+        not_exact = sum(int(each[order[: int(exact)]].isnan().sum()) for each in effects.values())
+        told |= effects
     table = pd.DataFrame({"id": c.ids, **{name: value.double().numpy() for name, value in told.items()}})
     table = pd.concat([table, c.neurons.drop(columns=[name for name in c.neurons if name in table])], axis=1)
     attrs = {
@@ -207,6 +217,7 @@ def importance(
         "residual": float(state.residual.max()),
         "adjoint_residual": float(gradient.receipt.residual.max()),
         **({} if margin is None else {"margin": margin}),
+        **({"not_exact": not_exact} if exact else {}),
     }
     return Importance(
         neurons=table.iloc[order.numpy()].reset_index(drop=True),

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from retrograde.connectome.advice import advising
 from retrograde.connectome.amounts import at
 from retrograde.connectome.ends import ends_of, silenced_of
 from retrograde.connectome.linear import (
@@ -29,10 +30,11 @@ from retrograde.connectome.linear import (
 from retrograde.connectome.presets import PRESETS, Preset, differences
 from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.scales import check_scale
-from retrograde.connectome.steadiness import linearised, stable_margin, steady
+from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
+from retrograde.steady import steady_state
 
 
 def influence(
@@ -126,7 +128,8 @@ def influence(
     receipts: list[dict[str, float]] = []
     for each in scales:
         here = alpha if each is None or each == largest else rescaled(eigenvalue, each, how)
-        found, told = _answered(_times(here / alpha, net), driven, ends.backwards, b)
+        with advising(nonlinearity, *([] if isinstance(nonlinearity, Identity) else ["another drive"])):
+            found, told = _answered(_times(here / alpha, net), driven, ends.backwards, b)
         answers.append(found)
         receipts.append(told)
 
@@ -179,7 +182,7 @@ def _answered(
     D = None
     if not isinstance(net.f, Identity):
         b = torch.zeros_like(driven[0]) if drive is None else drive
-        state = steady(net, b, solvers_for(net)[0])
+        state = steady_state(net.W, b, net.f, solver=solvers_for(net)[0])
         D, net = linearised(net, state.x.detach(), b)
         attrs = {"margin": stable_margin(net, "drive", "drive"), "state_residual": float(state.residual.max())}
         driven = driven if backwards else D * driven

@@ -70,7 +70,9 @@ def largest_real_eigenvalue(W: Operator) -> float:
     A = A[order][:, order]
     for end, size in zip(ends[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
         part = A[end - size : end, end - size : end]
-        largest = max(largest, _by_arnoldi(part) if size > SMALL else np.linalg.eigvals(part.toarray()).real.max())
+        with one_blas_thread():
+            values = _by_arnoldi(part) if size > SMALL else np.linalg.eigvals(part.toarray())
+        largest = max(largest, values.real.max())
     return float(largest)
 
 
@@ -82,17 +84,15 @@ def matrix(W: Operator) -> scipy.sparse.csr_array:
     return A
 
 
-def _by_arnoldi(A: scipy.sparse.csr_array) -> float:
+def _by_arnoldi(A: scipy.sparse.csr_array) -> np.ndarray:
     start = np.random.default_rng(0).random(A.shape[0])
     try:
-        with one_blas_thread():
-            # 40 vectors take half the products that the usual 20 take, and more save none.
-            values = scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, ncv=40, tol=1e-9, return_eigenvectors=False)
+        # 40 vectors take half the products that the usual 20 take, and more save none.
+        return scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, ncv=40, tol=1e-9, return_eigenvectors=False)
     except scipy.sparse.linalg.ArpackNoConvergence as error:
         raise ConvergenceError(
             f"the largest eigenvalue of W, by Arnoldi's method: {error}", error.eigenvalues
         ) from None
-    return float(values.real.max())
 
 
 def rescaled(eigenvalue: float, scale: float, how: Preset) -> float:

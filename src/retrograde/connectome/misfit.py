@@ -75,8 +75,11 @@ class Misfit:
         found = scipy.optimize.least_squares(
             self.residual, start, self.jacobian, bounds, "trf", **exact, x_scale="jac", max_nfev=max_steps
         )
-        if self.not_found and self._slopes(found.x):
-            return found.x, False, "it stopped beside parameters for which the network has no activities"
+        try:
+            if self.not_found and self._slopes(found.x):
+                return found.x, False, "it stopped beside parameters for which the network has no activities"
+        except ConvergenceError as error:
+            return found.x, False, f"whether this is a minimum is not known: {error.facts}"
         return found.x, bool(found.status > 0), str(found.message).rstrip(".")
 
     def _slopes(self, theta: np.ndarray) -> bool:
@@ -121,11 +124,12 @@ class Misfit:
             yield
         except ConvergenceError as error:
             where = "at the start" if self.evaluations == 1 else f"after {self.evaluations} evaluations"
-            raise ConvergenceError(
-                f"fit: {where} the states have no derivatives that could be told, for I - DW is singular or nearly so: "
-                "the network is on the edge of instability. Give a scale below 1, or a smaller one, or another start",
-                error.result,
-            ) from error
+            facts = (
+                f"{where} the states have no derivatives that could be told, for I - DW is singular or nearly so: "
+                "the network is on the edge of instability"
+            )
+            advice = "Give a scale below 1, or a smaller one, or another start"
+            raise ConvergenceError(f"fit: {facts}. {advice}", error.result, facts) from error
 
     def _start(self) -> np.ndarray:
         """θ at the start, within the bounds; ConvergenceError where the network has no activities there."""

@@ -25,11 +25,11 @@ class Neuropils(NamedTuple):
     part: np.ndarray
 
 
-def by_connection(c: Connectome, edges: Any, columns: Mapping[str, str]) -> Neuropils:
-    """The rows of a table of connections, of which text is held once for all that say the same.
+def looked_at(edges: Any, columns: Mapping[str, str]) -> tuple[Source, dict[str, str]]:
+    """The table, of which no row is read yet, and role -> column.
 
     Raises:
-        ValueError: no column of neuropils, of counts or of ids; a table that memory would not hold.
+        ValueError: no column of neuropils, of counts or of ids.
     """
     source = Source(edges, "edges")
     roles = recognise(source.names, EDGES, columns, source.what)
@@ -39,6 +39,16 @@ def by_connection(c: Connectome, edges: Any, columns: Mapping[str, str]) -> Neur
             f"{source.what}: expected the columns pre, post, count and neuropil; {', '.join(missing)} not found among "
             f"{', '.join(source.names)}"
         )
+    return source, roles
+
+
+def by_connection(c: Connectome, edges: Any, columns: Mapping[str, str]) -> Neuropils:
+    """The rows of a table of connections, of which text is held once for all that say the same.
+
+    Raises:
+        ValueError: no column of neuropils, of counts or of ids; a table that memory would not hold.
+    """
+    source, roles = looked_at(edges, columns)
     needed = [roles[role] for role in ("pre", "post", "count", "neuropil")]
     rows = source.read(needed, many=True, ids=needed[:2])
     pre, post = (

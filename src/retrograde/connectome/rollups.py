@@ -26,7 +26,6 @@ def by_neuropil(c: Connectome, found: Neuropils, importance: np.ndarray, by: str
     part = found.part * importance[found.row]
     key, groups, synapses = found.neuropil.astype(np.int64), np.array([""]), found.synapses
     if by is not None:
-        by = column_of(c.neurons, by, "by")
         code, groups = _groups(c, by)
         _post, pre = (end.numpy() for end in c.W.edges)
         sender = code[pre[found.row]]

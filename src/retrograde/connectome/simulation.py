@@ -11,6 +11,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from retrograde.connectome.advice import advising
 from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.given import Stimulus, stimulus_of
 from retrograde.connectome.layered import RELEASES, Layered, cell_options, layered
@@ -18,11 +19,12 @@ from retrograde.connectome.linear import scaled
 from retrograde.connectome.naming import column_of
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
-from retrograde.connectome.steadiness import linearised, stable_margin, steady
+from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
+from retrograde.steady import steady_state
 from retrograde.trajectories import trajectory
 
 _NUMBERS = 2**22  # of a piece of a trajectory, in neurons times steps
@@ -190,7 +192,8 @@ def _pieces(
     """The first state, and then what follows, some steps at a time."""
     now = torch.zeros_like(bias) if form == "rate" else bias.clone()
     if start == "steady":
-        x = steady(net, bias).x.detach()
+        with advising(net.f, "another bias", "start='rest'"):
+            x = steady_state(net.W, bias, net.f).x.detach()
         stable_margin(linearised(net, x, bias)[1], "start", "bias")
         now = x if form == "rate" else net.W @ x + bias
     yield (now[None], None) if form == "rate" else (net.f(now)[None], now[None])

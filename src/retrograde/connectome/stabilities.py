@@ -17,6 +17,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from retrograde.connectome.advice import advising
 from retrograde.connectome.amounts import at
 from retrograde.connectome.linear import SMALL, matrix, scaled, solvers_for
 from retrograde.connectome.naming import column_of
@@ -162,19 +163,21 @@ def stability(
     (weight,) = (part.detach().requires_grad_() for part in net.W.bind().weights)
     net = Recurrence(c.W.bind(weight), nonlinearity)
     b = torch.zeros(len(c), dtype=weight.dtype) if driven is None else driven
-    state = steady_state(net.W, b, nonlinearity, solver=solvers_for(net)[0])
+    with advising(nonlinearity, "another drive"):
+        state = steady_state(net.W, b, nonlinearity, solver=solvers_for(net)[0])
 
     DW = Linear(net.W.bind(), torch.zeros_like(b)[None], slopes(net, state.x, b)[None])
     plain = DW.detached()
     plain = replace(plain, W=within_components(plain.W))
     ways: tuple[Leading, Leading] = ("real", "modulus") if time == "continuous" else ("modulus", "real")
-    with torch.no_grad():
+    with torch.no_grad(), advising(nonlinearity, "another drive", "k=1"):
         modes, other = _modes(plain, int(k), ways)
     leader = of_modes(modes.take(torch.zeros(1, 1, dtype=torch.int64))).attached(DW)[0, 0]
     here = 1 - (leader.real if time == "continuous" else leader.abs())
     gradient: np.ndarray | ConvergenceError
     try:
-        gradient = torch.autograd.grad(here, weight)[0].double().numpy()
+        with advising(nonlinearity, "another drive"):
+            gradient = torch.autograd.grad(here, weight)[0].double().numpy()
     except ConvergenceError as error:
         gradient = error
 

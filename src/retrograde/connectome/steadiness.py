@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
-from retrograde.connectome.linear import largest_real_eigenvalue
-from retrograde.nonlinearity import Identity, Sigmoid, Tanh
+from retrograde.connectome.linear import largest_real_eigenvalue, matrix
+from retrograde.nonlinearity import Identity
 from retrograde.recurrence import Recurrence
-from retrograde.result import ConvergenceError, SteadyState
-from retrograde.solvers import Solver
-from retrograde.steady import steady_state
 
-
-def steady(net: Recurrence, b: Tensor, solver: Solver | None = None) -> SteadyState:
-    """The steady state x = f(Wx + b).
-
-    Raises:
-        ConvergenceError: there is none, or it was not found; of an f without an upper bound it says what to try.
-    """
-    try:
-        return steady_state(net.W, b, net.f, solver=solver)
-    except ConvergenceError as error:
-        if isinstance(net.f, Tanh | Sigmoid):
-            raise
-        raise ConvergenceError(
-            f"{error} An f without an upper bound grows where W is large: give a smaller scale, or a bounded f.",
-            error.result,
-        ) from None
+_POWERS = 50
 
 
 def linearised(net: Recurrence, x: Tensor, b: Tensor) -> tuple[Tensor, Recurrence]:
@@ -36,6 +19,22 @@ def linearised(net: Recurrence, x: Tensor, b: Tensor) -> tuple[Tensor, Recurrenc
     (weight,) = W.weights
     post, _pre, _ = W.entries()
     return D, Recurrence(W.bind(D[post] * weight), Identity())
+
+
+def is_stable(around: Recurrence) -> bool:
+    """Whether every eigenvalue of DW, of a network that was linearised, has a real part below 1.
+
+    Where the rows of a power of |DW| sum to less than 1, all of them have a modulus below 1, for some products. Else
+    the largest is looked for.
+    """
+    W = around.W.bind()
+    A = abs(matrix(W))
+    sums = np.ones(A.shape[1])
+    for _ in range(_POWERS):
+        sums = A @ sums
+        if sums.max(initial=0.0) < 1:
+            return True
+    return largest_real_eigenvalue(W) < 1
 
 
 def stable_margin(around: Recurrence, what: str, other: str) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from retrograde.connectome.advice import advising
 from retrograde.connectome.amounts import per_neuron
 from retrograde.connectome.driving import AlongTime, Steady
 from retrograde.connectome.given import Targets, targets_of
@@ -99,7 +100,8 @@ def stimulate(
           identity; else for the network linearised at the answer. The one that says nothing, as the targets are met or
           are not, is NaN.
         - ``settled``: whether the search came to rest, and ``stopped``, why it ended; ``from_rest``: whether the
-          network comes to this steady state by itself, by its leaky dynamics from x = 0.
+          network comes to this steady state by itself, by its leaky dynamics from x = 0; ``stable``: whether it would
+          stay there.
         - for a maximum, ``reward``, and ``gap``, by how much it may be surpassed: of the linearised network.
 
     Raises:
@@ -138,10 +140,11 @@ def stimulate(
     search = _Search(
         targets, Box(*(np.full(driven.m, float(bound)) for bound in (lower, upper))), least, turns, ticking
     )
-    if interval is None:
-        driven, b, attrs = _most(driven, search, float(budget))
-    else:
-        driven, b, attrs = _closed_form(driven, search, interval) or _least(driven, search, interval)
+    with advising(nonlinearity, "another bias", "a smaller upper"):
+        if interval is None:
+            driven, b, attrs = _most(driven, search, float(budget))
+        else:
+            driven, b, attrs = _closed_form(driven, search, interval) or _least(driven, search, interval)
     return of_search(c, driven, b, places, targets, attrs, least, maximum)
 
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """One, for Arnoldi's method: its products with few long vectors wait for memory, and gain nothing from a second.
+    """One, for eigenvalues and singular values.
 
-    Where others work on the machine too, the threads wait for one another longer than they compute.
+    Arnoldi's products with few long vectors wait for memory, and gain nothing from a second. Of a full matrix these are
+    many small steps, each of which waits for all threads: where others work on the machine too, longer than it takes.
     """
     try:
         from threadpoolctl import threadpool_limits

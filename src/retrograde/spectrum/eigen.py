@@ -228,10 +228,11 @@ def arpack(
             tol=rtol or (0 if eps < 1e-12 else 10 * eps),
         )
     except ArpackError as error:
-        raise ConvergenceError(
+        facts = (
             f"eigenvalues: Arnoldi's method found too few of {k} ({error}). Many may lie equally far out, as those of "
-            "a long ring of neurons do. If the matrix fits into memory, a network with Dense(W.dense()) is decomposed.",
-            None,
-        ) from None
+            "a long ring of neurons do."
+        )
+        advice = "If the matrix fits into memory, a network with Dense(W.dense()) is decomposed."
+        raise ConvergenceError(f"{facts} {advice}", None, facts) from None
     values, vectors = (torch.from_numpy(np.ascontiguousarray(part)).to(like.device) for part in found)
     return values, vectors
