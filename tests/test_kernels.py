@@ -9,7 +9,11 @@ import torch
 
 import retrograde as rg
 from retrograde import kernels
+from retrograde.accuracy import Evidence
+from retrograde.feedback import state_problem
 from retrograde.kernels import choice, iterations
+from retrograde.nearing import adjoint_by_steps, state_by_steps
+from retrograde.solvers.factors import Factors
 
 NAMES = ("tanh", "sigmoid", "relu", "softplus", "identity")
 DTYPES = (torch.float32, torch.float64)
@@ -109,6 +113,49 @@ def test_an_input_shared_by_the_batch_and_strided_arguments(plain):
         torch.randn(5, 4, 6).double().transpose(0, 1),
     ):
         close(trajectory_and_gradients(net, input, x0), plain(lambda i=input: trajectory_and_gradients(net, i, x0)), 20)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("f", NAMES)
+@each_network
+def test_steps_that_tell_an_error(make, f, dtype, plain):
+    net = make(11, f, dtype)
+    input, g = torch.randn(9, 11, dtype=dtype), torch.randn(9, 11, dtype=dtype)
+    x = net.steady_state(input, solver=rg.FixedPoint(rtol=1e-3)).x.detach()
+    equations, b = net.recurrence, net.total(input)
+
+    def state():
+        return state_by_steps(equations, b, x, lambda: state_problem(equations, b, Factors(x), None), 1e-4)
+
+    ours, theirs = state(), plain(state)
+    assert isinstance(ours, kernels.Steps) and not isinstance(theirs, kernels.Steps)
+    assert torch.equal(ours.turns, theirs.turns) and torch.equal(ours.enough, theirs.enough)
+    close((ours.z,), (theirs.z,), steps=20)
+    assert_told(zip((ours.residual, ours.gain), (theirs.residual, theirs.gain), strict=True), dtype)
+
+    D = equations.slopes(x, x, b)
+    s = equations.adjoint_step(g, x, D * g)
+    for known in (b, None):  # without b, x is taken for steady
+        for grad_rtol in (1e-1, 1e-3):
+            evidence = Evidence(equations, x, known, 1e-20 * g, 1e-20 * s, factored=True)
+            ours, theirs = (
+                adjoint_by_steps(evidence, grad_rtol),
+                plain(lambda e=evidence, r=grad_rtol: adjoint_by_steps(e, r)),
+            )
+            told = ours.error.isfinite()
+            assert torch.equal(told, theirs.error.isfinite()) and torch.equal(ours.turns[told], theirs.turns[told])
+            close((1e20 * ours.s[told],), (1e20 * theirs.s[told],), steps=20)
+            fields = ("state_error", "error", "residual")
+            pairs = ((getattr(ours, name)[told], getattr(theirs, name)[told]) for name in fields)
+            assert_told(pairs, dtype)
+
+
+def assert_told(pairs, dtype):
+    """The same numbers, where residuals of 1e-4 or so are differences of what is rounded."""
+    for ours, theirs in pairs:
+        both_nan = ours.isnan() & theirs.isnan()
+        off = ((ours - theirs.double()).abs() / theirs.double().abs()).nan_to_num(0, posinf=0)
+        assert (off[~both_nan] <= 1e5 * torch.finfo(dtype).eps).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
