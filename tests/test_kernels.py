@@ -131,31 +131,32 @@ def test_steps_that_tell_an_error(make, f, dtype, plain):
     assert isinstance(ours, kernels.Steps) and not isinstance(theirs, kernels.Steps)
     assert torch.equal(ours.turns, theirs.turns) and torch.equal(ours.enough, theirs.enough)
     close((ours.z,), (theirs.z,), steps=20)
-    assert_told(zip((ours.residual, ours.gain), (theirs.residual, theirs.gain), strict=True), dtype)
+    assert_told(ours, theirs, ("residual", "gain"), ours.enough)
 
     D = equations.slopes(x, x, b)
     s = equations.adjoint_step(g, x, D * g)
     for known in (b, None):  # without b, x is taken for steady
-        for grad_rtol in (1e-1, 1e-3):
+        for grad_rtol in (1e-1, 1e-2):
             evidence = Evidence(equations, x, known, 1e-20 * g, 1e-20 * s, factored=True)
-            ours, theirs = (
-                adjoint_by_steps(evidence, grad_rtol),
-                plain(lambda e=evidence, r=grad_rtol: adjoint_by_steps(e, r)),
-            )
-            told = ours.error.isfinite()
-            assert torch.equal(told, theirs.error.isfinite()) and torch.equal(ours.turns[told], theirs.turns[told])
+
+            def adjoint(evidence=evidence, grad_rtol=grad_rtol):
+                return adjoint_by_steps(evidence, grad_rtol)
+
+            ours, theirs = adjoint(), plain(adjoint)
+            told = ours.error <= grad_rtol
+            assert torch.equal(told, theirs.error <= grad_rtol)
+            told &= ours.turns == theirs.turns  # rounding may decide the last, in float32
+            assert told.any() and (dtype == torch.float32 or (told == (ours.error <= grad_rtol)).all())
             close((1e20 * ours.s[told],), (1e20 * theirs.s[told],), steps=20)
-            fields = ("state_error", "error", "residual")
-            pairs = ((getattr(ours, name)[told], getattr(theirs, name)[told]) for name in fields)
-            assert_told(pairs, dtype)
+            assert_told(ours, theirs, ("state_error", "error", "residual"), told)
 
 
-def assert_told(pairs, dtype):
-    """The same numbers, where residuals of 1e-4 or so are differences of what is rounded."""
-    for ours, theirs in pairs:
-        both_nan = ours.isnan() & theirs.isnan()
-        off = ((ours - theirs.double()).abs() / theirs.double().abs()).nan_to_num(0, posinf=0)
-        assert (off[~both_nan] <= 1e5 * torch.finfo(dtype).eps).all()
+def assert_told(ours, theirs, names, which):
+    """The same numbers to rounding, of which a residual of 1e-5 or more has so many parts."""
+    eps = torch.finfo(ours.z.dtype if hasattr(ours, "z") else ours.s.dtype).eps
+    for name in names:
+        one, other = (getattr(each, name)[which].double() for each in (ours, theirs))
+        assert ((one - other).abs() <= 50 * eps * (1e5 * other.abs() + 1)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
