@@ -9,7 +9,11 @@ import torch
 
 import retrograde as rg
 from retrograde import kernels
+from retrograde.accuracy import Evidence
+from retrograde.feedback import state_problem
 from retrograde.kernels import choice, iterations
+from retrograde.nearing import adjoint_by_steps, state_by_steps
+from retrograde.solvers.factors import Factors
 
 NAMES = ("tanh", "sigmoid", "relu", "softplus", "identity")
 DTYPES = (torch.float32, torch.float64)
@@ -109,6 +113,50 @@ def test_an_input_shared_by_the_batch_and_strided_arguments(plain):
         torch.randn(5, 4, 6).double().transpose(0, 1),
     ):
         close(trajectory_and_gradients(net, input, x0), plain(lambda i=input: trajectory_and_gradients(net, i, x0)), 20)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("f", NAMES)
+@each_network
+def test_steps_that_tell_an_error(make, f, dtype, plain):
+    net = make(11, f, dtype)
+    input, g = torch.randn(9, 11, dtype=dtype), torch.randn(9, 11, dtype=dtype)
+    x = net.steady_state(input, solver=rg.FixedPoint(rtol=1e-3)).x.detach()
+    equations, b = net.recurrence, net.total(input)
+
+    def state():
+        return state_by_steps(equations, b, x, lambda: state_problem(equations, b, Factors(x), None), 1e-4)
+
+    ours, theirs = state(), plain(state)
+    assert isinstance(ours, kernels.Steps) and not isinstance(theirs, kernels.Steps)
+    assert torch.equal(ours.turns, theirs.turns) and torch.equal(ours.enough, theirs.enough)
+    close((ours.z,), (theirs.z,), steps=20)
+    assert_told(ours, theirs, ("residual", "gain"), ours.enough)
+
+    D = equations.slopes(x, x, b)
+    s = equations.adjoint_step(g, x, D * g)
+    for known in (b, None):  # without b, x is taken for steady
+        for grad_rtol in (1e-1, 1e-2):
+            evidence = Evidence(equations, x, known, 1e-20 * g, 1e-20 * s, factored=True)
+
+            def adjoint(evidence=evidence, grad_rtol=grad_rtol):
+                return adjoint_by_steps(evidence, grad_rtol)
+
+            ours, theirs = adjoint(), plain(adjoint)
+            told = ours.error <= grad_rtol
+            assert torch.equal(told, theirs.error <= grad_rtol)
+            told &= ours.turns == theirs.turns  # rounding may decide the last, in float32
+            assert told.any() and (dtype == torch.float32 or (told == (ours.error <= grad_rtol)).all())
+            close((1e20 * ours.s[told],), (1e20 * theirs.s[told],), steps=20)
+            assert_told(ours, theirs, ("state_error", "error", "residual"), told)
+
+
+def assert_told(ours, theirs, names, which):
+    """The same numbers to rounding, of which a residual of 1e-5 or more has so many parts."""
+    eps = torch.finfo(ours.z.dtype if hasattr(ours, "z") else ours.s.dtype).eps
+    for name in names:
+        one, other = (getattr(each, name)[which].double() for each in (ours, theirs))
+        assert ((one - other).abs() <= 50 * eps * (1e5 * other.abs() + 1)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

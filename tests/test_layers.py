@@ -92,6 +92,7 @@ def test_kernels_are_asked_for_where_the_work_is_alone():
         "adjoint",
         "defaults",
         "feedback",
+        "nearing",
         "through_time",
         "steady",
         "trajectories",

@@ -24,6 +24,7 @@ from problems import (
 )
 
 import retrograde as rg
+from retrograde import nearing, targeting
 from retrograde.accuracy import Evidence
 from retrograde.tables import as_html, as_text
 
@@ -439,6 +440,49 @@ def test_grad_rtol_and_a_tolerance_of_ones_own_are_one_too_many():
             rg.Network(W).steady_state(b, grad_rtol=bad)
         with pytest.raises(error, match="grad_rtol: expected"):
             rg.recurrent_backpropagation(rg.Network(W), b, b, grad_rtol=bad)
+
+
+@BOTH
+@pytest.mark.parametrize("structure", ["Dense", "Sparse", "LowRank"])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "relu", "softplus", "identity"])
+def test_what_plain_steps_tell_takes_no_other(name, structure, dtype, monkeypatch):
+    monkeypatch.setattr(targeting, "_mended", None)  # nothing is left to mend,
+    monkeypatch.setattr(Evidence, "state_correction", None)
+    monkeypatch.setattr(nearing, "approach", None)  # and the kernel takes the steps
+    W, b, g = STRUCTURES[structure]().to(dtype), randn(5, 12, dtype=dtype), randn(5, 12, seed=2, dtype=dtype)
+    M, adjoint = W.dense().detach(), rg.FixedPoint()  # by factors, as low ranks are, s leaves steps no error to tell
+    for grad_rtol in (1e-1, 1e-3):
+        drive = b.clone().requires_grad_()
+        state = rg.steady_state(W, drive, name, adjoint=adjoint, grad_rtol=grad_rtol)
+        dW, s = torch.autograd.grad(state.x, (W.weights[0], drive), g)
+        exact = [truth(name, M, b[k], state.x[k], lambda x, k=k: long(g[k])) for k in range(5)]
+        true = torch.tensor([error(state.x[k], s[k], exact[k]) for k in range(5)])
+        told = state.receipt.error_estimate
+        assert state.receipt.converged.all() and (told <= grad_rtol).all()
+        assert (true <= grad_rtol).all() and (true <= WITHIN * told).all()
+        assert_close(dW, W.outer(s, state.x.detach())[0], solved=False)
+
+
+@BOTH
+@pytest.mark.parametrize("sparse", [False, True])
+def test_batch_mates_of_which_nothing_is_told_change_no_bit(sparse, dtype):
+    W = not_normal(12, norm=0.9, dtype=dtype)
+    net = rg.Network(W.to_sparse() if sparse else W, b=False)
+    input, g = randn(6, 12, dtype=dtype), randn(6, 12, seed=2, dtype=dtype)
+    input[1], g[2], g[3] = 0, 0, 1e-30 * g[3]  # where nothing moves, no rate tells anything
+    input[4] *= 1e3
+
+    def solve(rows):
+        drive = input[rows].clone().requires_grad_()
+        state = net.steady_state(drive, grad_rtol=1e-3, throw=False)
+        (s,) = torch.autograd.grad(state.x, drive, g[rows])
+        r = state.receipt
+        return state.x.detach(), s, state.steps, r.steps, r.status, r.error_estimate, r.state_error
+
+    together = solve(slice(0, 6))
+    for k in (0, 5):
+        assert all(torch.equal(a[k], b[0]) for a, b in zip(together, solve(slice(k, k + 1)), strict=True))
+    assert (together[4] == rg.Status.CONVERGED).all()
 
 
 @each_structure

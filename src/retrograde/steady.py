@@ -164,18 +164,22 @@ def _solve(
     x_rows = x
     if x.ndim != 2:
         total, x_rows = total.reshape(-1, n), x.reshape(-1, n)
-    W, plainly = net.W.bind(), visit is None and grad_rtol is None
-    begun = begin(solver, partial(kernels.whole_state, W, net.f, total, x_rows), x.dtype) if plainly else None
+    W = net.W.bind()
+    begun = None
+    if visit is None:
+        begun = begin(solver, partial(kernels.whole_state, W, net.f, total, x_rows), x.dtype)
     if begun is None:
         for name, tensor in (*looked_at, *(("W", weight) for weight in W.weights)):
             check_numbers(name, tensor)
+    problem = partial(state_problem, net, total, factors, rows)
     if begun is not None and begun.is_all:
         found = begun.solution
+    elif visit is None:
+        found = go_on(solver, problem(), x_rows, begun)
     else:
-        problem = state_problem(net, total, factors, rows)
-        found = go_on(solver, problem, x_rows, begun) if visit is None else visit.solve(solver, problem, x_rows)
-        if grad_rtol is not None:
-            settle(net, total, found, solver, problem, grad_rtol, is_small(W))
+        found = visit.solve(solver, problem(), x_rows)
+    if grad_rtol is not None:
+        found = settle(net, total, found, solver, problem, grad_rtol, is_small(W))
     value = on_its_side(net, found.value, total)
     told, attempt = (found.status, found.residual, found.steps), found.method
     if x.ndim == 2:

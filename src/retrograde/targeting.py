@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from retrograde.accuracy import Evidence
-from retrograde.corrections import carried
-from retrograde.nearing import Told, adjoint_by_steps, approach
+from retrograde.nearing import Told, adjoint_by_steps, state_by_steps
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import Status
@@ -72,27 +72,31 @@ def _is_far(grad_rtol: float, dtype: torch.dtype) -> bool:
 
 
 def settle(
-    net: Recurrence, b: Tensor, found: Solution, solver: Solver, problem: Problem, grad_rtol: float, factored: bool
-) -> None:
-    """Solve the states found, (samples, n), as far as a gradient needs that shall be right to grad_rtol.
+    net: Recurrence,
+    b: Tensor,
+    found: Solution,
+    solver: Solver,
+    problem: Callable[[], Problem],
+    grad_rtol: float,
+    factored: bool,
+) -> Solution:
+    """The states found, (samples, n), solved as far as a gradient needs that shall be right to grad_rtol.
 
     A few more plain steps tell how far they are off, and take them nearer. Where these tell nothing, Newton's step
-    does, and is taken where it is enough; otherwise they go on from where they are with a tenth of the tolerance. The
-    error counts as amplified once more, since dR/dx and D change with the state, and the adjoint amplifies that.
+    does, and is taken where it is enough; otherwise they go on from where they are with a tenth of the tolerance.
     """
     dtype, small = b.dtype, _STATE * grad_rtol
     far = _is_far(grad_rtol, dtype)
     rows = (found.status == Status.CONVERGED).nonzero()[:, 0]
     if not len(rows) or not (far or dtype != torch.float64):
-        return
+        return found
     if far:
-        here = found.value[rows]
-        carries, part = carried(here), problem.take(rows)
-
-        def enough(some: Tensor, residual: Tensor, gain: Tensor) -> Tensor:
-            return carries[some] * gain**2 * residual <= small
-
-        near = approach(part, here, part.step(here), enough)
+        every = len(rows) == len(b)
+        drive, here = (b, found.value) if every else (b[rows], found.value[rows])
+        near = state_by_steps(net, drive, here, lambda: problem().take(rows), small)
+        if every and near.enough.all():
+            residual, steps = near.residual.to(found.residual.dtype), found.steps + near.turns
+            return replace(found, value=near.z, residual=residual, steps=steps)
         _keep(found, rows, near.gain.isfinite(), near.z, near.residual, near.turns)
         rows = rows[~near.enough]
     rtol = min(_FIRST_STATE * grad_rtol, _LOOSEST)
@@ -105,8 +109,9 @@ def settle(
         _keep(found, rows, away & (off.left < off.error), off.there, off.residual, off.steps)
         rows, rtol = rows[away & ~(off.amplified * off.left <= small)], rtol / 10
         if len(rows) and rtol > default_rtol(dtype):
-            again = with_rtol(solver, rtol, dtype).solve(problem.take(rows), found.value[rows])
+            again = with_rtol(solver, rtol, dtype).solve(problem().take(rows), found.value[rows])
             found.adopt(rows, again)
+    return found
 
 
 def _keep(found: Solution, rows: Tensor, which: Tensor, z: Tensor, residual: Tensor, steps: Tensor) -> None:
@@ -125,40 +130,39 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     gradient in float32 comes out right to its last digits even where float32 alone would lose them.
     """
     evidence: Evidence = receipt.evidence
-    *_, s = evidence.flat()
-    unknown = torch.full_like(s[:, 0], torch.inf, dtype=torch.float64)
-    now = Told(
-        s.clone(),
-        unknown,
-        unknown.clone(),
-        receipt.residual.reshape(-1).clone(),
-        torch.zeros_like(receipt.steps).reshape(-1),
-    )
-    rows = torch.arange(len(s), device=s.device)
-    if _is_far(grad_rtol, s.dtype):
-        told = adjoint_by_steps(evidence, grad_rtol)
-        good = told.error <= grad_rtol
-        now.adopt(good, told)
-        rows = (~good).nonzero()[:, 0]
-    stepped = now.turns.clone()
-    _by_newton(evidence, now, rows, grad_rtol)
-
-    batch, s = receipt.status.shape, now.s.reshape(evidence.x.shape)
-    net, enough, by_newton = evidence.net, now.error.reshape(batch) <= grad_rtol, (now.turns > stepped).reshape(batch)
-    residual = now.residual.reshape(batch)
-    if by_newton.any():
-        again = adjoint_step(net.W.bind(), net.slopes(evidence.x, evidence.x, evidence.b), s, evidence.g)
-        residual = torch.where(by_newton, relative_residual(again, s), residual)
+    told = adjoint_by_steps(evidence, grad_rtol) if _is_far(grad_rtol, evidence.s.dtype) else None
+    if told is None or not (told.error <= grad_rtol).all():
+        told = _mended(receipt, told, grad_rtol)
+    batch, s = receipt.status.shape, told.s.reshape(evidence.x.shape)
     status = torch.where(receipt.converged, int(Status.INACCURATE), receipt.status)
     receipt = replace(
         receipt,
-        status=torch.where(enough, int(Status.CONVERGED), status),
-        residual=residual,
-        steps=receipt.steps + now.turns.reshape(batch),
+        status=torch.where(told.error.reshape(batch) <= grad_rtol, int(Status.CONVERGED), status),
+        residual=told.residual.reshape(batch).to(receipt.residual.dtype),
+        steps=receipt.steps + told.turns.reshape(batch),
         evidence=replace(evidence, s=s),
     )
-    receipt.remember(now.state_error, now.error)
+    receipt.remember(told.state_error, told.error)
     return s, receipt
+
+
+def _mended(receipt: Receipt, told: Told | None, grad_rtol: float) -> Told:
+    """What is told, with Newton's steps from s where its error is not told to be small enough."""
+    evidence: Evidence = receipt.evidence
+    *_, s = evidence.flat()
+    unknown = torch.full_like(s[:, 0], torch.inf, dtype=torch.float64)
+    residual, none = receipt.residual.reshape(-1).clone(), torch.zeros_like(receipt.steps).reshape(-1)
+    now = Told(s.clone(), unknown, unknown.clone(), residual, none)
+    if told is not None:
+        now.adopt(told.error <= grad_rtol, told)
+    stepped = now.turns.clone()
+    _by_newton(evidence, now, (now.error > grad_rtol).nonzero()[:, 0], grad_rtol)
+    moved = (now.turns > stepped).nonzero()[:, 0]
+    if len(moved):
+        net, (x, b, g, s) = evidence.net, evidence.take(moved).flat()
+        s = now.s[moved]
+        now.residual[moved] = relative_residual(adjoint_step(net.W.bind(), net.slopes(x, x, b), s, g), s)
+    return now
 
 
 def _by_newton(evidence: Evidence, now: Told, rows: Tensor, grad_rtol: float) -> None:

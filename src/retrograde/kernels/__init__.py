@@ -17,18 +17,23 @@ from retrograde.kernels.iterations import (
     whole_adjoint,
     whole_state,
 )
+from retrograde.kernels.nearing import Rules, Steps, adjoint_steps, state_steps
 from retrograde.kernels.paths import forward_sweep, substitute_back
 from retrograde.kernels.sums import outer
 
 __all__ = [
+    "Rules",
+    "Steps",
     "adjoint_anderson",
     "adjoint_fixed_point",
+    "adjoint_steps",
     "anderson",
     "explain",
     "fixed_point",
     "forward_sweep",
     "is_large",
     "outer",
+    "state_steps",
     "substitute_back",
     "tangent_anderson",
     "tangent_fixed_point",
