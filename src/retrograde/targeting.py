@@ -13,7 +13,7 @@ from retrograde.nearing import Told, adjoint_by_steps, approach
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import Status
-from retrograde.solvers import Blockwise, Cascade, Neumann, Problem, Solution, Solver
+from retrograde.solvers import Blockwise, Cascade, FixedPoint, Neumann, Problem, Solution, Solver
 from retrograde.solvers.base import check_number, default_rtol, relative_residual
 
 _FIRST = 1.0  # times grad_rtol may a residual of the adjoint be at first,
@@ -23,6 +23,7 @@ _FIRST_NEAR = 5.0  # and of both so much, if Newton's steps follow with residual
 _STATE = 0.2  # and so much of it the error of the state
 _REFINEMENTS = 4  # of s, and of x, are tried where rounding is near,
 _TENTHS = 16  # and so many tolerances for x where it is far
+_HIDDEN = 10  # times what plain steps tell an error may be where something else has led there
 _FAR = 300  # times eps, an error is found as well without float64
 
 
@@ -137,7 +138,7 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     rows = torch.arange(len(s), device=s.device)
     if _is_far(grad_rtol, s.dtype):
         told = adjoint_by_steps(evidence, grad_rtol)
-        good = told.error <= grad_rtol
+        good = torch.where(_settled(receipt).reshape(-1), 1, _HIDDEN) * told.error <= grad_rtol
         now.adopt(good, told)
         rows = (~good).nonzero()[:, 0]
     stepped = now.turns.clone()
@@ -159,6 +160,15 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     )
     receipt.remember(now.state_error, now.error)
     return s, receipt
+
+
+def _settled(receipt: Receipt) -> Tensor:
+    """Whether plain steps led to a sample's s. What else did may leave a slow mode that a few of them do not show."""
+    solver, attempt = receipt.solver, receipt.attempt
+    if attempt is None or not isinstance(solver, Cascade):
+        return torch.full_like(receipt.converged, isinstance(solver, FixedPoint))
+    plain = [isinstance(each, FixedPoint) for each in solver.solvers]
+    return torch.tensor(plain, device=attempt.device)[attempt]
 
 
 def _by_newton(evidence: Evidence, now: Told, rows: Tensor, grad_rtol: float) -> None:
