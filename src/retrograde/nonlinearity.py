@@ -52,6 +52,13 @@ class Nonlinearity(ABC):
         return  # the named functions are elementwise by construction; `Pointwise` looks
 
 
+def _differentiated() -> bool:
+    """Whether torch follows what is done. Else exp and log1p serve alone, whose bits do not depend on where in memory
+    a number lies, as those of torch.sigmoid and logaddexp do.
+    """
+    return torch.is_grad_enabled() or transformed()
+
+
 def _check_range(inside: Tensor, f: str, interval: str) -> None:
     outside = int((~inside).sum())
     if outside:
@@ -89,7 +96,11 @@ class Sigmoid(Nonlinearity):
 
     def __call__(self, u: Tensor) -> Tensor:
         """x = 1 / (1 + exp(-u))."""
-        return torch.sigmoid(u)
+        if _differentiated():
+            return torch.sigmoid(u)
+        e = torch.exp(-u.abs())
+        x = 1 / (1 + e)
+        return torch.where(u < 0, e * x, x)
 
     def slope(self, x: Tensor) -> Tensor:
         """f' = x (1 - x)."""
@@ -128,6 +139,8 @@ class Softplus(Nonlinearity):
     def __call__(self, u: Tensor) -> Tensor:
         """x = log(1 + exp(u))."""
         # Not torch's softplus, which is the identity beyond a threshold.
+        if not _differentiated():
+            return torch.log1p(torch.exp(-u.abs())) + u.clamp(min=0)
         return torch.logaddexp(u, torch.zeros_like(u))
 
     def slope(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -172,6 +173,7 @@ def _solve(
     if begun is not None and begun.is_all:
         found = begun.solution
     else:
+        net = net if grad_rtol is not None else replace(net, W=kernels.by_rows(W))
         problem = state_problem(net, total, factors, rows)
         found = go_on(solver, problem, x_rows, begun) if visit is None else visit.solve(solver, problem, x_rows)
         if grad_rtol is not None:

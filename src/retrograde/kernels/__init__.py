@@ -18,12 +18,15 @@ from retrograde.kernels.iterations import (
     whole_state,
 )
 from retrograde.kernels.paths import forward_sweep, substitute_back
+from retrograde.kernels.rows import add_backwards, by_rows
 from retrograde.kernels.sums import outer
 
 __all__ = [
+    "add_backwards",
     "adjoint_anderson",
     "adjoint_fixed_point",
     "anderson",
+    "by_rows",
     "explain",
     "fixed_point",
     "forward_sweep",
