@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from retrograde.transforms import transformed
+from retrograde.transforms import followed, transformed
 
 
 class Nonlinearity(ABC):
@@ -52,13 +52,6 @@ class Nonlinearity(ABC):
         return  # the named functions are elementwise by construction; `Pointwise` looks
 
 
-def _differentiated() -> bool:
-    """Whether torch follows what is done. Else exp and log1p serve alone, whose bits do not depend on where in memory
-    a number lies, as those of torch.sigmoid and logaddexp do.
-    """
-    return torch.is_grad_enabled() or transformed()
-
-
 def _check_range(inside: Tensor, f: str, interval: str) -> None:
     outside = int((~inside).sum())
     if outside:
@@ -96,8 +89,9 @@ class Sigmoid(Nonlinearity):
 
     def __call__(self, u: Tensor) -> Tensor:
         """x = 1 / (1 + exp(-u))."""
-        if _differentiated():
+        if followed(u):
             return torch.sigmoid(u)
+        # Of exp and log1p the bits do not depend on where in memory a number lies, as sigmoid's and logaddexp's do.
         e = torch.exp(-u.abs())
         x = 1 / (1 + e)
         return torch.where(u < 0, e * x, x)
@@ -139,7 +133,7 @@ class Softplus(Nonlinearity):
     def __call__(self, u: Tensor) -> Tensor:
         """x = log(1 + exp(u))."""
         # Not torch's softplus, which is the identity beyond a threshold.
-        if not _differentiated():
+        if not followed(u):
             return torch.log1p(torch.exp(-u.abs())) + u.clamp(min=0)
         return torch.logaddexp(u, torch.zeros_like(u))
 

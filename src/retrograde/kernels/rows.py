@@ -18,7 +18,7 @@ from retrograde.connectivity.low_rank import LowRank
 from retrograde.kernels.arrays import array, dtype_of, matrix
 from retrograde.kernels.choice import cpu_kernels, is_large, why_no_numbers, why_plain
 from retrograde.kernels.threads import ask_for, most
-from retrograde.transforms import transformed
+from retrograde.transforms import followed
 
 # So few multiplications are done before a second thread has woken up.
 _SMALL = 2**17
@@ -50,12 +50,12 @@ class _ByRows(Operator):
         return self
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or transformed():
+        if followed(x, *self.weights):
             return super().__matmul__(x)
         return self._product(self._samples("x", x, self.shape[1])).reshape(x.shape)
 
     def _transposed_product(self, s: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or transformed():
+        if followed(s, *self.weights):
             return super()._transposed_product(s)
         return self._product_of_T(s)
 
