@@ -95,9 +95,9 @@ def networks(count):
         yield name, W.to(dtype), b.to(dtype), c.to(dtype)
 
 
-def looked_at(count, curved, **how):
-    """For each network that settles: its dtype, the receipt, and the true error of its gradient."""
-    for name, W, b, c in networks(count):
+def looked_at(count, curved, first=0, **how):
+    """For each network from the `first` on that settles: its dtype, the receipt, the true error of its gradient."""
+    for name, W, b, c in itertools.islice(networks(count), first, None):
         b = b.requires_grad_()
         f = NONLINEARITIES.get(name)
         state = rg.steady_state(W, b, f, throw=False, **how)
@@ -321,6 +321,13 @@ def test_the_gradient_is_as_right_as_asked(grad_rtol, curved):
     assert len(rows) > 25 and len(met) >= 0.95 * len(rows)
     assert np.mean(met) >= 0.99
     assert all((receipt.error_estimate <= grad_rtol) == receipt.converged for _, receipt, _ in rows)
+
+
+@pytest.mark.parametrize("which", [6, 378])
+def test_a_slow_mode_that_factors_leave_is_not_taken_for_none(which):
+    ((_, receipt, true),) = looked_at(which + 1, True, first=which, grad_rtol=1e-4)
+    assert receipt.converged and receipt.attempt == 1  # plain steps have led nowhere
+    assert true <= 1e-4
 
 
 def test_what_may_be_less_exact_takes_fewer_steps():

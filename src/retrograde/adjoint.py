@@ -57,7 +57,8 @@ def solve_adjoint(
     least, most = map(float, torch.aminmax(torch.cat([size, drive]))) if len(g) else (1.0, 1.0)
     far = g.dtype == torch.float16 or not _NEAR_1[0] <= least <= most <= _NEAR_1[1]
     if far:
-        scale = power_of_two(size)
+        near = (torch.minimum(size, drive) >= _NEAR_1[0]) & (torch.maximum(size, drive) <= _NEAR_1[1])
+        scale = torch.where(near[:, None] & (g.dtype != torch.float16), 1, power_of_two(size))
         g = g / scale
         start = D * g
         drive = torch.linalg.vector_norm(start, dim=-1)
@@ -135,7 +136,8 @@ def steady_gradients(
         found, conditioning, dW = done.solution, done.whole.amplified, done.whole.dW
     elif part is None:
         factors = factors or Factors(D, len(D), factor_size(W))
-        found, conditioning = solve_adjoint(W, D, g_rows, adjoint, factors, warm=warm, begun=begun)
+        exact = W if grad_rtol is not None else kernels.by_rows(W)
+        found, conditioning = solve_adjoint(exact, D, g_rows, adjoint, factors, warm=warm, begun=begun)
     else:
         neurons, W_part = part
         D_part, g_part = D[:, neurons], g_rows[:, neurons]

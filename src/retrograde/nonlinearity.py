@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from retrograde.transforms import transformed
+from retrograde.transforms import followed, transformed
 
 
 class Nonlinearity(ABC):
@@ -89,7 +89,12 @@ class Sigmoid(Nonlinearity):
 
     def __call__(self, u: Tensor) -> Tensor:
         """x = 1 / (1 + exp(-u))."""
-        return torch.sigmoid(u)
+        if followed(u):
+            return torch.sigmoid(u)
+        # Of exp and log1p the bits do not depend on where in memory a number lies, as sigmoid's and logaddexp's do.
+        e = torch.exp(-u.abs())
+        x = 1 / (1 + e)
+        return torch.where(u < 0, e * x, x)
 
     def slope(self, x: Tensor) -> Tensor:
         """f' = x (1 - x)."""
@@ -128,6 +133,8 @@ class Softplus(Nonlinearity):
     def __call__(self, u: Tensor) -> Tensor:
         """x = log(1 + exp(u))."""
         # Not torch's softplus, which is the identity beyond a threshold.
+        if not followed(u):
+            return torch.log1p(torch.exp(-u.abs())) + u.clamp(min=0)
         return torch.logaddexp(u, torch.zeros_like(u))
 
     def slope(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -171,8 +172,11 @@ def _solve(
     if begun is None:
         for name, tensor in (*looked_at, *(("W", weight) for weight in W.weights)):
             check_numbers(name, tensor)
+    done = begun is not None and begun.is_all
+    if not done and grad_rtol is None:
+        net = replace(net, W=kernels.by_rows(W))
     problem = partial(state_problem, net, total, factors, rows)
-    if begun is not None and begun.is_all:
+    if begun is not None and done:
         found = begun.solution
     elif visit is None:
         found = go_on(solver, problem(), x_rows, begun)

@@ -79,6 +79,8 @@ def trajectory_gradients(
     length = last if wants.s else max(1, min(last, _PIECE // max(path[0].numel(), 1)))
     s = l = None
     sums: list[Tensor] = []
+    # Of a bias of each sample's own, summed over time alone, and in an order that no piece changes.
+    own = torch.zeros_like(path[0]) if wants.db and bias is not None and bias.shape == path[0].shape else None
     for first in range((last - 1) // length * length, -1, -length):
         piece = slice(first, min(first + length, last))
         before, x = path[piece], path[first + 1 : piece.stop + 1]
@@ -87,7 +89,9 @@ def trajectory_gradients(
         if not math.isfinite(s.sum()):
             check_finite("dR/dx", g)
         more = list(dW)
-        if wants.db:
+        if own is not None:
+            kernels.add_backwards(s, own)
+        elif wants.db:
             more.append(s.sum_to_size(path.shape[-1:] if bias is None else bias.shape))
         if l is not None and net.leak is not None:
             # x(t) = x(t-1) + a (y(t) - x(t-1)), so the reward grows by l(t) (y(t) - x(t-1)) with a.
@@ -99,7 +103,7 @@ def trajectory_gradients(
     if l is not None and net.leak is not None:
         dx0 = None if dx0 is None else dx0 + (1 - net.leak) * l[0]
         dleak = sums.pop()
-    db = sums.pop() if wants.db else None
+    db = own if own is not None else sums.pop() if wants.db else None
     if wants.s and last < T:
         s = torch.cat([s, s.new_zeros(T - last, *s.shape[1:])])
     return Gradients(s, tuple(sums), db, dx0=dx0, dleak=dleak)

@@ -28,6 +28,13 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def followed(*tensors: Tensor) -> bool:
+    """Whether autograd or a transform follows what is done with them now."""
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return True
+    return transformed() and any(forward_ad.unpack_dual(each).tangent is not None for each in tensors)
+
+
 def untransformed() -> Any:
     """A context in which plain tensors stay plain, whatever transform is under way."""
     return temporarily_clear_interpreter_stack()

@@ -19,15 +19,18 @@ from retrograde.kernels.iterations import (
 )
 from retrograde.kernels.nearing import Rules, Steps, adjoint_steps, state_steps
 from retrograde.kernels.paths import forward_sweep, substitute_back
+from retrograde.kernels.rows import add_backwards, by_rows
 from retrograde.kernels.sums import outer
 
 __all__ = [
     "Rules",
     "Steps",
+    "add_backwards",
     "adjoint_anderson",
     "adjoint_fixed_point",
     "adjoint_steps",
     "anderson",
+    "by_rows",
     "explain",
     "fixed_point",
     "forward_sweep",

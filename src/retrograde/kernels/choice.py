@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from retrograde.connectivity import Dense, Operator, Sparse
 from retrograde.connectivity.low_rank import LowRank
@@ -45,14 +46,19 @@ def why_plain(W: Operator, f: Nonlinearity | None) -> str | None:
 
 def why_not_here(W: Operator) -> str | None:
     """Why no kernel at all serves here, whatever the structure; None where they do."""
+    return why_no_numbers(W.like)
+
+
+def why_no_numbers(like: Tensor) -> str | None:
+    """Why no kernel serves numbers of this dtype and device; None where they do."""
     if os.environ.get("RETROGRADE_PLAIN", "0").lower() not in ("", "0", "false"):
         return "RETROGRADE_PLAIN is set"
     if in_a_fork():
         return "no threads in a forked process"
-    if W.like.device.type != "cpu":
-        return f"no kernel on {W.like.device.type}"
-    if W.like.dtype not in (torch.float32, torch.float64):
-        return f"no kernel for {W.like.dtype}"
+    if like.device.type != "cpu":
+        return f"no kernel on {like.device.type}"
+    if like.dtype not in (torch.float32, torch.float64):
+        return f"no kernel for {like.dtype}"
     return None
 
 

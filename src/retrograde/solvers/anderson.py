@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retrograde.result import Status
+from retrograde.solvers.aligned import fill, filled
 from retrograde.solvers.base import Iteration, Problem, Solution, check_number, floor, relative_residual, verdict
 from retrograde.solvers.factors import factored_in
 from retrograde.solvers.fixed_point import FixedPoint
@@ -77,7 +78,7 @@ class Anderson(Iteration):
 
     def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
         """Of each sample: ΔR and ΔZ, newest first; the last r and z; the best step, its |r|; turns known, and taken."""
-        differences = z.new_zeros(len(z), self.memory, z.shape[1])
+        differences = z.new_zeros(len(z), self.memory, filled(z.shape[1], z))
         none = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         return differences, differences, z, z, z, z.new_full((len(z),), torch.inf), none, none
 
@@ -91,8 +92,9 @@ class Anderson(Iteration):
         accelerated = taken >= self.delay
         worse = accelerated & ~(size <= 10 * least)
         known = torch.where(worse, 0, (known + 1))
-        dR = torch.cat([(r - r_before)[:, None], dR[:, :-1]], dim=1)
-        dZ = torch.cat([(z - z_before)[:, None], dZ[:, :-1]], dim=1)
+        width = dR.shape[-1]
+        dR = torch.cat([fill(r - r_before, width)[:, None], dR[:, :-1]], dim=1)
+        dZ = torch.cat([fill(z - z_before, width)[:, None], dZ[:, :-1]], dim=1)
         # Of the first turn, and of a new beginning, there are no differences yet.
         valid = torch.arange(self.memory, device=z.device) < (known - 1)[:, None]
         scale = torch.linalg.vector_norm(dR, dim=-1)
@@ -101,12 +103,12 @@ class Anderson(Iteration):
         ridge = torch.finfo(z.dtype).eps ** (2 / 3)
         eye = torch.eye(self.memory, dtype=z.dtype, device=z.device)
         ridges = torch.where(valid[..., None], ridge, 1) * eye
-        wide = factored_in(z.dtype)
-        Q, R = torch.linalg.qr(torch.cat([columns.mT, ridges], dim=1).to(wide))
-        right = Q[:, : z.shape[1]].mT @ r[..., None].to(wide)
+        wide, rows = factored_in(z.dtype), filled(width + self.memory, z)
+        Q, R = torch.linalg.qr(fill(torch.cat([columns, ridges], dim=2), rows).mT.to(wide))
+        right = torch.bmm(fill(r, width)[:, None].to(wide), Q[:, :width]).mT
         gamma = torch.linalg.solve_triangular(R, right, upper=True)[..., 0].to(z)
         gamma = torch.where(valid & accelerated[:, None], gamma / scale.clamp(min=torch.finfo(z.dtype).tiny), 0)
-        onward = step - torch.einsum("smn,sm->sn", dZ + dR, gamma)
+        onward = step - torch.bmm(gamma[:, None], dZ + dR)[:, 0, : z.shape[1]]
         better = size < least
         best, least = torch.where(better[:, None], step, best), torch.where(better, size, least)
         # A new beginning is measured against itself, lest a best far back hold every other up.

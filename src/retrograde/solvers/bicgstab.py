@@ -51,7 +51,7 @@ def cycle(A: Linear, r: Tensor, goal: Tensor, turns: Tensor, turned: Tensor) -> 
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.einsum("sn,sn->s", a, b)
+    return (a * b).sum(-1)
 
 
 def _norm(a: Tensor) -> Tensor:

@@ -8,7 +8,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from retrograde.solvers.aligned import fill, filled
+
 _LARGEST = 8 * 2**30  # bytes
+
+# Beyond so many neurons LAPACK's sums take another order where the threads share a matrix, as they do if it is the only
+# one. (Of one that is larger still it is worth more that they do.)
+_SHARED, _WELL_SHARED = 128, 512
 
 
 class Factors:
@@ -28,6 +34,7 @@ class Factors:
     def __init__(self, like: Tensor, samples: int | None = None, n: int | None = None):
         self._dtype, self._device, self._n = factored_in(like.dtype), like.device, like.shape[-1] if n is None else n
         self._samples = len(like) if samples is None else samples
+        self._filled = filled(self._n, like)
 
     # Most solves need no factors, and so no room for them.
 
@@ -38,11 +45,12 @@ class Factors:
 
     @cached_property
     def _lu(self) -> Tensor:
-        return torch.empty(0, self._n, self._n, dtype=self._dtype, device=self._device)
+        """Transposed: LAPACK's matrices lie in memory column after column."""
+        return torch.empty(0, self._filled, self._filled, dtype=self._dtype, device=self._device)
 
     @cached_property
     def _pivots(self) -> Tensor:
-        return torch.empty(0, self._n, dtype=torch.int32, device=self._device)
+        return torch.empty(0, self._filled, dtype=torch.int32, device=self._device)
 
     @property
     def _all(self) -> Tensor:
@@ -59,7 +67,15 @@ class Factors:
         rows = self._all if rows is None else rows
         self._make_room(rows[self.missing(rows)])
         place = self._place[rows]
-        self._lu[place], self._pivots[place], _ = torch.linalg.lu_factor_ex(matrices().to(self._dtype))
+        A = matrices().to(self._dtype)
+        if self._filled > self._n:
+            A = fill(fill(A, self._filled).mT, self._filled).mT
+            A.diagonal(dim1=-2, dim2=-1)[:, self._n :] = 1
+        shared = A.device.type == "cpu" and torch.get_num_threads() > 1 and _SHARED < self._filled <= _WELL_SHARED
+        if len(A) == 1 and shared:
+            A = A.expand(2, -1, -1)  # a thread to each, as in any other batch
+        LU, pivots, _ = torch.linalg.lu_factor_ex(A)
+        self._lu[place], self._pivots[place] = LU.mT[: len(rows)], pivots[: len(rows)]
 
     def missing(self, rows: Tensor | None) -> Tensor:
         """Which of these samples have no factors yet, as positions in `rows`; one for a sample that is there twice."""
@@ -74,8 +90,9 @@ class Factors:
     def solve(self, rows: Tensor | None, r: Tensor, transposed: bool = False) -> Tensor:
         """A⁻¹ r, or A⁻ᵀ r, for these samples; r (len(rows), n)."""
         place = self._place if rows is None else self._place[rows]
-        right = r[:, :, None].to(self._dtype)
-        return torch.linalg.lu_solve(self._lu[place], self._pivots[place], right, adjoint=transposed)[:, :, 0].to(r)
+        right, LU = fill(r.to(self._dtype), self._filled), self._lu[place].mT
+        found = torch.linalg.lu_solve(LU, self._pivots[place], right[:, :, None], adjoint=transposed)
+        return found[:, : self._n, 0].to(r)
 
     def _make_room(self, rows: Tensor) -> None:
         held, n, _ = self._lu.shape

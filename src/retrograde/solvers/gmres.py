@@ -1,10 +1,15 @@
-"""GMRES, one cycle of it, for a batch: each sample has a Krylov space of its own."""
+"""GMRES, one cycle of it, for a batch: each sample has a Krylov space of its own.
+
+What a sample finds does not depend on how long the others' spaces become: sums over its own space are taken up to its
+newest vector, and those at the end vector by vector.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from retrograde.solvers.aligned import fill, filled
 from retrograde.solvers.base import Linear, Problem
 from retrograde.solvers.factors import factored_in
 
@@ -37,22 +42,23 @@ def cycle(A: Linear, r: Tensor, goal: Tensor, restart: Tensor) -> tuple[Tensor, 
     samples, n = r.shape
     restart = restart.clamp(max=n)
     m = int(restart.max())
+    width, rotated = filled(n, r), filled(m + 1, r)
     beta = torch.linalg.vector_norm(r, dim=-1)
     tiny = torch.finfo(r.dtype).tiny
-    V = r.new_zeros(min(m, 32) + 1, samples, n)  # orthonormal basis
-    R = r.new_zeros(samples, m + 1, m)  # the Hessenberg matrix, made triangular by
-    Q = torch.eye(m + 1, dtype=r.dtype, device=r.device).repeat(samples, 1, 1)  # the rotations so far
-    V[0] = r / beta.clamp(min=tiny)[:, None]
+    V = r.new_zeros(min(m, 32) + 1, samples, width)  # orthonormal basis
+    R = r.new_zeros(m, samples, m)  # the columns of the Hessenberg matrix, made triangular by
+    Q = torch.eye(m + 1, rotated, dtype=r.dtype, device=r.device).repeat(samples, 1, 1)  # the rotations so far
+    V[0] = fill(r / beta.clamp(min=tiny)[:, None], width)
     size = torch.zeros(samples, dtype=torch.int64, device=r.device)  # of each sample's space
     growing = beta > goal
     for k in range(m):
         if not growing.any():
             break
         if k + 1 == len(V):
-            V = torch.cat([V, V.new_zeros(min(k + 1, m - k), samples, n)])
-        w = A(V[k])
+            V = torch.cat([V, V.new_zeros(min(k + 1, m - k), samples, width)])
+        w = fill(A(V[k, :, :n]), width)
         basis = V[: k + 1].transpose(0, 1)
-        h = r.new_zeros(samples, m + 1)
+        h = r.new_zeros(samples, rotated)
         left = torch.linalg.vector_norm(w, dim=-1)
         again = torch.ones_like(growing)
         for _ in range(2):  # twice is enough to keep the basis orthogonal, and once where little was taken away
@@ -66,23 +72,26 @@ def cycle(A: Linear, r: Tensor, goal: Tensor, restart: Tensor) -> tuple[Tensor, 
                 break
         h[:, k + 1] = left
         V[k + 1] = w / h[:, k + 1].clamp(min=tiny)[:, None]
-        h = (Q @ h[:, :, None])[:, :, 0]
+        h = torch.bmm(h[:, None, : k + 2], Q[:, : k + 2, : k + 2].mT)[:, 0]
         a, b = h[:, k], h[:, k + 1]
-        length = torch.hypot(a, b)
+        length = (a * a + b * b).sqrt()  # which torch's hypot may round otherwise in another place of a batch
         cos = torch.where(length > 0, a / length.clamp(min=tiny), 1.0)[:, None]
         sin = torch.where(length > 0, b / length.clamp(min=tiny), 0.0)[:, None]
         upper, lower = Q[:, k].clone(), Q[:, k + 1].clone()
         Q[:, k], Q[:, k + 1] = cos * upper + sin * lower, cos * lower - sin * upper
-        R[:, :k, k] = torch.where(growing[:, None], h[:, :k], 0.0)
-        R[:, k, k] = torch.where(growing & (length > 0), length, 1.0)
+        R[k, :, :k] = torch.where(growing[:, None], h[:, :k], 0.0)
+        R[k, :, k] = torch.where(growing & (length > 0), length, 1.0)
         size += growing
         growing = growing & ((beta * Q[:, k + 1, 0]).abs() > goal) & (size < restart)
     k = int(size.max()) if samples else 0
     used = torch.arange(k, device=r.device) < size[:, None]
-    right = torch.where(used, beta[:, None] * Q[:, :k, 0], 0.0)
     wide = factored_in(r.dtype)
-    y = torch.linalg.solve_triangular(R[:, :k, :k].to(wide), right[:, :, None].to(wide), upper=True).to(r)
-    return torch.bmm(y.mT, V[:k].transpose(0, 1))[:, 0], size
+    right, R, z = torch.where(used, beta[:, None] * Q[:, :k, 0], 0.0).to(wide), R.to(wide), torch.zeros_like(r)
+    for last in reversed(range(k)):
+        y = right[:, last : last + 1] / R[last, :, last : last + 1]
+        right[:, :last] -= y * R[last, :, :last]
+        z += y.to(r) * V[last, :, :n]
+    return z, size
 
 
 def solve(problem: Problem, z: Tensor, r: Tensor, goal: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -140,17 +140,21 @@ class Homotopy(Iteration):
         assert problem.at_gain is not None  # `start` has looked
         z, t = start
         good, first, last = todo, torch.zeros_like(h), torch.zeros_like(h)
+        going = todo
         for k in range(_CORRECTIONS):
             r = problem.at_gain(t).step(z) - z
-            move = inverse(torch.where(todo, r, 0), 0.1)
+            move = inverse(torch.where(going, r, 0), 0.1)
             sideways, back = _at_right_angles(slope, move)
             move, back = torch.where(reaches, move, sideways), torch.where(reaches, 0, back)
-            z, t = z + move, t + back
+            z, t = torch.where(going, z + move, z), torch.where(going, t + back, t)
             moved = _size(move, back)
             first = moved if k == 0 else first
-            good = good & ((moved <= (_MOST * h if k == 0 else 0.5 * last)) | (moved <= _close(z)) | arrived)
-            last = moved
-            if not (good & (last > 1e-3 * _close(z))).any():
+            near = (moved <= (_MOST * h if k == 0 else 0.5 * last)) | (moved <= _close(z)) | arrived
+            good = good & (near | ~going)
+            last = torch.where(going, moved, last)
+            # Those that are there stay, whatever their batch-mates need.
+            going = going & good & (last > 1e-3 * _close(z))
+            if not going.any():
                 break
         # Beyond t = 1 is too far: half a step, and the end will be in reach.
         good = good & ((last <= _close(z)) | arrived) & (t <= 1) & z.isfinite().all(-1, keepdim=True)
