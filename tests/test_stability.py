@@ -318,8 +318,10 @@ def test_the_gradient_in_the_weights_and_the_state(structure, name):
     assert_gradient(R, tensors, found)
 
 
-@pytest.mark.parametrize("f", [rg.Tanh(), rg.Sigmoid(), rg.Softplus(), NONLINEARITIES["sin"]], ids=str)
+@pytest.mark.parametrize("f", ["tanh", "sigmoid", "softplus", "sin"])
 def test_a_margin_as_a_reward_is_recurrent_backpropagation(f):
+    f = NONLINEARITIES[f]
+
     def R(W, b):
         state = rg.steady_state(W, b, f)
         net = rg.Recurrence(rg.connectivity.as_operator(W), f)
