@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST
-from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_four, add_one, transpose
+from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_rows, transpose
 
 _PANEL = 64
 _SAMPLES = 128  # whose part of s and x stays in cache while dW passes by
@@ -67,15 +67,11 @@ def add_product(A, x, u, block, end):
     """
     rows, n = u.shape
     _, m, width = A.shape
-    fours = rows - rows % 4
     for b in range(block, end):
         vectors = min(VECTORS, ((n - b * width) * VECTORS + width - 1) // width)
         for first in range(0, m, _PANEL):
             last = min(first + _PANEL, m)
-            for r in range(0, fours, 4):
-                add_four(A, x, u, r, b, first, last, vectors)
-            for r in range(fours, rows):
-                add_one(A, x, u, r, b, first, last, vectors)
+            add_rows(A, x, u, 0, rows, b, first, last, vectors)
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
@@ -92,7 +88,6 @@ def add_outer(s, x, thread, threads, dW):
     top, bottom = 4 * (fours * thread // threads), min(4 * (fours * (thread + 1) // threads), len(dW))
     samples, n = x.shape
     width = VECTORS * BYTES // x.itemsize
-    ones = bottom - (bottom - top) % 4
     packed = np.zeros((1, _SAMPLES, width), x.dtype)
     for first in range(0, samples, _SAMPLES):
         last = min(first + _SAMPLES, samples)
@@ -104,7 +99,4 @@ def add_outer(s, x, thread, threads, dW):
                 for j in range(len(row)):
                     copy[j] = row[j]
             vectors = (len(row) * VECTORS + width - 1) // width
-            for r in range(top, ones, 4):
-                add_four(packed, s_T, columns, r, 0, 0, len(part), vectors)
-            for r in range(ones, bottom):
-                add_one(packed, s_T, columns, r, 0, 0, len(part), vectors)
+            add_rows(packed, s_T, columns, top, bottom, 0, 0, len(part), vectors)

@@ -1,4 +1,4 @@
-"""A tile of a product, held in registers: 4 rows, or 1, of u by up to `VECTORS` vectors of its columns.
+"""A tile of a product, held in registers: `TALL` rows, 4 or 1, of u by up to `VECTORS` vectors of its columns.
 
 Numba leaves a loop's sums in memory, where each multiplication then waits for a load and a store. Here the sums stay in
 registers while k runs, as in a BLAS: two multiplications a cycle. Only the order of the sum, and what is rounded, are
@@ -15,9 +15,10 @@ from numba.extending import intrinsic
 
 from retrograde.kernels.cpu.functions import FAST
 
-# 4 x VECTORS sums, VECTORS parts of a row of A and one number of x have to fit into the registers.
+# TALL x VECTORS sums, VECTORS parts of a row of A and one number of x have to fit into the registers: 32 of AVX-512, 16
+# of AVX2. And there have to be eight sums or more, as an addition may begin only when the one before it is done.
 _WIDE = "+avx512f" in (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES)
-BYTES, VECTORS = (64, 4) if _WIDE else (32, 2)  # of a vector; vectors in a tile
+BYTES, VECTORS, TALL = (64, 4, 4) if _WIDE else (32, 2, 6)  # of a vector; vectors and rows in a tile
 
 _FUSED = ("contract", "nsz")  # a multiplication and the addition behind it are one instruction
 _BIT, _INT32, _INT64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
@@ -111,11 +112,19 @@ def _tile(rows, vectors):
             aligned = ir.Constant(_INT32, size)
             for v in range(vectors):
                 column = builder.add(builder.mul(block, number(VECTORS * lanes)), number(v * lanes))
-                mask = builder.icmp_signed("<", lane, everywhere(builder.sub(columns, column)))
-                for r in range(rows):
-                    entry = pointer(place(u, builder.add(row, number(r)), column), vector)
-                    old = builder.call(masked_load, [entry, aligned, mask, zero])
-                    builder.call(masked_store, [builder.fadd(old, total[r][v]), entry, aligned, mask])
+                left = builder.sub(columns, column)
+                entries = [pointer(place(u, builder.add(row, number(r)), column), vector) for r in range(rows)]
+                # Where a vector is whole it goes without a mask, with which AVX2 stores many times as slowly.
+                with builder.if_else(builder.icmp_signed("<=", number(lanes), left)) as (whole, part):
+                    with whole:
+                        for r, entry in enumerate(entries):
+                            old = builder.load(entry, align=size)
+                            builder.store(builder.fadd(old, total[r][v]), entry, align=size)
+                    with part:
+                        mask = builder.icmp_signed("<", lane, everywhere(left))
+                        for r, entry in enumerate(entries):
+                            old = builder.call(masked_load, [entry, aligned, mask, zero])
+                            builder.call(masked_store, [builder.fadd(old, total[r][v]), entry, aligned, mask])
             return context.get_dummy_value()
 
         index = types.intp
@@ -124,36 +133,44 @@ def _tile(rows, vectors):
     return tile
 
 
-_four = [_tile(4, v) for v in range(1, VECTORS + 1)]
-_one = [_tile(1, v) for v in range(1, VECTORS + 1)]
-_four_1, _four_2, _four_3, _four_4 = (_four[min(v, VECTORS - 1)] for v in range(4))
-_one_1, _one_2, _one_3, _one_4 = (_one[min(v, VECTORS - 1)] for v in range(4))
+def _tiles(rows):
+    """The tiles of so many rows, for a block of which so many vectors are needed."""
+    some = [_tile(rows, v) for v in range(1, VECTORS + 1)]
+    one, two, three, four = (some[min(v, VECTORS - 1)] for v in range(4))
+
+    @njit(error_model="numpy", fastmath=FAST)
+    def add(A, x, u, row, block, first, last, vectors):
+        if vectors == 4:
+            four(A, x, u, row, block, first, last)
+        elif vectors == 3:
+            three(A, x, u, row, block, first, last)
+        elif vectors == 2:
+            two(A, x, u, row, block, first, last)
+        else:
+            one(A, x, u, row, block, first, last)
+
+    return add
+
+
+_add_tall, _add_four, _add_one = (_tiles(rows) for rows in (TALL, 4, 1))
 
 
 @njit(error_model="numpy", fastmath=FAST)
-def add_four(A, x, u, row, block, first, last, vectors):
-    """The tile of four rows, for a block of which so many vectors are needed."""
-    if vectors == 4:
-        _four_4(A, x, u, row, block, first, last)
-    elif vectors == 3:
-        _four_3(A, x, u, row, block, first, last)
-    elif vectors == 2:
-        _four_2(A, x, u, row, block, first, last)
-    else:
-        _four_1(A, x, u, row, block, first, last)
-
-
-@njit(error_model="numpy", fastmath=FAST)
-def add_one(A, x, u, row, block, first, last, vectors):
-    """The tile of one row: the same sums in the same order, and so the same bits."""
-    if vectors == 4:
-        _one_4(A, x, u, row, block, first, last)
-    elif vectors == 3:
-        _one_3(A, x, u, row, block, first, last)
-    elif vectors == 2:
-        _one_2(A, x, u, row, block, first, last)
-    else:
-        _one_1(A, x, u, row, block, first, last)
+def add_rows(A, x, u, row, end, block, first, last, vectors):
+    """The tiles of the rows from `row` to before `end`. A row's sums have one order in each, and so the same bits."""
+    if TALL > 4:
+        many, rest = divmod(end - row, TALL)
+        if 2 <= rest <= 3 and many > 0:  # two tiles of four rows are faster than one that is tall and rows one by one
+            many -= 1
+        for _ in range(many):
+            _add_tall(A, x, u, row, block, first, last, vectors)
+            row += TALL
+    while row + 4 <= end:
+        _add_four(A, x, u, row, block, first, last, vectors)
+        row += 4
+    while row < end:
+        _add_one(A, x, u, row, block, first, last, vectors)
+        row += 1
 
 
 @intrinsic
