@@ -41,7 +41,7 @@ def path(W, f, leak=None, seed=1):
     if leak is None:
         return lambda b, x0, *weights: rg.trajectory(W.bind(*weights), b, x0, f).x, _leaves(b, x0, *W.weights)
     a = torch.full((b.shape[-1],), leak, dtype=DTYPE)
-    run = lambda b, x0, a, *weights: rg.trajectory(W.bind(*weights), b, x0, f, leak=a).x  # noqa: E731
+    run = lambda b, x0, a, *weights: rg.trajectory(W.bind(*weights), b, x0, f, leak=a).x
     return run, _leaves(b, x0, a, *W.weights)
 
 
@@ -300,7 +300,7 @@ def test_what_vmap_gave_may_be_differentiated_without_it(mode):
     several = randn(3, *where[0].shape).requires_grad_()
     R, inputs = Reward(4), (several, *where[1:])
     mapped = vmap(function, (0, *[None] * len(where[1:])))
-    looped = lambda several, *others: torch.stack([function(b, *others) for b in several])  # noqa: E731
+    looped = lambda several, *others: torch.stack([function(b, *others) for b in several])
     both = []
     for x in (mapped, looped):
         first = torch.autograd.grad(R(x(*inputs)), inputs, create_graph=True)

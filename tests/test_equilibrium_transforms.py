@@ -32,8 +32,8 @@ def layer_and_network(seed=0, **options):
     """The same function twice: of a dict of W and b, and of the input."""
     eq = rg.Equilibrium(Cell(seed), **options)
     parameters = {name: p.detach().clone() for name, p in eq.named_parameters()}
-    ours = lambda p, u: functional_call(eq, p, (u,))  # noqa: E731
-    theirs = lambda p, u: rg.steady_state(p["fn.W"], p["fn.b"] + u).x  # noqa: E731
+    ours = lambda p, u: functional_call(eq, p, (u,))
+    theirs = lambda p, u: rg.steady_state(p["fn.W"], p["fn.b"] + u).x
     return ours, theirs, parameters
 
 
@@ -183,7 +183,7 @@ SOLVERS = {
 def test_any_solver_serves(solver, adjoint):
     how = {"solver": solver, "adjoint": adjoint}
     us, strong = randn(2, B, N, seed=2), 3 * W  # so strong that factors of the transpose would not serve
-    theirs = lambda W, u: rg.steady_state(W, u, solver=solver).x  # noqa: E731
+    theirs = lambda W, u: rg.steady_state(W, u, solver=solver).x
     per_slice = vmap(jacrev(lambda W, u: closing_over(W, u, **how)), (None, 0))(strong, us)
     assert_close(per_slice, torch.stack([jacrev(theirs)(strong, u) for u in us]), conditioning=100)
     columns = jacfwd(lambda u: of_inputs(strong, u, **how))(U)
@@ -217,7 +217,7 @@ def test_a_convolution_with_a_norm_against_the_unrolled_steps():
             x = functional_call(model, inner, (x, u))
         return x
 
-    ours = lambda p, u: functional_call(eq, p, (u,))  # noqa: E731
+    ours = lambda p, u: functional_call(eq, p, (u,))
     got, want = (vmap(grad(lambda p, u, x=x: reward(x(p, u[None]))), (None, 0))(p, u) for x in (ours, unrolled))
     assert_all_close(got.values(), want.values(), conditioning=10)
     along = {name: randn(*each.shape, seed=3) for name, each in p.items()}
@@ -359,8 +359,8 @@ class Doubled(torch.autograd.Function):
 
 def test_a_tensor_that_is_hidden_is_told_and_never_left_out():
     w = torch.full((N,), 0.2, dtype=DTYPE)
-    x = lambda w, u: rg.Equilibrium(lambda x, u: torch.tanh(Doubled.apply(w) * x + u))(u)  # noqa: E731
-    visible = lambda w, u: rg.Equilibrium(lambda x, u: torch.tanh(2 * w * x + u))(u)  # noqa: E731
+    x = lambda w, u: rg.Equilibrium(lambda x, u: torch.tanh(Doubled.apply(w) * x + u))(u)
+    visible = lambda w, u: rg.Equilibrium(lambda x, u: torch.tanh(2 * w * x + u))(u)
     for asked in (grad(lambda w: R(x(w, U))), jacrev(grad(lambda w: R(x(w, U))))):
         with pytest.raises(ValueError, match="a tensor is hidden"):
             asked(w)

@@ -7,7 +7,7 @@ and their rounding are those of its own dtype; how large rounding is shows where
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -109,6 +109,7 @@ class _Samples:
     g: Tensor
     l: Tensor
     factored: bool
+    _factors: Factors = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_factors", Factors(self.g))
@@ -117,8 +118,7 @@ class _Samples:
         """(I - J)⁻¹ c, or (I - Jᵀ)⁻¹ c, to four digits; and whether it was found."""
         scale = power_of_two(c.abs().amax(-1) if c.shape[1] else c.new_zeros(len(c)))
         rows = torch.arange(len(c), device=c.device)
-        factors: Factors = self._factors  # type: ignore[attr-defined]  # set above, as the class is frozen
-        problem = graph_problem(self.graph, c / scale, factors, rows, rows, tangent=not transposed)
+        problem = graph_problem(self.graph, c / scale, self._factors, rows, rows, tangent=not transposed)
         found = solver_for(c.shape[1], self.factored, quick=False).solve(problem, c / scale)
         return found.value * scale, found.status == Status.CONVERGED
 
