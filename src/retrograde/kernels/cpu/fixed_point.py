@@ -60,34 +60,25 @@ def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps):
     """The samples from `waiting` to before `end`, on one thread."""
     damping, rtol, tiny, max_steps, floor = numbers
     n = z.shape[1]
-    most, work = at_once(A), room(A, n)
-    u, x = np.empty((most, n), z.dtype), np.zeros((most, n), z.dtype)
-    sample = np.full(most, -1)
-    count, mark = np.zeros(most, np.int64), np.zeros(most)
+    most, work = min(at_once(A), end - waiting), room(A, n)
+    u, x = np.empty((most, n), z.dtype), np.empty((most, n), z.dtype)
+    sample, count, mark = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most)
     lanes = 0
     while True:
-        for lane in range(most):
-            if sample[lane] < 0 and waiting < end:
-                sample[lane], count[lane], mark[lane] = waiting, 0, np.inf
-                put(x[lane], z[waiting])
-                waiting += 1
-                lanes += 1
+        while lanes < most and waiting < end:
+            sample[lanes], count[lanes], mark[lanes] = waiting, 0, np.inf
+            put(x[lanes], z[waiting])
+            waiting += 1
+            lanes += 1
         if lanes == 0:
             break
-        for lane in range(most):
-            if sample[lane] >= 0:
-                put(u[lane], c[sample[lane]])
-        if lanes > 2:
-            multiply(A, x, u, work)
-        else:  # the same terms in the same order, and so the same bits
-            for lane in range(most):
-                if sample[lane] >= 0:
-                    multiply(A, x[lane : lane + 1], u[lane : lane + 1], work)
-        for lane in range(most):
-            i = sample[lane]
-            if i < 0:
-                continue
-            now, before = u[lane], x[lane]
+        for lane in range(lanes):
+            put(u[lane], c[sample[lane]])
+        multiply(A, x[:lanes], u[:lanes], work)
+        lane = lanes
+        while lane > 0:
+            lane -= 1
+            i, now, before = sample[lane], u[lane], x[lane]
             if kind == SLOPES:
                 times_slope(kind, D[i], now)
             else:
@@ -102,11 +93,12 @@ def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps):
                 count[lane] += 1
                 for j in range(n):
                     before[j] += damping * (now[j] - before[j])
-            else:
-                residual[i], steps[i] = r, count[lane]
-                put(z[i], before)
-                sample[lane] = -1
-                lanes -= 1
+                continue
+            residual[i], steps[i] = r, count[lane]
+            put(z[i], before)
+            lanes -= 1  # the last, which has had its turn, moves here
+            sample[lane], count[lane], mark[lane] = sample[lanes], count[lanes], mark[lanes]
+            put(before, x[lanes])
 
 
 @njit(error_model="numpy", fastmath=FAST)

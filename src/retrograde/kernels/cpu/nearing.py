@@ -49,41 +49,34 @@ def approach(M, turned, Mt, t_turned, b, kinds, x, g, D, rules, threads, z, told
 @njit(error_model="numpy", fastmath=FAST)
 def _approach(A, c, D, kind, f, rules, waiting, end, z, x, bend, known, told, turns, met):
     """z of the samples from `waiting` to before `end`, on one thread; a state that has `bend` to fill is looked at."""
-    n, lanes, work = z.shape[1], at_once(A), room(A, z.shape[1])
-    u, here, way = np.empty((lanes, n), z.dtype), np.zeros((lanes, n), z.dtype), np.empty((lanes, n), z.dtype)
+    n = z.shape[1]
+    most, work = min(at_once(A), end - waiting), room(A, n)
+    u, here, way = np.empty((most, n), z.dtype), np.empty((most, n), z.dtype), np.empty((most, n), z.dtype)
     between = np.empty((2, n), z.dtype)
-    sample, turn, slow = np.full(lanes, -1), np.zeros(lanes, np.int64), np.zeros(lanes, np.bool_)
-    gaps, rates, scale = np.zeros(lanes), np.zeros(lanes), np.ones(lanes, z.dtype)
+    sample, turn, slow = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.bool_)
+    gaps, rates, scale = np.empty(most), np.empty(most), np.ones(most, z.dtype)
     looking = kind != SLOPES and len(bend) > 0
-    most = rules.looks if looking else rules.turns
-    busy = 0
+    turns_at_most = rules.looks if looking else rules.turns
+    lanes = 0
     while True:
-        for lane in range(lanes):
-            if sample[lane] < 0 and waiting < end:
-                sample[lane], turn[lane], slow[lane], rates[lane] = waiting, 0, False, np.inf
-                if kind == SLOPES:
-                    scale[lane] = _to_about_1(c[waiting])
-                for j in range(n):
-                    here[lane, j] = z[waiting, j] * scale[lane]
-                waiting += 1
-                busy += 1
-        if busy == 0:
+        while lanes < most and waiting < end:
+            sample[lanes], turn[lanes], slow[lanes], rates[lanes] = waiting, 0, False, np.inf
+            if kind == SLOPES:
+                scale[lanes] = _to_about_1(c[waiting])
+            for j in range(n):
+                here[lanes, j] = z[waiting, j] * scale[lanes]
+            waiting += 1
+            lanes += 1
+        if lanes == 0:
             break
         for lane in range(lanes):
-            if sample[lane] >= 0:
-                for j in range(n):
-                    u[lane, j] = c[sample[lane], j] * scale[lane]
-        if busy > 2:
-            multiply(A, here, u, work)
-        else:  # the same terms in the same order, and so the same bits
-            for lane in range(lanes):
-                if sample[lane] >= 0:
-                    multiply(A, here[lane : lane + 1], u[lane : lane + 1], work)
-        for lane in range(lanes):
-            i = sample[lane]
-            if i < 0:
-                continue
-            now, before = u[lane], here[lane]
+            for j in range(n):
+                u[lane, j] = c[sample[lane], j] * scale[lane]
+        multiply(A, here[:lanes], u[:lanes], work)
+        lane = lanes
+        while lane > 0:
+            lane -= 1
+            i, now, before = sample[lane], u[lane], here[lane]
             if kind == SLOPES:
                 if turn[lane] == 0:
                     _beside(f, x[i], rules.eps, bend[i] if len(bend) else c[i, :0], now, before, between, known[i])
@@ -101,7 +94,7 @@ def _approach(A, c, D, kind, f, rules, waiting, end, z, x, bend, known, told, tu
                 times = rules.misled if turn[lane] == 1 and not looking else 1.0
                 largest, rest = _errors(kind, times * gap / size, gain, known[i])[1], times * gain * gap / size
                 good = largest <= (rules.allowed if rest <= rules.rest * largest else rules.target)
-                done = good or gain != gain or (gain == np.inf and slow[lane]) or turn[lane] == most
+                done = good or gain != gain or (gain == np.inf and slow[lane]) or turn[lane] == turns_at_most
                 slow[lane], rates[lane] = gain == np.inf, rate
                 if done and looking:
                     known[i, _X_GAIN] = gain
@@ -113,8 +106,11 @@ def _approach(A, c, D, kind, f, rules, waiting, end, z, x, bend, known, told, tu
                     for j in range(n):
                         z[i, j] = before[j] / scale[lane]
             if done:
-                sample[lane] = -1
-                busy -= 1
+                lanes -= 1  # the last, which has had its turn, moves here
+                sample[lane], turn[lane], slow[lane] = sample[lanes], turn[lanes], slow[lanes]
+                gaps[lane], rates[lane], scale[lane] = gaps[lanes], rates[lanes], scale[lanes]
+                put(before, here[lanes])
+                put(way[lane], way[lanes])
                 continue
             gaps[lane] = gap
             turn[lane] += 1

@@ -11,9 +11,10 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST
-from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_rows, transpose
+from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_row, add_rows, in_tiles, transpose
 
 _PANEL = 64
+_ROWS = 96  # whose part of x stays in the nearest cache while the columns pass by
 _SAMPLES = 128  # whose part of s and x stays in cache while dW passes by
 
 
@@ -67,11 +68,15 @@ def add_product(A, x, u, block, end):
     """
     rows, n = u.shape
     _, m, width = A.shape
-    for b in range(block, end):
-        vectors = min(VECTORS, ((n - b * width) * VECTORS + width - 1) // width)
-        for first in range(0, m, _PANEL):
-            last = min(first + _PANEL, m)
-            add_rows(A, x, u, 0, rows, b, first, last, vectors)
+    tiled = in_tiles(rows)
+    for top in range(0, tiled, _ROWS):
+        bottom = min(top + _ROWS, tiled)
+        for b in range(block, end):
+            vectors = min(VECTORS, ((n - b * width) * VECTORS + width - 1) // width)
+            for first in range(0, m, _PANEL):
+                add_rows(A, x, u, top, bottom, b, first, min(first + _PANEL, m), vectors)
+    for row in range(tiled, rows):
+        add_row(A, x, u, row, block, end, _PANEL)
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)

@@ -21,7 +21,9 @@ from numba.extending import intrinsic, overload
 
 from retrograde.kernels.cpu.functions import FAST, all_finite, oddity
 from retrograde.kernels.cpu.products import add_outer, add_product, packed
-from retrograde.kernels.cpu.tiles import BYTES
+from retrograde.kernels.cpu.tiles import BYTES, everywhere
+
+ROWS = 12  # whole tiles, be they of four rows or of six
 
 
 def ready(M, transposed):
@@ -90,7 +92,7 @@ def _at_once_for(M):
     if _structure(M) == "sparse":
         lanes = BYTES * 8 // M[2].dtype.bitwidth
         return lambda M: lanes
-    return lambda M: 4
+    return lambda M: ROWS
 
 
 @overload(room)
@@ -98,7 +100,7 @@ def _room_for(M, n):
     if _structure(M) == "sparse":
         return lambda M, n: np.zeros((2, n, at_once(M)), M[2].dtype)
     if _structure(M) == "low rank":
-        return lambda M, n: np.empty((1, 4, M[1].shape[1]), M[0].dtype)
+        return lambda M, n: np.empty((1, ROWS, M[1].shape[1]), M[0].dtype)
     return lambda M, n: np.empty((0, 0, 0), M[0].dtype)
 
 
@@ -152,8 +154,8 @@ def _multiply_part_for(M, x, u, room, first, last):
 
 
 def _low_rank(M, x, u, room):
-    for first in range(0, len(x), 4):
-        last = min(first + 4, len(x))
+    for first in range(0, len(x), ROWS):
+        last = min(first + ROWS, len(x))
         between = room[0, : last - first]
         between[:] = 0
         add_product(M[0], x[first:last], between, 0, len(M[0]))
@@ -166,8 +168,9 @@ def _sparse(M, x, u, room):
     rows, lanes = len(x), given.shape[1]
     for first in range(0, rows, lanes):
         last = min(first + lanes, rows)
-        if last - first == 1:
-            _one_row(starts, others, values, x[first], u[first])
+        if last - first <= 2:
+            for row in range(first, last):
+                _one_row(starts, others, values, x[row], u[row])
             continue
         # Neurons along the rows: one entry of M then serves all samples by one vector.
         _across(x[first:last], given)
@@ -234,12 +237,8 @@ def _gather(typingctx, others, values, given, found, i, first, last):
         other = builder.load(builder.gep(others.data, [e]))
         k = other if index.width == 64 else builder.zext(other, int64)
         value = builder.load(builder.gep(values.data, [e]))
-        nothing = ir.Constant(vector, ir.Undefined)
-        one = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
-        everywhere = builder.shuffle_vector(
-            one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-        )
-        term = builder.fmul(everywhere, builder.load(row(given, k), align=size), flags=("contract", "nsz"))
+        line = builder.load(row(given, k), align=size)
+        term = builder.fmul(everywhere(builder, value, lanes), line, flags=("contract", "nsz"))
         added = builder.fadd(total, term, flags=("contract", "nsz"))
         e_next = builder.add(e, ir.Constant(int64, 1))
         builder.cbranch(builder.icmp_signed("<", e_next, last), loop, end)

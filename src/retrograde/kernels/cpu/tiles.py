@@ -1,4 +1,4 @@
-"""A tile of a product, held in registers: `TALL` rows, 4 or 1, of u by up to `VECTORS` vectors of its columns.
+"""A tile of a product, held in registers: some rows of u by some vectors of its columns.
 
 Numba leaves a loop's sums in memory, where each multiplication then waits for a load and a store. Here the sums stay in
 registers while k runs, as in a BLAS: two multiplications a cycle. Only the order of the sum, and what is rounded, are
@@ -16,20 +16,48 @@ from numba.extending import intrinsic
 from retrograde.kernels.cpu.functions import FAST
 
 # TALL x VECTORS sums, VECTORS parts of a row of A and one number of x have to fit into the registers: 32 of AVX-512, 16
-# of AVX2. And there have to be eight sums or more, as an addition may begin only when the one before it is done.
-_WIDE = "+avx512f" in (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES)
-BYTES, VECTORS, TALL = (64, 4, 4) if _WIDE else (32, 2, 6)  # of a vector; vectors and rows in a tile
+# of AVX2. And there have to be eight sums or more, as an addition may begin only when the one before it is done: one
+# row alone takes more vectors, those of the next blocks too.
+_AVX512 = "+avx512f" in (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES)
+BYTES, VECTORS, TALL = (64, 4, 4) if _AVX512 else (32, 2, 6)  # of a vector; vectors and rows in a tile
 
 _FUSED = ("contract", "nsz")  # a multiplication and the addition behind it are one instruction
 _BIT, _INT32, _INT64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
+def everywhere(builder, value, lanes):
+    """The vector whose entries are all that value."""
+    nothing = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    one = builder.insert_element(nothing, value, ir.Constant(_INT32, 0))
+    return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes))
+
+
+def _held(builder, offset):
+    """The same, of which LLVM knows nothing: it else counts on a copy for each address, or one from the other."""
+    return builder.asm(ir.FunctionType(_INT64, [_INT64]), "", "=r,0", [offset], False)
+
+
+def _masked(builder, vector, size):
+    """LLVM's functions that load, and store, the entries of a vector that a mask tells."""
+    masks, place = ir.VectorType(_BIT, vector.count), vector.as_pointer()
+    name = f"v{vector.count}f{8 * size}.p0"
+    load = ir.FunctionType(vector, [place, _INT32, masks, vector])
+    store = ir.FunctionType(ir.VoidType(), [vector, place, _INT32, masks])
+    return (
+        cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{what}.{name}")
+        for kind, what in ((load, "load"), (store, "store"))
+    )
+
+
 def _tile(rows, vectors):
-    """The tile of so many rows and vectors, as a function for Numba."""
+    """The tile of so many rows and vectors, as a function for Numba. More than `VECTORS` go on in the next blocks."""
 
     @intrinsic
-    def tile(typingctx, A, x, u, row, block, first, last):
-        """Add Σ_k x[row + r, k] A[block, k] for k = first..last-1 to the block's columns of u[row + r]."""
+    def tile(typingctx, A, x, u, row, end, block, first, last):
+        """Add Σ_k x[i, k] A[block, k], k = first..last-1, to the block's columns of u[i], for i from row to before end.
+
+        They are taken `rows` at a time; those that are left, fewer than that, are not touched.
+        """
 
         def codegen(context, builder, signature, args):
             dtype = signature.args[0].dtype
@@ -37,8 +65,9 @@ def _tile(rows, vectors):
             lanes = BYTES // size
             real = context.get_value_type(dtype)
             vector = ir.VectorType(real, lanes)
-            kinds, (row, block, first, last) = signature.args[:3], args[3:]
+            kinds, (row, end, block, first, last) = signature.args[:3], args[3:]
             A, x, u = (context.make_array(kind)(context, builder, args[i]) for i, kind in enumerate(kinds))
+            zero = ir.Constant(vector, [0.0] * lanes)
 
             def number(value):
                 return ir.Constant(_INT64, value)
@@ -50,85 +79,80 @@ def _tile(rows, vectors):
                     address = builder.add(address, builder.mul(i, stride))
                 return address
 
-            def pointer(address, kind):
-                return builder.inttoptr(address, kind.as_pointer())
+            def load(address, kind, align=None):
+                return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
 
-            def everywhere(value):
-                """The vector whose entries are all that value."""
-                nothing = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
-                one = builder.insert_element(nothing, value, ir.Constant(_INT32, 0))
-                return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes))
-
-            zero = ir.Constant(vector, [0.0] * lanes)
             _, of_A, _ = cgutils.unpack_tuple(builder, A.strides)
             _, of_x = cgutils.unpack_tuple(builder, x.strides)
-            A_block = place(A, block, number(0), number(0))
-            x_rows = [place(x, builder.add(row, number(r)), number(0)) for r in range(rows)]
-
-            before, loop = builder.block, builder.append_basic_block("tile")
-            end = builder.append_basic_block("tile.end")
-            builder.cbranch(builder.icmp_signed("<", first, last), loop, end)
-            builder.position_at_end(loop)
-            k = builder.phi(_INT64)
-            sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
-            here = builder.add(A_block, builder.mul(k, of_A))
-            a = [
-                builder.load(pointer(builder.add(here, number(v * BYTES)), vector), align=size) for v in range(vectors)
-            ]
-            added = []
-            for r in range(rows):
-                x_k = builder.load(pointer(builder.add(x_rows[r], builder.mul(k, of_x)), real))
-                terms = [builder.fmul(everywhere(x_k), a[v], flags=_FUSED) for v in range(vectors)]
-                added.append([builder.fadd(sums[r][v], terms[v], flags=_FUSED) for v in range(vectors)])
-            k_next = builder.add(k, number(1))
-            builder.cbranch(builder.icmp_signed("<", k_next, last), loop, end)
-            k.add_incoming(first, before)
-            k.add_incoming(k_next, loop)
-
-            builder.position_at_end(end)
-            total = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
-            for r in range(rows):
-                for v in range(vectors):
-                    sums[r][v].add_incoming(zero, before)
-                    sums[r][v].add_incoming(added[r][v], loop)
-                    total[r][v].add_incoming(zero, before)
-                    total[r][v].add_incoming(added[r][v], loop)
-
-            # What lies behind the last column of u is neither read nor written.
-            masks = ir.VectorType(_BIT, lanes)
-            name = f"v{lanes}f{8 * size}.p0"
-            masked_load = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(vector, [vector.as_pointer(), _INT32, masks, vector]),
-                f"llvm.masked.load.{name}",
-            )
-            masked_store = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), _INT32, masks]),
-                f"llvm.masked.store.{name}",
-            )
             _, columns = cgutils.unpack_tuple(builder, u.shape)
-            lane = ir.Constant(ir.VectorType(_INT64, lanes), list(range(lanes)))
-            aligned = ir.Constant(_INT32, size)
-            for v in range(vectors):
-                column = builder.add(builder.mul(block, number(VECTORS * lanes)), number(v * lanes))
+            parts = [
+                builder.add(place(A, builder.add(block, number(b)), first, number(0)), number(v * BYTES))
+                for b, v in (divmod(p, VECTORS) for p in range(vectors))
+            ]
+
+            def sums(top):
+                """Those of the rows from `top` on, for each row and vector."""
+                lines = [place(x, builder.add(top, number(r)), first) for r in range(rows)]
+                before, loop = builder.block, builder.append_basic_block("tile")
+                after = builder.append_basic_block("tile.end")
+                builder.cbranch(builder.icmp_signed("<", first, last), loop, after)
+                builder.position_at_end(loop)
+                k, along_A, along_x = (builder.phi(_INT64) for _ in range(3))
+                so_far = [[builder.phi(vector) for _ in parts] for _ in range(rows)]
+                a = [load(builder.add(part, along_A), vector, size) for part in parts]
+                onward = []
+                for r in range(rows):
+                    x_k = everywhere(builder, load(builder.add(lines[r], along_x), real), lanes)
+                    terms = [builder.fmul(x_k, each, flags=_FUSED) for each in a]
+                    onward.append([builder.fadd(*pair, flags=_FUSED) for pair in zip(so_far[r], terms, strict=True)])
+                k_next = builder.add(k, number(1))
+                next_A, next_x = (_held(builder, builder.add(*pair)) for pair in ((along_A, of_A), (along_x, of_x)))
+                builder.cbranch(builder.icmp_signed("<", k_next, last), loop, after)
+                for phi, start, then in zip(
+                    (k, along_A, along_x), (first, number(0), number(0)), (k_next, next_A, next_x), strict=True
+                ):
+                    phi.add_incoming(start, before)
+                    phi.add_incoming(then, loop)
+                builder.position_at_end(after)
+                total = [[builder.phi(vector) for _ in parts] for _ in range(rows)]
+                for r in range(rows):
+                    for p in range(vectors):
+                        for phi in (so_far[r][p], total[r][p]):
+                            phi.add_incoming(zero, before)
+                            phi.add_incoming(onward[r][p], loop)
+                return total
+
+            def add(terms, top, column, mask=None):
+                """Add them to a vector of u in each row; where the mask is 0 u is neither read nor written."""
+                aligned = ir.Constant(_INT32, size)
+                for r, term in enumerate(terms):
+                    entry = builder.inttoptr(place(u, builder.add(top, number(r)), column), vector.as_pointer())
+                    if mask is None:
+                        builder.store(builder.fadd(builder.load(entry, align=size), term), entry, align=size)
+                    else:
+                        masked_load, masked_store = _masked(builder, vector, size)
+                        old = builder.call(masked_load, [entry, aligned, mask, zero])
+                        builder.call(masked_store, [builder.fadd(old, term), entry, aligned, mask])
+
+            start = builder.mul(block, number(VECTORS * lanes))
+            with cgutils.for_range_slice(builder, row, builder.sub(end, number(rows - 1)), number(rows)) as (top, _):
+                *all_but_last, last_ones = zip(*sums(top), strict=True)
+                for p, terms in enumerate(all_but_last):
+                    add(terms, top, builder.add(start, number(p * lanes)))
+                # The last alone may be part of a vector. A mask makes AVX2 store many times as slowly.
+                column = builder.add(start, number((vectors - 1) * lanes))
                 left = builder.sub(columns, column)
-                entries = [pointer(place(u, builder.add(row, number(r)), column), vector) for r in range(rows)]
-                # Where a vector is whole it goes without a mask, with which AVX2 stores many times as slowly.
-                with builder.if_else(builder.icmp_signed("<=", number(lanes), left)) as (whole, part):
-                    with whole:
-                        for r, entry in enumerate(entries):
-                            old = builder.load(entry, align=size)
-                            builder.store(builder.fadd(old, total[r][v]), entry, align=size)
-                    with part:
-                        mask = builder.icmp_signed("<", lane, everywhere(left))
-                        for r, entry in enumerate(entries):
-                            old = builder.call(masked_load, [entry, aligned, mask, zero])
-                            builder.call(masked_store, [builder.fadd(old, total[r][v]), entry, aligned, mask])
+                with builder.if_else(builder.icmp_signed("<=", number(lanes), left)) as (is_whole, is_part):
+                    with is_whole:
+                        add(last_ones, top, column)
+                    with is_part:
+                        lane = ir.Constant(ir.VectorType(_INT64, lanes), list(range(lanes)))
+                        mask = builder.icmp_signed("<", lane, everywhere(builder, left, lanes))
+                        add(last_ones, top, column, mask)
             return context.get_dummy_value()
 
         index = types.intp
-        return types.void(A, x, u, index, index, index, index), codegen
+        return types.void(A, x, u, index, index, index, index, index), codegen
 
     return tile
 
@@ -139,20 +163,29 @@ def _tiles(rows):
     one, two, three, four = (some[min(v, VECTORS - 1)] for v in range(4))
 
     @njit(error_model="numpy", fastmath=FAST)
-    def add(A, x, u, row, block, first, last, vectors):
+    def add(A, x, u, row, end, block, first, last, vectors):
         if vectors == 4:
-            four(A, x, u, row, block, first, last)
+            four(A, x, u, row, end, block, first, last)
         elif vectors == 3:
-            three(A, x, u, row, block, first, last)
+            three(A, x, u, row, end, block, first, last)
         elif vectors == 2:
-            two(A, x, u, row, block, first, last)
+            two(A, x, u, row, end, block, first, last)
         else:
-            one(A, x, u, row, block, first, last)
+            one(A, x, u, row, end, block, first, last)
 
     return add
 
 
-_add_tall, _add_four, _add_one = (_tiles(rows) for rows in (TALL, 4, 1))
+_add_tall, _add_fours, _add_ones = (_tiles(rows) for rows in (TALL, 4, 1))
+_add_eight_vectors, _add_four_vectors = _tile(1, 8), _tile(1, 4)
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def in_tiles(rows):
+    """How many of so many rows are best taken several at a time; the others, up to three, go one by one."""
+    if TALL == 4:
+        return rows - rows % 4
+    return rows - rows % 2 if rows >= 4 else 0
 
 
 @njit(error_model="numpy", fastmath=FAST)
@@ -162,15 +195,32 @@ def add_rows(A, x, u, row, end, block, first, last, vectors):
         many, rest = divmod(end - row, TALL)
         if 2 <= rest <= 3 and many > 0:  # two tiles of four rows are faster than one that is tall and rows one by one
             many -= 1
-        for _ in range(many):
-            _add_tall(A, x, u, row, block, first, last, vectors)
-            row += TALL
-    while row + 4 <= end:
-        _add_four(A, x, u, row, block, first, last, vectors)
-        row += 4
-    while row < end:
-        _add_one(A, x, u, row, block, first, last, vectors)
-        row += 1
+        _add_tall(A, x, u, row, row + many * TALL, block, first, last, vectors)
+        row += many * TALL
+    _add_fours(A, x, u, row, end, block, first, last, vectors)
+    row = end - (end - row) % 4
+    if row < end:
+        _add_ones(A, x, u, row, end, block, first, last, vectors)
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def add_row(A, x, u, row, block, end, panel):
+    """Add x[row] A to u[row] in the columns of the blocks from `block` to before `end`, so many terms at a time."""
+    _, m, width = A.shape
+    lanes = width // VECTORS
+    left = (min(end * width, u.shape[1]) - block * width + lanes - 1) // lanes
+    while left > 0:
+        vectors = 8 if left >= 8 else 4 if left >= 4 else min(left, VECTORS)
+        for first in range(0, m, panel):
+            last = min(first + panel, m)
+            if vectors == 8:
+                _add_eight_vectors(A, x, u, row, row + 1, block, first, last)
+            elif vectors > VECTORS:
+                _add_four_vectors(A, x, u, row, row + 1, block, first, last)
+            else:
+                _add_ones(A, x, u, row, row + 1, block, first, last, vectors)
+        block += (vectors + VECTORS - 1) // VECTORS
+        left -= vectors
 
 
 @intrinsic
