@@ -201,7 +201,7 @@ def test_at_a_gain_near_1_ten_times_fewer_products_than_the_dynamics(gain):
         assert 10 * few <= many
         assert (state.x - x).norm() < 1e-9 * x.norm()
     many, _ = spent(W, lambda: rg.recurrent_backpropagation(net, x, g, adjoint=powers))
-    for adjoint in (rg.Krylov("gmres"), rg.Krylov("bicgstab")):
+    for adjoint in (rg.Krylov("gmres"), rg.Krylov("bicgstab"), None):
         few, found = spent(W, lambda adjoint=adjoint: rg.recurrent_backpropagation(net, x, g, adjoint=adjoint))
         assert 10 * few <= many
         assert (found.s - s).norm() < 1e-9 * s.norm()

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -113,6 +113,38 @@ def test_what_one_sample_spends_does_not_stop_the_others():
     solution = Uneven(max_steps=60).solve(affine(A, c), torch.zeros_like(c))
     assert solution.status.tolist() == [rg.Status.MAX_STEPS, rg.Status.CONVERGED, rg.Status.CONVERGED]
     assert solution.steps[0] == 60 and (solution.steps[1:] < 60).all()
+
+
+def test_a_hasty_iteration_leaves_a_linear_problem_that_would_take_too_long():
+    A, c = torch.diag(torch.tensor([0.99, 0.3], dtype=DTYPE)), torch.eye(2, dtype=DTYPE)
+    hasty, patient = rg.FixedPoint(max_steps=100, hasty=True), rg.FixedPoint(max_steps=100)
+    found, slowly = (each.solve(affine(A, c), c) for each in (hasty, patient))
+    assert found.status.tolist() == [rg.Status.STALLED, rg.Status.CONVERGED]
+    assert found.steps[0] == hasty.window and slowly.steps[0] == 100
+    assert torch.equal(found.value[1], slowly.value[1]) and found.steps[1] == slowly.steps[1]
+    bent = replace(affine(A, c[:1]), affine=False)  # whose pace may change
+    assert hasty.solve(bent, c[:1]).steps == 100
+
+
+@pytest.mark.parametrize("n", (5, 800))  # 800: of which the threads share each product
+def test_a_hasty_kernel_stops_where_the_plain_path_does(n, monkeypatch):
+    W = 0.99 * torch.linalg.qr(randn(n, n))[0].float()
+    b, g, adjoint = (
+        torch.zeros(1, n, requires_grad=True),
+        randn(1, n, seed=1).float(),
+        rg.FixedPoint(max_steps=100, hasty=True),
+    )
+
+    def gradient():
+        state = rg.steady_state(W, b, adjoint=adjoint, throw=False)
+        (s,) = torch.autograd.grad(state.x, b, g)
+        return state.receipt.steps, s
+
+    steps, s = gradient()
+    monkeypatch.setenv("RETROGRADE_PLAIN", "1")
+    plain_steps, plain_s = gradient()
+    assert steps == plain_steps == adjoint.window
+    assert_close(s, plain_s, within=1e-5)
 
 
 def test_gmres_solves_in_at_most_n_products_what_the_dynamics_leave():

@@ -72,13 +72,14 @@ def default_solver(W: Operator, f: Nonlinearity) -> Solver:
     return by_levels if len(blocks.levels) <= _FEW_LEVELS else Cascade(_SETTLE, by_levels)
 
 
+_SOON = FixedPoint(max_steps=100, hasty=True)
 _FACTOR_OR_SETTLE = Cascade(Direct(), FixedPoint(), Krylov())
-_SETTLE_OR_FACTOR = Cascade(_SETTLE, Direct())
-_SETTLE_OR_SEARCH = Cascade(_SETTLE, Krylov(), FixedPoint())
+_SETTLE_OR_FACTOR = Cascade(_SOON, Direct())
+_SETTLE_OR_SEARCH = Cascade(_SOON, Krylov(), FixedPoint())
 # Where acceleration fails the dynamics need longer still, if they settle at all.
 _ACCELERATE_OR_SEARCH = Cascade(Anderson(max_steps=100), Krylov(), FixedPoint())
 _BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
-_SETTLE_OR_BY_LEVELS = Cascade(_SETTLE, _BY_LEVELS)
+_SETTLE_OR_BY_LEVELS = Cascade(_SOON, _BY_LEVELS)
 
 
 def default_adjoint(W: Operator) -> Solver:

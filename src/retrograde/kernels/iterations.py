@@ -15,17 +15,17 @@ from retrograde.kernels.arrays import array, matrix, packed, together
 from retrograde.kernels.choice import cpu_kernels, has_outer_at_once, is_lone, number, why_plain
 from retrograde.kernels.sums import outer
 from retrograde.kernels.threads import ask_for, most, share, sharers
-from retrograde.nonlinearity import Nonlinearity
+from retrograde.nonlinearity import Identity, Nonlinearity
 
 _TINY = {dtype: torch.finfo(dtype).eps ** 2 for dtype in (torch.float32, torch.float64)}
 
-Iterate = Callable[[Tensor, float, float, int, float], tuple[Tensor, Tensor, Tensor]]
+Iterate = Callable[[Tensor, float, float, int, float, bool], tuple[Tensor, Tensor, Tensor]]
 
 
 def fixed_point(W: Operator, f: Nonlinearity, b: Tensor) -> Iterate | None:
     """The iteration of x = f(Wx + b) on a batch b (samples, n) as one call, or None.
 
-    Called with (x, damping, rtol, max_steps, floor), it answers x, the residual and the steps of each sample.
+    Called with (x, damping, rtol, max_steps, floor, hasty), it answers x, the residual and the steps of each sample.
     """
     if why_plain(W, f) is not None:
         return None
@@ -57,12 +57,13 @@ def _iterate(
     rtol: float,
     max_steps: int,
     floor: float,
+    hasty: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     cpu = cpu_kernels()
 
     found = array(z).copy()
     (samples, n), dtype = found.shape, found.dtype.type
-    numbers = dtype(damping), rtol, _TINY[z.dtype], max_steps, floor
+    numbers = dtype(damping), rtol, _TINY[z.dtype], max_steps, floor, hasty
     if is_lone(W, samples):
         threads = ask_for(most())
         A = packed(W, transposed)
@@ -93,16 +94,17 @@ class Whole(NamedTuple):
 
 
 def whole_state(
-    W: Operator, f: Nonlinearity, b: Tensor, x: Tensor, rtol: float, max_steps: int, floor: float
+    W: Operator, f: Nonlinearity, b: Tensor, x: Tensor, rtol: float, max_steps: int, floor: float, hasty: bool
 ) -> Whole | None:
     """`fixed_point` from x, after a look at the numbers; None without a kernel, or where one is not finite."""
     if why_plain(W, f) is not None:
         return None
-    return _whole(W, False, b, b, number(f), x, rtol, max_steps, floor, None)
+    hasty = hasty and isinstance(f, Identity)  # else its pace may change
+    return _whole(W, False, b, b, number(f), x, (rtol, max_steps, floor, hasty), None)
 
 
 def whole_adjoint(
-    W: Operator, D: Tensor, g: Tensor, x: Tensor | None, rtol: float, max_steps: int, floor: float
+    W: Operator, D: Tensor, g: Tensor, x: Tensor | None, rtol: float, max_steps: int, floor: float, hasty: bool
 ) -> Whole | None:
     """`adjoint_fixed_point` from Dg and, given x, dR/dW = s xᵀ; None without a kernel, or where g or Dg is far from 1.
 
@@ -110,7 +112,7 @@ def whole_adjoint(
     """
     if why_plain(W, None) is not None:
         return None
-    return _whole(W, True, g, D, number(None), None, rtol, max_steps, floor, x)
+    return _whole(W, True, g, D, number(None), None, (rtol, max_steps, floor, hasty), x)
 
 
 def _whole(
@@ -120,9 +122,7 @@ def _whole(
     D: Tensor,
     kind: int,
     z: Tensor | None,
-    rtol: float,
-    max_steps: int,
-    floor: float,
+    when_to_stop: tuple[float, int, float, bool],
     x: Tensor | None,
 ) -> Whole | None:
     samples, n = c.shape
@@ -141,7 +141,8 @@ def _whole(
     M, (_, threads) = matrix(W, transposed), share(samples, n, together(W))
     threads = max(threads, sharers(c.numel(), dW))
     ask_for(threads)
-    numbers = dtype.type(1), rtol, _TINY[c.dtype], max_steps, floor
+    rtol, *others = when_to_stop
+    numbers = dtype.type(1), rtol, _TINY[c.dtype], *others
     about = drive, array(D), kind, numbers, threads, True, rows
     told = cpu.fixed_point.iterate(*M, *about, found, residual, steps, amplified, dW)
     if told == cpu.fixed_point.UNFIT:

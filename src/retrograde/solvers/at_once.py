@@ -23,15 +23,15 @@ class Begun:
     whole: Any
 
 
-def begin(solver: Solver, whole: Callable[[float, int, float], Any], dtype: torch.dtype) -> Begun | None:
-    """The first of a solver's steps, by ``whole(rtol, max_steps, floor)``: see `retrograde.kernels.whole_state`.
+def begin(solver: Solver, whole: Callable[[float, int, float, bool], Any], dtype: torch.dtype) -> Begun | None:
+    """The first of a solver's steps, by ``whole(rtol, max_steps, floor, hasty)``: see `retrograde.kernels.whole_state`.
 
     None where the solver begins with something else, or there is no kernel for it.
     """
     first = solver.solvers[0] if type(solver) is Cascade else solver
     if type(first) is not FixedPoint or first.damping != 1:
         return None
-    found = whole(first.tolerance(dtype), first.max_steps, floor(dtype))
+    found = whole(first.tolerance(dtype), first.max_steps, floor(dtype), first.hasty)
     if found is None:
         return None
     if not found.all_converged:

@@ -30,8 +30,9 @@ class Problem:
         factorise: z -> the map r -> (I - J(z))⁻¹ r, J the Jacobian of step. It may give again what it found before,
             unless told ``anew=True``. A problem that is `factorable` takes a ``shift`` (samples, 1) to add to I.
         affine: whether step(z) = Jz + c.
-        iterate: (z, damping, rtol, max_steps, floor) -> z, residual, steps: the step taken until each sample's residual
-            has fallen, or below `floor` stalled, as one call; None where there is no kernel for it.
+        iterate: (z, damping, rtol, max_steps, floor, hasty) -> z, residual, steps: the step taken until each sample's
+            residual has fallen, or below `floor` stalled, or if hasty will not fall soon enough, as one call; None
+            where there is no kernel for it.
         accelerate: (z, memory, delay, rtol, max_steps, floor) -> z, residual, steps, stays: the same with Anderson's
             acceleration.
         tangent: z -> the map v -> J(z) v, exact. None where it is not known; an affine problem's follows from its step.
@@ -46,7 +47,7 @@ class Problem:
     take: Callable[[Tensor], Problem]
     factorise: Callable[..., Linear]
     affine: bool = False
-    iterate: Callable[[Tensor, float, float, int, float], tuple[Tensor, Tensor, Tensor]] | None = None
+    iterate: Callable[[Tensor, float, float, int, float, bool], tuple[Tensor, Tensor, Tensor]] | None = None
     accelerate: Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     tangent: Callable[[Tensor], Linear] | None = None
     at_gain: Callable[[Tensor], Problem] | None = None
@@ -176,6 +177,10 @@ class Iteration(Solver):
         """What the solver remembers from turn to turn, tensors with samples first."""
         return ()
 
+    def is_hopeless(self, problem: Problem, residual: Tensor, mark: Tensor, left: Tensor) -> Tensor | None:
+        """Which samples are left as they are, whose residual was `mark` a window ago; None where none is."""
+        return None
+
     @abstractmethod
     def turn(
         self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]
@@ -197,8 +202,10 @@ class Iteration(Solver):
             going = (residual > rtol) & (residual < torch.inf)
             if most >= self.max_steps:
                 going &= steps < self.max_steps
-            if turns and turns % self.window == 0:
+            if turns % self.window == 0:
                 going &= ~((residual < floor(z.dtype)) & (residual >= mark))
+                hopeless = self.is_hopeless(problem, residual, mark, self.max_steps - steps)
+                going = going if hopeless is None else going & ~hopeless
                 mark = residual
             if not going.all():
                 stopped = ~going

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from retrograde.solvers.base import Iteration, Problem, Solution, check_number, floor, verdict
@@ -20,12 +21,15 @@ class FixedPoint(Iteration):
         damping: 0 < damping <= 1. Less than 1 tames oscillation; the residual that counts is the undamped one.
         rtol: the relative residual to reach; None takes it from the dtype.
         max_steps: how many steps a sample may take.
+        hasty: whether a linear equation, as an adjoint is, is left to another solver as soon as the pace of the last 32
+            steps shows that twice the steps that are left would not do.
 
     Raises:
         ValueError: an argument outside its range.
     """
 
     damping: float = 1.0
+    hasty: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,7 +41,15 @@ class FixedPoint(Iteration):
         if problem.iterate is None:
             return super().solve(problem, z)
         rtol = self.tolerance(z.dtype)
-        return self.reached(*problem.iterate(z, self.damping, rtol, self.max_steps, floor(z.dtype)))
+        hasty = self.hasty and problem.affine
+        return self.reached(*problem.iterate(z, self.damping, rtol, self.max_steps, floor(z.dtype), hasty))
+
+    def is_hopeless(self, problem: Problem, residual: Tensor, mark: Tensor, left: Tensor) -> Tensor | None:
+        """Where it is hasty, and would not get there."""
+        if not (self.hasty and problem.affine):
+            return None
+        ahead = residual * (residual / mark) ** (2 * left / self.window)
+        return (mark < torch.inf) & (ahead > self.tolerance(residual.dtype))
 
     def reached(self, z: Tensor, residual: Tensor, steps: Tensor) -> Solution:
         """What the iteration has come to."""

@@ -24,8 +24,8 @@ def iterate(M, transposed, c, D, kind, numbers, threads, whole, x, z, residual, 
     """z <- z + damping (step(z) - z), written to z (B, n), residual (B,) and steps (B,).
 
     step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D (B, n). M is as `structures` has it,
-    transposed; c is (B, n). The numbers are the damping, rtol, tiny, max_steps and floor: a residual below `floor` that
-    has not fallen for WINDOW steps is left to rounding.
+    transposed; c is (B, n). The numbers are the damping, rtol, tiny, max_steps, floor and whether it is
+    hasty: see `is_given_up`.
 
     As a `whole` it does, in the same call, what comes before and after. For a steady state it looks whether all that is
     given is finite. For an adjoint it begins at Dc, finds |z| / |Dc| of each sample, amplified (B,), and, for a full W,
@@ -43,7 +43,7 @@ def iterate(M, transposed, c, D, kind, numbers, threads, whole, x, z, residual, 
         _iterate(A, c, D, kind, numbers, first, last, z, residual, steps)
     if not whole:
         return DONE
-    converged, (_, rtol, tiny, _, _) = True, numbers
+    converged, rtol, tiny = True, numbers[1], numbers[2]
     for k in range(B):
         converged &= residual[k] <= rtol
         if kind == SLOPES:
@@ -58,7 +58,7 @@ def iterate(M, transposed, c, D, kind, numbers, threads, whole, x, z, residual, 
 @njit(error_model="numpy", fastmath=FAST)
 def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps):
     """The samples from `waiting` to before `end`, on one thread."""
-    damping, rtol, tiny, max_steps, floor = numbers
+    damping, rtol, tiny, max_steps, floor, hasty = numbers
     n = z.shape[1]
     most, work = min(at_once(A), end - waiting), room(A, n)
     u, x = np.empty((most, n), z.dtype), np.empty((most, n), z.dtype)
@@ -85,11 +85,11 @@ def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps):
                 apply(kind, now)
             gap, size = distance(now, before)
             r = gap / max(size, tiny)
-            stalled = False
+            given_up = False
             if count[lane] % WINDOW == 0:
-                stalled = r < floor and r >= mark[lane]
+                given_up = is_given_up(r, mark[lane], max_steps - count[lane], rtol, floor, hasty)
                 mark[lane] = r
-            if r > rtol and r < np.inf and count[lane] < max_steps and not stalled:
+            if r > rtol and r < np.inf and count[lane] < max_steps and not given_up:
                 count[lane] += 1
                 for j in range(n):
                     before[j] += damping * (now[j] - before[j])
@@ -99,6 +99,18 @@ def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps):
             lanes -= 1  # the last, which has had its turn, moves here
             sample[lane], count[lane], mark[lane] = sample[lanes], count[lanes], mark[lanes]
             put(before, x[lanes])
+
+
+@njit(error_model="numpy")
+def is_given_up(residual, mark, left, rtol, floor, hasty):
+    """Whether a residual that was `mark` WINDOW steps ago, infinite where that was before the first, is left as it is.
+
+    So it is below `floor`, if it has not fallen: to rounding. And if hasty, where at its pace twice the steps that are
+    left would not do.
+    """
+    if residual < floor and residual >= mark:
+        return True
+    return hasty and mark < np.inf and residual * (residual / mark) ** (2 * left / WINDOW) > rtol
 
 
 @njit(error_model="numpy", fastmath=FAST)

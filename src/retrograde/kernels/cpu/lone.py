@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from retrograde.kernels.cpu.fixed_point import WINDOW, distance
+from retrograde.kernels.cpu.fixed_point import WINDOW, distance, is_given_up
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
 from retrograde.kernels.cpu.structures import multiply_part, part_of, room
 
@@ -67,7 +67,7 @@ def adjoint(A, y, g, at, leak, kind, threads, s_next, l_next, s, l):
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z):
+def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, hasty, threads, z):
     """`fixed_point.iterate` for one sample: z, c and D (n,). The residual and the steps."""
     n, steps, mark = len(z), 0, np.inf
     x, u, work = z.reshape(1, n), np.empty((1, n), z.dtype), room(A, 0)
@@ -83,11 +83,11 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, threads, z):
                 apply(kind, part)
         gap, size = distance(u[0], z)
         residual = gap / max(size, tiny)
-        stalled = False
+        given_up = False
         if steps % WINDOW == 0:
-            stalled = residual < floor and residual >= mark
+            given_up = is_given_up(residual, mark, max_steps - steps, rtol, floor, hasty)
             mark = residual
-        if not (residual > rtol and residual < np.inf and steps < max_steps) or stalled:
+        if not (residual > rtol and residual < np.inf and steps < max_steps) or given_up:
             return residual, steps
         steps += 1
         for j in range(n):
