@@ -72,6 +72,15 @@ def default_solver(W: Operator, f: Nonlinearity) -> Solver:
     return by_levels if len(blocks.levels) <= _FEW_LEVELS else Cascade(_SETTLE, by_levels)
 
 
+_ANY_EQUATION = Cascade(_SETTLE, Anderson(max_steps=100), *_OF_MANY.solvers[1:])
+EQUATION_ADJOINT = Cascade(FixedPoint(max_steps=30), Krylov(), FixedPoint())
+
+
+def equation_solver(factorable: bool) -> Solver:
+    """Likewise for x = fn(x): a product there is a derivative of fn, and I - J its derivative in each number of x."""
+    return _BY_FACTORS if factorable else _ANY_EQUATION
+
+
 _SOON = FixedPoint(max_steps=100, hasty=True)
 _FACTOR_OR_SETTLE = Cascade(Direct(), FixedPoint(), Krylov())
 _SETTLE_OR_FACTOR = Cascade(_SOON, Direct())

@@ -14,32 +14,18 @@ from torch.nn.utils import parametrize
 
 from retrograde.checks import check_finite, check_floating
 from retrograde.closure import Closed, Reading
+from retrograde.defaults import EQUATION_ADJOINT, equation_solver
 from retrograde.equation import SMALL, Equation, check_converged, settle
 from retrograde.equation_rules import Family, check_seen
 from retrograde.implicit import Adjoint, attach
 from retrograde.receipt import Receipt
 from retrograde.result import SteadyState
-from retrograde.solvers import (
-    Anderson,
-    Cascade,
-    FixedPoint,
-    Homotopy,
-    Krylov,
-    Newton,
-    NewtonKrylov,
-    PseudoTransient,
-    Solver,
-)
+from retrograde.solvers import Solver
 from retrograde.solvers.factors import Factors
 from retrograde.solvers.given import check_solver, check_throw
 from retrograde.spectrum.any_equation import verdict_of_equation
 from retrograde.transforms import from_autocast, transformed, uncompiled
 from retrograde.warm import WarmStart
-
-_SETTLE = FixedPoint(max_steps=100)
-_BY_FACTORS = Cascade(_SETTLE, Newton(max_steps=20), PseudoTransient(max_steps=50), Homotopy(max_steps=500))
-_BY_PRODUCTS = Cascade(_SETTLE, Anderson(max_steps=100), NewtonKrylov(max_steps=1000), PseudoTransient(max_steps=50))
-_ADJOINT = Cascade(FixedPoint(max_steps=30), Krylov(), FixedPoint())
 
 
 class Equilibrium(nn.Module):
@@ -141,14 +127,15 @@ class Equilibrium(nn.Module):
         for place, each in enumerate(inputs):
             if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()):
                 check_finite(f"inputs[{place}]", each)
+        adjoint = adjoint or EQUATION_ADJOINT
         if transformed():
             if warm is not None:
                 raise ValueError("warm: expected None under the transforms of torch.func, which have no memory")
-            return self._transformed_state(inputs, x0, solver, adjoint or _ADJOINT, throw)
+            return self._transformed_state(inputs, x0, solver, adjoint, throw)
         # A parametrised weight is computed once, and with its history: the first call of fn is one that autograd sees.
         with parametrize.cached():
             x0 = self._start(inputs, x0)
-            solver = solver or self._default_solver(x0)
+            solver = solver or equation_solver(math.prod(x0.shape[1:]) <= SMALL and not self.coupled)
             equation = Equation(self.fn, inputs, _own(inputs, x0), self.coupled)
             z = equation.rows(x0)
             factors, visit = Factors(z), None if warm is None else warm.visit(z.shape[:1], z.device)
@@ -158,7 +145,7 @@ class Equilibrium(nn.Module):
         residual, steps = found.residual.expand(samples), found.steps.expand(samples)
         if graph is not None:
             about = {"state_residual": residual, "state_solver": solver, "state_steps": steps}
-            x = attach(x, graph, Adjoint(adjoint or _ADJOINT, throw, factors, receipts, warm=visit, about=about))
+            x = attach(x, graph, Adjoint(adjoint, throw, factors, receipts, warm=visit, about=about))
         state = SteadyState(
             x=x,
             status=found.status.expand(samples),
@@ -187,7 +174,7 @@ class Equilibrium(nn.Module):
                 self._start(inputs, x0)
             reading.again(other)
         x0 = start
-        solver = solver or self._default_solver(x0)
+        solver = solver or equation_solver(math.prod(x0.shape[1:]) <= SMALL and not self.coupled)
         places = [place for place, each in enumerate(inputs) if isinstance(each, Tensor)]
 
         def of_tensors(x: Tensor, *tensors: Tensor) -> Tensor:
@@ -206,9 +193,6 @@ class Equilibrium(nn.Module):
         """In the dtype of fn's parameters, or float32, what layers before gave in that of an autocast under way."""
         like = next((each for each in self.parameters() if each.is_floating_point()), None)
         return from_autocast(given, torch.float32 if like is None else like.dtype)
-
-    def _default_solver(self, x0: Tensor) -> Solver:
-        return _BY_FACTORS if math.prod(x0.shape[1:]) <= SMALL and not self.coupled else _BY_PRODUCTS
 
     def _start(self, inputs: tuple[Any, ...], x0: Tensor | None) -> Tensor:
         """x0, or 0 of the shape of the first input, with which fn has been tried once."""
