@@ -15,7 +15,8 @@ from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_row, add_rows, in_t
 
 _PANEL = 64
 _ROWS = 96  # whose part of x stays in the nearest cache while the columns pass by
-_SAMPLES = 128  # whose part of s and x stays in cache while dW passes by
+_SAMPLES = 128  # whose x stays in cache while dW passes by,
+_FEW = 24  # and of whose s so many neurons lie side by side in the nearest cache
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
@@ -92,16 +93,18 @@ def add_outer(s, x, thread, threads, dW):
     fours = (len(dW) + 3) // 4
     top, bottom = 4 * (fours * thread // threads), min(4 * (fours * (thread + 1) // threads), len(dW))
     samples, n = x.shape
-    width = VECTORS * BYTES // x.itemsize
-    packed = np.zeros((1, _SAMPLES, width), x.dtype)
+    x_packed = _room(x[:_SAMPLES], False)
+    few = np.empty((_SAMPLES, _FEW), s.dtype)
+    blocks, _, width = x_packed.shape
     for first in range(0, samples, _SAMPLES):
-        last = min(first + _SAMPLES, samples)
-        s_T = s[first:last].T
-        for left in range(0, n, width):
-            part, columns = x[first:last, left : left + width], dW[:, left : left + width]
-            for k in range(len(part)):
-                row, copy = part[k], packed[0, k]
-                for j in range(len(row)):
-                    copy[j] = row[j]
-            vectors = (len(row) * VECTORS + width - 1) // width
-            add_rows(packed, s_T, columns, top, bottom, 0, 0, len(part), vectors)
+        x_part, s_part = x[first : first + _SAMPLES], s[first : first + _SAMPLES]
+        _pack(x_part, False, 0, blocks, x_packed)
+        for row in range(top, bottom, _FEW):
+            end = min(row + _FEW, bottom)
+            for k in range(len(s_part)):
+                given, copy = s_part[k, row:end], few[k]
+                for j in range(len(given)):
+                    copy[j] = given[j]
+            for block in range(blocks):
+                vectors = min(VECTORS, ((n - block * width) * VECTORS + width - 1) // width)
+                add_rows(x_packed, few.T, dW[row:end], 0, end - row, block, 0, len(s_part), vectors)
