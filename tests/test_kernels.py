@@ -286,8 +286,8 @@ def test_one_call_looks_at_the_numbers(make, value, where):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("rows", (1, 3, 4, 11))
-@pytest.mark.parametrize("shape", ((1, 1), (5, 15), (63, 16), (64, 17), (65, 33), (130, 129)))
+@pytest.mark.parametrize("rows", (1, 3, 4, 11, 12, 101))
+@pytest.mark.parametrize("shape", ((1, 1), (5, 15), (63, 16), (64, 17), (65, 33), (130, 129), (70, 300)))
 def test_products_with_a_packed_matrix(shape, rows, dtype):
     from retrograde.kernels.cpu.products import add_product, pack
 
