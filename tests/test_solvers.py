@@ -119,21 +119,24 @@ def test_a_hasty_iteration_leaves_a_linear_problem_that_would_take_too_long():
     A, c = torch.diag(torch.tensor([0.99, 0.3], dtype=DTYPE)), torch.eye(2, dtype=DTYPE)
     hasty, patient = rg.FixedPoint(max_steps=100, hasty=True), rg.FixedPoint(max_steps=100)
     found, slowly = (each.solve(affine(A, c), c) for each in (hasty, patient))
-    assert found.status.tolist() == [rg.Status.STALLED, rg.Status.CONVERGED]
+    assert found.status.tolist() == [rg.Status.MAX_STEPS, rg.Status.CONVERGED]
     assert found.steps[0] == hasty.window and slowly.steps[0] == 100
     assert torch.equal(found.value[1], slowly.value[1]) and found.steps[1] == slowly.steps[1]
     bent = replace(affine(A, c[:1]), affine=False)  # whose pace may change
     assert hasty.solve(bent, c[:1]).steps == 100
+    # At the tolerance of its own dtype it would get there.
+    few_digits = hasty.solve(affine(A.bfloat16(), c.bfloat16()), c.bfloat16())
+    assert (few_digits.status == rg.Status.CONVERGED).all() and few_digits.steps[0] > hasty.window
+    assert repr(hasty) == "FixedPoint(rtol=None, max_steps=100, damping=1.0, hasty=True)"
+    with pytest.raises(TypeError, match="hasty"):
+        rg.FixedPoint(hasty="no")
 
 
 @pytest.mark.parametrize("n", (5, 800))  # 800: of which the threads share each product
 def test_a_hasty_kernel_stops_where_the_plain_path_does(n, monkeypatch):
     W = 0.99 * torch.linalg.qr(randn(n, n))[0].float()
-    b, g, adjoint = (
-        torch.zeros(1, n, requires_grad=True),
-        randn(1, n, seed=1).float(),
-        rg.FixedPoint(max_steps=100, hasty=True),
-    )
+    b, g = torch.zeros(1, n, requires_grad=True), randn(1, n, seed=1).float()
+    adjoint = rg.FixedPoint(max_steps=100, hasty=True)
 
     def gradient():
         state = rg.steady_state(W, b, adjoint=adjoint, throw=False)

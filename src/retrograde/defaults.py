@@ -77,7 +77,7 @@ EQUATION_ADJOINT = Cascade(FixedPoint(max_steps=30), Krylov(), FixedPoint())
 
 
 def equation_solver(factorable: bool) -> Solver:
-    """Likewise for x = fn(x): a product there is a derivative of fn, and I - J its derivative in each number of x."""
+    """Likewise for x = fn(x), of any function; whether I - J, which takes a product for each number of x, is made."""
     return _BY_FACTORS if factorable else _ANY_EQUATION
 
 
@@ -88,7 +88,7 @@ _SETTLE_OR_SEARCH = Cascade(_SOON, Krylov(), FixedPoint())
 # Where acceleration fails the dynamics need longer still, if they settle at all.
 _ACCELERATE_OR_SEARCH = Cascade(Anderson(max_steps=100), Krylov(), FixedPoint())
 _BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
-_SETTLE_OR_BY_LEVELS = Cascade(_SOON, _BY_LEVELS)
+_SETTLE_OR_BY_LEVELS = Cascade(_SETTLE, _BY_LEVELS)
 
 
 def default_adjoint(W: Operator) -> Solver:

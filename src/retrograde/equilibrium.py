@@ -135,7 +135,7 @@ class Equilibrium(nn.Module):
         # A parametrised weight is computed once, and with its history: the first call of fn is one that autograd sees.
         with parametrize.cached():
             x0 = self._start(inputs, x0)
-            solver = solver or equation_solver(math.prod(x0.shape[1:]) <= SMALL and not self.coupled)
+            solver = solver or equation_solver(self._is_factorable(x0))
             equation = Equation(self.fn, inputs, _own(inputs, x0), self.coupled)
             z = equation.rows(x0)
             factors, visit = Factors(z), None if warm is None else warm.visit(z.shape[:1], z.device)
@@ -174,7 +174,7 @@ class Equilibrium(nn.Module):
                 self._start(inputs, x0)
             reading.again(other)
         x0 = start
-        solver = solver or equation_solver(math.prod(x0.shape[1:]) <= SMALL and not self.coupled)
+        solver = solver or equation_solver(self._is_factorable(x0))
         places = [place for place, each in enumerate(inputs) if isinstance(each, Tensor)]
 
         def of_tensors(x: Tensor, *tensors: Tensor) -> Tensor:
@@ -193,6 +193,9 @@ class Equilibrium(nn.Module):
         """In the dtype of fn's parameters, or float32, what layers before gave in that of an autocast under way."""
         like = next((each for each in self.parameters() if each.is_floating_point()), None)
         return from_autocast(given, torch.float32 if like is None else like.dtype)
+
+    def _is_factorable(self, x0: Tensor) -> bool:
+        return math.prod(x0.shape[1:]) <= SMALL and not self.coupled
 
     def _start(self, inputs: tuple[Any, ...], x0: Tensor | None) -> Tensor:
         """x0, or 0 of the shape of the first input, with which fn has been tried once."""

@@ -90,5 +90,5 @@ def array(x: Tensor) -> np.ndarray:
 
 
 def together(W: Operator) -> int:
-    """How many samples share each load of W."""
+    """Of how many samples, which share each load of W, a thread's are best a multiple."""
     return 16 if isinstance(W.structure, Sparse) else 4

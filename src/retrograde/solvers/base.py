@@ -161,7 +161,7 @@ class Iteration(Solver):
     max_steps: int = 1000
 
     window: ClassVar[int] = 32
-    """How many turns are given to a residual that rounding may hold up, before they are given up."""
+    """How many turns are given to a residual that rounding may hold up, or by which its pace is told."""
 
     def __post_init__(self) -> None:
         if self.rtol is not None and not 0 < check_number("rtol", self.rtol) < 1:
@@ -177,8 +177,8 @@ class Iteration(Solver):
         """What the solver remembers from turn to turn, tensors with samples first."""
         return ()
 
-    def is_hopeless(self, problem: Problem, residual: Tensor, mark: Tensor, left: Tensor) -> Tensor | None:
-        """Which samples are left as they are, whose residual was `mark` a window ago; None where none is."""
+    def is_hopeless(self, problem: Problem, residual: Tensor, mark: Tensor, left: Tensor, rtol: float) -> Tensor | None:
+        """Which samples, whose residual was `mark` a window ago, are left as they are with so many steps `left`."""
         return None
 
     @abstractmethod
@@ -194,7 +194,7 @@ class Iteration(Solver):
         rows = torch.arange(len(z), device=z.device)
         memory = self.start(problem, z)
         steps = torch.zeros_like(solution.steps)
-        mark = torch.full_like(solution.residual, torch.inf)  # the residual at the last look for a stall
+        mark = torch.full_like(solution.residual, torch.inf)  # the residual a window ago
         most = turns = 0
         while len(rows):
             step = problem.step(z)
@@ -203,8 +203,9 @@ class Iteration(Solver):
             if most >= self.max_steps:
                 going &= steps < self.max_steps
             if turns % self.window == 0:
-                going &= ~((residual < floor(z.dtype)) & (residual >= mark))
-                hopeless = self.is_hopeless(problem, residual, mark, self.max_steps - steps)
+                if turns > self.window:
+                    going &= ~((residual < floor(z.dtype)) & (residual >= mark))
+                hopeless = self.is_hopeless(problem, residual, mark, self.max_steps - steps, rtol)
                 going = going if hopeless is None else going & ~hopeless
                 mark = residual
             if not going.all():

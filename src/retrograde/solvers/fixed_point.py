@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from retrograde.result import Status
 from retrograde.solvers.base import Iteration, Problem, Solution, check_number, floor, verdict
 
 
@@ -21,39 +22,49 @@ class FixedPoint(Iteration):
         damping: 0 < damping <= 1. Less than 1 tames oscillation; the residual that counts is the undamped one.
         rtol: the relative residual to reach; None takes it from the dtype.
         max_steps: how many steps a sample may take.
-        hasty: whether a linear equation, as an adjoint is, is left to another solver as soon as the pace of the last 32
-            steps shows that twice the steps that are left would not do.
+        hasty: whether a linear equation, as an adjoint is, is left to another solver as soon as the residual has fallen
+            so little in 32 steps that at this pace twice the steps that are left would not do. What passes along a
+            chain of neurons, and is then gone, has no pace.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError, TypeError: an argument outside its range, or of the wrong kind.
     """
 
     damping: float = 1.0
-    hasty: bool = field(default=False, repr=False)
+    hasty: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < check_number("damping", self.damping) <= 1:
             raise ValueError(f"damping: expected 0 < damping <= 1, got {self.damping}")
+        if not isinstance(self.hasty, bool):
+            raise TypeError(f"hasty: expected True or False, got {self.hasty!r}")
+
+    def __repr__(self) -> str:
+        rest = ", hasty=True" if self.hasty else ""
+        return f"FixedPoint(rtol={self.rtol}, max_steps={self.max_steps}, damping={self.damping}{rest})"
 
     def solve(self, problem: Problem, z: Tensor) -> Solution:
         """All turns in one call, where a kernel takes them."""
         if problem.iterate is None:
-            return super().solve(problem, z)
-        rtol = self.tolerance(z.dtype)
-        hasty = self.hasty and problem.affine
+            found = super().solve(problem, z)
+            return self.reached(found.value, found.residual, found.steps)
+        rtol, hasty = self.tolerance(z.dtype), self.hasty and problem.affine
         return self.reached(*problem.iterate(z, self.damping, rtol, self.max_steps, floor(z.dtype), hasty))
-
-    def is_hopeless(self, problem: Problem, residual: Tensor, mark: Tensor, left: Tensor) -> Tensor | None:
-        """Where it is hasty, and would not get there."""
-        if not (self.hasty and problem.affine):
-            return None
-        ahead = residual * (residual / mark) ** (2 * left / self.window)
-        return (mark < torch.inf) & (ahead > self.tolerance(residual.dtype))
 
     def reached(self, z: Tensor, residual: Tensor, steps: Tensor) -> Solution:
         """What the iteration has come to."""
-        return Solution(z, verdict(residual, self.tolerance(z.dtype), steps, self.max_steps), residual, steps)
+        status = verdict(residual, self.tolerance(z.dtype), steps, self.max_steps)
+        if self.hasty:  # what was left early had too few steps; only a residual below the floor may be rounding's
+            early = (status == Status.STALLED) & (residual >= floor(z.dtype))
+            status = status.masked_fill(early, int(Status.MAX_STEPS))
+        return Solution(z, status, residual, steps)
+
+    def is_hopeless(self, problem: Problem, residual: Tensor, mark: Tensor, left: Tensor, rtol: float) -> Tensor | None:
+        """Where it is hasty, and would not get there."""
+        if not (self.hasty and problem.affine):
+            return None
+        return (mark < torch.inf) & (residual * (residual / mark) ** (2 * left / self.window) > rtol)
 
     def turn(
         self, problem: Problem, z: Tensor, step: Tensor, residual: Tensor, memory: tuple[Tensor, ...]

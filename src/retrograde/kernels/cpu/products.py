@@ -2,7 +2,7 @@
 
 The matrix comes packed, in blocks of some of its columns, (blocks, m, width), with zeros behind the last column: a tile
 then reads one line after another. Sums are taken over `_PANEL` terms before they join u: their rounding is a fraction
-of what it would be, and a block's part stays in the nearest cache while all rows pass by.
+of what it would be, and a block's part stays in the nearest cache while `_ROWS` rows pass by.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_row, add_rows, in_t
 
 _PANEL = 64
 _ROWS = 96  # whose part of x stays in the nearest cache while the columns pass by
-_SAMPLES = 128  # whose x stays in cache while dW passes by,
-_FEW = 24  # and of whose s so many neurons lie side by side in the nearest cache
+_SAMPLES = 128  # whose x stays in cache while dW passes by
+_FEW = 24  # neurons, whose s of so many samples lies side by side in the nearest cache
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
@@ -70,8 +70,8 @@ def add_product(A, x, u, block, end):
     rows, n = u.shape
     _, m, width = A.shape
     tiled = in_tiles(rows)
-    for top in range(0, tiled, _ROWS):
-        bottom = min(top + _ROWS, tiled)
+    for top in range(0, max(tiled - 3, 0), _ROWS):  # where fewer than four would be left, they join the last
+        bottom = top + _ROWS if tiled - top >= _ROWS + 4 else tiled
         for b in range(block, end):
             vectors = min(VECTORS, ((n - b * width) * VECTORS + width - 1) // width)
             for first in range(0, m, _PANEL):

@@ -33,7 +33,7 @@ def everywhere(builder, value, lanes):
 
 
 def _held(builder, offset):
-    """The same, of which LLVM knows nothing: it else counts on a copy for each address, or one from the other."""
+    """The same, hidden from LLVM, which else finds each row's address anew at each term, one from the other."""
     return builder.asm(ir.FunctionType(_INT64, [_INT64]), "", "=r,0", [offset], False)
 
 
