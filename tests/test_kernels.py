@@ -1,5 +1,6 @@
 """Each kernel against the plain path that it stands in for."""
 
+import gc
 import subprocess
 import sys
 
@@ -299,6 +300,22 @@ def test_products_with_a_packed_matrix(shape, rows, dtype):
     add_product(packed, x, u[:-1], 0, len(packed))
     close([torch.from_numpy(u[:-1])], [torch.from_numpy(want)], steps=5)
     assert np.array_equal(u[-1], beyond)  # nothing was written behind the last column
+
+
+def test_no_two_compiled_functions_have_one_name():
+    """The linker would take either for the other where one came from disk: silently wrong sums."""
+    from numba.core.dispatcher import Dispatcher
+
+    from retrograde.kernels.cpu import tiles
+    from retrograde.kernels.cpu.products import add_product, pack
+
+    A, x = pack(np.eye(40, dtype=np.float32), True, 1), np.ones((11, 40), np.float32)
+    add_product(A, x, x.copy(), 0, len(A))
+    compiled = [each for each in gc.get_objects() if issubclass(type(each), Dispatcher)]
+    ours = [each for each in compiled if "retrograde" in each.py_func.__module__]
+    names = [(each.py_func.__module__, each.py_func.__qualname__, types) for each in ours for types in each.overloads]
+    assert any(module == tiles.__name__ and "add" in name for module, name, _ in names)
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("lie", ("rows", "columns", "apart"))

@@ -352,15 +352,39 @@ def test_a_state_whose_error_is_amplified_is_solved_further(dtype):
 
 
 def test_float32_gives_up_no_digits_that_float64_residuals_could_save():
-    p = near_critical(1e-5, torch.float32)
-    net, x = p.network, p.x[0]
-    g = randn(4, seed=3, dtype=torch.float32)
-    _, s = truth("identity", p.W, p.b, x, lambda x: long(g))
-    plain = rg.recurrent_backpropagation(net, x, g, throw=False)
-    asked = rg.recurrent_backpropagation(net, x, g, grad_rtol=1e-6)
-    assert size(long(plain.s) - s) > 1e-6 * size(s)
-    assert asked.receipt.converged and size(long(asked.s) - s) <= 1e-6 * size(s)
-    assert (asked.receipt.steps > 0).all() and asked.s.dtype == torch.float32
+    lost = 0
+    for gap, seed in itertools.product((1e-4, 1e-5), range(3, 9)):
+        p = near_critical(gap, torch.float32)
+        net, x = p.network, p.x[0]
+        g = randn(4, seed=seed, dtype=torch.float32)
+        _, s = truth("identity", p.W, p.b, x, lambda x, g=g: long(g))
+        plain = rg.recurrent_backpropagation(net, x, g, throw=False)
+        asked = rg.recurrent_backpropagation(net, x, g, grad_rtol=1e-6)
+        lost += size(long(plain.s) - s) > 1e-6 * size(s)
+        assert asked.receipt.converged and size(long(asked.s) - s) <= 1e-6 * size(s)
+        assert (asked.receipt.steps > 0).all() and asked.s.dtype == torch.float32
+    assert lost > 6
+
+
+def slow_mode(n, gap, seed):
+    """W, not normal, of which one eigenvalue is 1 - gap, and the others at most 0.6."""
+    Q = torch.linalg.qr(randn(n, n, seed=seed))[0] + 0.2 * randn(n, n, seed=seed + 1)
+    others = 1.2 * torch.rand(n - 1, generator=torch.Generator().manual_seed(seed), dtype=DTYPE) - 0.6
+    return Q @ torch.diag(torch.cat([torch.tensor([1 - gap], dtype=DTYPE), others])) @ torch.linalg.inv(Q)
+
+
+@pytest.mark.parametrize("adjoint", [None, rg.Direct(), rg.Krylov()], ids=repr)
+@pytest.mark.parametrize("grad_rtol", [1e-2, 1e-3, 1e-4, 1e-6])
+def test_a_slow_mode_hides_from_no_grad_rtol(grad_rtol, adjoint):
+    """What is told by a few plain steps, or by a rough correction, where the slow mode is hardly excited."""
+    n, worst = 12, 0.0
+    for seed, gap in itertools.product(range(0, 12, 2), (1e-2, 1e-3, 1e-4, 1e-5)):
+        W, g = slow_mode(n, gap, seed).float(), randn(n, seed=seed + 100).float()
+        net = rg.Network(rg.Dense(W), "identity", b=False)
+        s = torch.linalg.solve(torch.eye(n, dtype=DTYPE) - W.T.double(), g.double())
+        found = rg.recurrent_backpropagation(net, torch.ones(n), g, adjoint=adjoint, grad_rtol=grad_rtol)
+        worst = max(worst, float((found.s.double() - s).norm() / s.norm()))
+    assert worst <= grad_rtol
 
 
 @pytest.mark.parametrize("adjoint", [rg.FixedPoint(max_steps=3), rg.Krylov(), rg.Direct(), rg.Newton()], ids=repr)

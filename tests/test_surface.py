@@ -145,4 +145,4 @@ def test_the_signatures_that_callers_rely_on():
     assert names(rg.trajectory)[:4] == ["W", "b", "x0", "f"]
     assert names(rg.recurrent_backpropagation)[:3] == ["net", "x", "dR_dx"]
     assert names(rg.backpropagation_through_time)[:4] == ["net", "x", "x0", "dR_dx"]
-    assert {"damping", "rtol", "max_steps"} == set(names(rg.FixedPoint))
+    assert {"damping", "rtol", "max_steps", "hasty"} == set(names(rg.FixedPoint))

@@ -45,13 +45,13 @@ class Evidence(Holder):
         """All that it was computed from, and itself."""
         return (self.x, self.b, self.g, self.s, *self.net.W.bind().weights)
 
-    def correction(self, quick: bool = False, rounded: bool = False) -> Correction:
+    def correction(self, quick: bool = False, rounded: bool = False, settles: bool = True) -> Correction:
         """One Newton step from x, and one from s there; `quick` ones to a digit, in the dtype of x.
 
         Their residuals are in float64, but those of quick ones in the dtype of x too where it does not matter how it
-        `rounded`.
+        `rounded`. Plain steps solve for them where that `settles`.
         """
-        return Correction(*self._in_turns(correct, quick, rounded))
+        return Correction(*self._in_turns(correct, quick, rounded, settles))
 
     def state_correction(self, rounded: bool = False) -> StateCorrection:
         """One quick Newton step from x."""
@@ -81,7 +81,11 @@ class Evidence(Holder):
         return flattened(self.x), b, flattened(self.g), flattened(self.s)
 
     def _in_turns(
-        self, told: Callable[[Samples], tuple[Tensor, ...]], quick: bool = False, rounded: bool = True
+        self,
+        told: Callable[[Samples], tuple[Tensor, ...]],
+        quick: bool = False,
+        rounded: bool = True,
+        settles: bool = True,
     ) -> tuple[Tensor, ...]:
         """What is told of the samples, a few at a time."""
         W, n, own = self.net.W.bind(), self.x.shape[-1], self.x.dtype
@@ -89,7 +93,7 @@ class Evidence(Holder):
         dtype = low if quick and not rounded else torch.float64
         inner = W.bind(*(w.detach().to(low if quick else dtype) for w in W.weights))
         W = W.bind(*(w.detach().to(dtype) for w in W.weights))
-        solver = solver_for(n, self.factored, quick)
+        solver = solver_for(n, self.factored, quick, settles)
         at_once = max(1, _ROOM // (dtype.itemsize * n * max(150, 9 * n if self.factored else 0)))
         turns = []
         with torch.no_grad():

@@ -178,7 +178,8 @@ class Inner:
 
     def __init__(self, given: Samples, count: int):
         self._W, self._solver, self._dtype = given.inner, given.solver, given.x.dtype
-        self.unseen = _QUICK_RTOL if given.quick else 0.0  # of what is solved for, times the gain
+        rtol = given.solver.tolerance(self._W.like.dtype)
+        self.unseen = rtol if rtol > _RTOL else 0.0  # of what is solved for, times the gain
         like = given.x.to(self._W.like)
         self._factors, self._rows = Factors(like, count, factor_size(self._W)), torch.arange(count, device=like.device)
 
@@ -210,13 +211,16 @@ class _Noise:
         return _EPS * (signs * size.reshape(self._turns, self._samples, n)).reshape(-1, n)
 
 
-def solver_for(n: int, factored: bool, quick: bool) -> Solver:
-    """Iteration, as long as it costs less than a factorisation would; then that, or a search."""
-    rtol = _QUICK_RTOL if quick else _RTOL
-    settle = FixedPoint(rtol=rtol, max_steps=30 + n // 4)
+def solver_for(n: int, factored: bool, quick: bool, settles: bool = True) -> Solver:
+    """Iteration, as long as it costs less than a factorisation would; then that, or a search.
+
+    Where nothing `settles` the iteration is left out: what is slow would hide from it. Factors take no longer for more.
+    """
+    rtol = _QUICK_RTOL if quick and (settles or not factored) else _RTOL
+    settle = (FixedPoint(rtol=rtol, max_steps=30 + n // 4),) if settles else ()
     if factored:
-        return Cascade(settle, Direct(rtol=rtol))
-    return Cascade(settle, Krylov(rtol=rtol, max_steps=300), FixedPoint(rtol=rtol))
+        return Cascade(*settle, Direct(rtol=rtol))
+    return Cascade(*settle, Krylov(rtol=rtol, max_steps=300), FixedPoint(rtol=rtol))
 
 
 def _relative(change: Tensor, z: Tensor, samples: int, tiny: float = 0.0) -> Tensor:

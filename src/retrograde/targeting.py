@@ -64,7 +64,8 @@ def for_the_state(solver: Solver, grad_rtol: float, dtype: torch.dtype) -> Solve
 
 def for_the_adjoint(solver: Solver, grad_rtol: float, dtype: torch.dtype) -> Solver:
     """Likewise for the adjoint."""
-    return with_rtol(solver, (_FIRST if _is_far(grad_rtol, dtype) else _FIRST_NEAR) * grad_rtol, dtype)
+    rtol = _FIRST if _is_far(grad_rtol, dtype) else _FIRST_NEAR
+    return with_rtol(solver, min(rtol * grad_rtol, _LOOSEST), dtype)
 
 
 def _is_far(grad_rtol: float, dtype: torch.dtype) -> bool:
@@ -157,7 +158,9 @@ def _mended(receipt: Receipt, told: Told | None, grad_rtol: float) -> Told:
     if told is not None:
         now.adopt(_is_met(receipt, told, grad_rtol), told)
     stepped = now.turns.clone()
-    _by_newton(evidence, now, (now.error > grad_rtol).nonzero()[:, 0], grad_rtol)
+    led_by_steps = _led_by_steps(receipt)
+    _by_newton(evidence, now, ((now.error > grad_rtol) & led_by_steps).nonzero()[:, 0], grad_rtol, settles=True)
+    _by_newton(evidence, now, (now.error > grad_rtol).nonzero()[:, 0], grad_rtol, settles=False)
     moved = (now.turns > stepped).nonzero()[:, 0]
     if len(moved):
         net, (x, b, g, s) = evidence.net, evidence.take(moved).flat()
@@ -167,18 +170,25 @@ def _mended(receipt: Receipt, told: Told | None, grad_rtol: float) -> Told:
 
 
 def _is_met(receipt: Receipt, told: Told, grad_rtol: float) -> Tensor:
-    """Which samples are told to be as exact as asked; with reserve where something else than plain steps led to s.
+    """Which samples plain steps tell to be as exact as asked.
 
-    It may have left a slow mode, which a few plain steps do not show.
+    Where something else led to s it may have left a slow mode, which a few plain steps do not show: they are believed
+    with reserve, and not at all where factors can tell.
     """
+    led = _led_by_steps(receipt)
+    met = torch.where(led, 1, _HIDDEN) * told.error <= grad_rtol
+    return met & (led | (told.error == 0)) if receipt.evidence.factored else met
+
+
+def _led_by_steps(receipt: Receipt) -> Tensor:
+    """Whether plain steps led to s, for each sample."""
     solver, attempt = receipt.solver, receipt.attempt
-    if attempt is None or not isinstance(solver, Cascade):
-        return (1 if isinstance(solver, FixedPoint) else _HIDDEN) * told.error <= grad_rtol
-    reserve = [1 if isinstance(each, FixedPoint) else _HIDDEN for each in solver.solvers]
-    return torch.tensor(reserve, device=attempt.device)[attempt.reshape(-1)] * told.error <= grad_rtol
+    parts = solver.solvers if isinstance(solver, Cascade) else (solver,)
+    plain = torch.tensor([isinstance(each, FixedPoint) for each in parts], device=receipt.steps.device)
+    return plain[(torch.zeros_like(receipt.steps) if attempt is None else attempt).reshape(-1)]
 
 
-def _by_newton(evidence: Evidence, now: Told, rows: Tensor, grad_rtol: float) -> None:
+def _by_newton(evidence: Evidence, now: Told, rows: Tensor, grad_rtol: float, settles: bool) -> None:
     """Take Newton's steps from the s of these rows, each as long as it makes an error less that is too large."""
     quick = _is_far(grad_rtol, now.s.dtype)
     far = quick or now.s.dtype != torch.float64
@@ -189,16 +199,17 @@ def _by_newton(evidence: Evidence, now: Told, rows: Tensor, grad_rtol: float) ->
         s = now.s.index_copy(0, rows, tried).reshape(evidence.x.shape)
         # To a digit at first, unless it is rounding in float64 that matters; then, where that is not enough, to more.
         at_first = turn == 0 and far
-        told = replace(evidence, s=s).take(rows).correction(quick=at_first, rounded=not quick)
-        error, known = told.error.double(), told.error.isfinite()
+        told = replace(evidence, s=s).take(rows).correction(at_first, not (quick and settles), settles)
+        times = _HIDDEN if at_first and not settles and not evidence.factored else 1
+        error, left, known = times * told.error.double(), times * told.left.double(), told.error.isfinite()
         better = (error < now.error[rows]) | (turn == 0)
         now.s[rows] = torch.where(better[:, None], tried, now.s[rows])
         now.error[rows] = torch.where(better, error, now.error[rows])
         now.state_error[rows] = told.state_error.double()
         tried = torch.where(known[:, None], tried + told.adjoint, tried).to(now.s.dtype)
         # A step that will be enough needs no other to say so.
-        ending = (now.error[rows] > grad_rtol) & (told.left <= grad_rtol) & at_first
-        now.s[rows[ending]], now.error[rows[ending]] = tried[ending], told.left[ending].double()
+        ending = (now.error[rows] > grad_rtol) & (left <= grad_rtol) & at_first
+        now.s[rows[ending]], now.error[rows[ending]] = tried[ending], left[ending]
         now.turns[rows] += torch.where(ending | (turn > 0), told.steps, 0)
         going = better & (now.error[rows] > grad_rtol) & (known | (turn == 0))
         rows, tried = rows[going], tried[going]

@@ -162,7 +162,6 @@ def _tiles(rows):
     some = [_tile(rows, v) for v in range(1, VECTORS + 1)]
     one, two, three, four = (some[min(v, VECTORS - 1)] for v in range(4))
 
-    @njit(error_model="numpy", fastmath=FAST)
     def add(A, x, u, row, end, block, first, last, vectors):
         if vectors == 4:
             four(A, x, u, row, end, block, first, last)
@@ -173,10 +172,14 @@ def _tiles(rows):
         else:
             one(A, x, u, row, end, block, first, last)
 
-    return add
+    # Kernels kept on disk by different processes meet in another, where the linker takes one function for all that
+    # Numba calls the same: by qualified name, types, and a number that begins anew in each process.
+    add.__qualname__ = f"add_{rows}_rows"
+    return njit(error_model="numpy", fastmath=FAST)(add)
 
 
-_add_tall, _add_fours, _add_ones = (_tiles(rows) for rows in (TALL, 4, 1))
+_add_fours, _add_ones = _tiles(4), _tiles(1)
+_add_tall = _tiles(TALL) if TALL > 4 else _add_fours
 _add_eight_vectors, _add_four_vectors = _tile(1, 8), _tile(1, 4)
 
 
