@@ -133,8 +133,9 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     """
     evidence: Evidence = receipt.evidence
     told = adjoint_by_steps(evidence, grad_rtol) if _is_far(grad_rtol, evidence.s.dtype) else None
-    if told is None or not _is_met(receipt, told, grad_rtol).all():
-        told = _mended(receipt, told, grad_rtol)
+    met = None if told is None else _is_met(receipt, told, grad_rtol)
+    if told is None or met is None or not met.all():
+        told = _mended(receipt, told, met, grad_rtol)
     batch, s = receipt.status.shape, told.s.reshape(evidence.x.shape)
     status = torch.where(receipt.converged, int(Status.INACCURATE), receipt.status)
     receipt = replace(
@@ -148,15 +149,15 @@ def refine(receipt: Receipt, grad_rtol: float) -> tuple[Tensor, Receipt]:
     return s, receipt
 
 
-def _mended(receipt: Receipt, told: Told | None, grad_rtol: float) -> Told:
-    """What is told, with Newton's steps from s where its error is not told to be small enough."""
+def _mended(receipt: Receipt, told: Told | None, met: Tensor | None, grad_rtol: float) -> Told:
+    """What is told, where it is `met`; with Newton's steps from s where its error is not told to be small enough."""
     evidence: Evidence = receipt.evidence
     *_, s = evidence.flat()
     unknown = torch.full_like(s[:, 0], torch.inf, dtype=torch.float64)
     residual, none = receipt.residual.reshape(-1).clone(), torch.zeros_like(receipt.steps).reshape(-1)
     now = Told(s.clone(), unknown, unknown.clone(), residual, none)
-    if told is not None:
-        now.adopt(_is_met(receipt, told, grad_rtol), told)
+    if told is not None and met is not None:
+        now.adopt(met, told)
     stepped = now.turns.clone()
     led_by_steps = _led_by_steps(receipt)
     _by_newton(evidence, now, ((now.error > grad_rtol) & led_by_steps).nonzero()[:, 0], grad_rtol, settles=True)
@@ -199,7 +200,8 @@ def _by_newton(evidence: Evidence, now: Told, rows: Tensor, grad_rtol: float, se
         s = now.s.index_copy(0, rows, tried).reshape(evidence.x.shape)
         # To a digit at first, unless it is rounding in float64 that matters; then, where that is not enough, to more.
         at_first = turn == 0 and far
-        told = replace(evidence, s=s).take(rows).correction(at_first, not (quick and settles), settles)
+        here, rounded = replace(evidence, s=s).take(rows), not (quick and settles)
+        told = here.correction(quick=at_first, rounded=rounded, settles=settles)
         times = _HIDDEN if at_first and not settles and not evidence.factored else 1
         error, left, known = times * told.error.double(), times * told.left.double(), told.error.isfinite()
         better = (error < now.error[rows]) | (turn == 0)

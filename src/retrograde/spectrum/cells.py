@@ -105,6 +105,7 @@ def solve_affine(J: Callable[[Tensor, Tensor | None], Tensor], r: Tensor, rtol: 
 
 
 def _no_factors(*_: Any, **__: Any) -> Function:
+    """For a problem that has to say how it is factored: Krylov, which alone is given this one, never asks."""
     raise NotImplementedError("a matrix known by its products has no factors")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST
-from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_row, add_rows, in_tiles, transpose
+from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_row, add_rows, in_tiles, transpose, vectors_of
 
 _PANEL = 64
 _ROWS = 96  # whose part of x stays in the nearest cache while the columns pass by
@@ -73,7 +73,7 @@ def add_product(A, x, u, block, end):
     for top in range(0, max(tiled - 3, 0), _ROWS):  # where fewer than four would be left, they join the last
         bottom = top + _ROWS if tiled - top >= _ROWS + 4 else tiled
         for b in range(block, end):
-            vectors = min(VECTORS, ((n - b * width) * VECTORS + width - 1) // width)
+            vectors = vectors_of(n, b, width)
             for first in range(0, m, _PANEL):
                 add_rows(A, x, u, top, bottom, b, first, min(first + _PANEL, m), vectors)
     for row in range(tiled, rows):
@@ -106,5 +106,5 @@ def add_outer(s, x, thread, threads, dW):
                 for j in range(len(given)):
                     copy[j] = given[j]
             for block in range(blocks):
-                vectors = min(VECTORS, ((n - block * width) * VECTORS + width - 1) // width)
+                vectors = vectors_of(n, block, width)
                 add_rows(x_packed, few.T, dW[row:end], 0, end - row, block, 0, len(s_part), vectors)

@@ -184,6 +184,12 @@ _add_eight_vectors, _add_four_vectors = _tile(1, 8), _tile(1, 4)
 
 
 @njit(error_model="numpy", fastmath=FAST)
+def vectors_of(n, block, width):
+    """How many vectors of a block, which has room for `width` columns, hold any of the n."""
+    return min(VECTORS, ((n - block * width) * VECTORS + width - 1) // width)
+
+
+@njit(error_model="numpy", fastmath=FAST)
 def in_tiles(rows):
     """How many of so many rows are best taken several at a time; the others, up to three, go one by one."""
     if TALL == 4:
