@@ -450,10 +450,7 @@ ASKED = {
     "stimulate": ("--target", "AVAL=0.1", "--allowed", "super_class:sensory", "--scale", 0.8),
     "simulate": ("--source", "ASHL", "ASHR", "--duration", 20, "--tau", 5, "--scale", 0.8),
     "fit": ("--tie", "super_class", "--parameters", "gain", "--scale", 0.5, "--hold-out", 0),
-    "stability": (
-        "--scale",
-        0.8,
-    ),
+    "stability": ("--scale", 0.8),
 }
 
 
@@ -480,6 +477,22 @@ def test_all_six_questions_share_what_is_around_them(command, tmp_path, worm):
     page = (here / "it.html").read_text(encoding="utf-8")
     assert not Page(page).open and f"retrograde {command} " in page and "<svg" in page and "Cook et al." in page
     assert not re.search(r"https?://", page)
+
+
+@pytest.mark.parametrize("command", ASKED)
+def test_an_interrupt_of_any_question_leaves_no_file(command, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    here = tmp_path / "here"
+    here.mkdir()
+    args = [command, *WORM, *ASKED[command]]
+    if command == "fit":
+        pd.DataFrame({"neuron": ["AVAL", "AVAR"], "activity": 0.1}).to_csv(tmp_path / "recorded.csv", index=False)
+        args += ["--recorded", tmp_path / "recorded.csv"]
+    monkeypatch.setattr(rg.connectome, command, interrupted)
+    done = call(*args, "--out", here / "it.csv", "--figure", here / "it.svg", "--report", here / "it.html", code=130)
+    assert done.stderr.endswith("interrupted\n") and not list(here.iterdir())
 
 
 def test_json_of_what_json_has_no_numbers_for():

@@ -215,14 +215,16 @@ def test_kernels_and_the_plain_path_agree_to_the_bound_that_is_stated(n, T, dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("threads", (1, 2))
-@pytest.mark.parametrize("shape", ((0, 3, 5), (1, 1, 1), (7, 4, 64), (127, 6, 66), (129, 65, 31), (300, 130, 7)))
+@pytest.mark.parametrize(
+    "shape", ((0, 3, 5), (1, 1, 1), (7, 4, 64), (127, 6, 66), (129, 65, 31), (300, 130, 7), (999, 33, 65))
+)
 def test_the_gradient_in_a_full_matrix(shape, threads, dtype):
     samples, n_out, n_in = shape
     torch.set_num_threads(threads)
     W = rg.Dense(torch.zeros(n_out, n_in, dtype=dtype)).bind()
     s, x = torch.randn(samples, n_out, dtype=dtype), torch.randn(n_in, samples, dtype=dtype).T
     with torch.no_grad():
-        close(kernels.outer(W, s, x), (s.T @ x,), steps=5)
+        close(kernels.outer(W, s, x), ((s.double().T @ x.double()).to(dtype),), steps=5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retrograde.connectivity import Dense, Operator, Sparse
 from retrograde.connectivity.low_rank import LowRank
-from retrograde.kernels.threads import in_a_fork
+from retrograde.kernels.threads import SMALL, in_a_fork
 from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, Sigmoid, Softplus, Tanh
 
 _PRODUCTS = (Dense.product, LowRank.product, Sparse.product)
@@ -72,12 +72,22 @@ def has_outer(W: Operator) -> bool:
     return type(W.structure).outer_product in _OUTER_PRODUCTS and why_not_here(W) is None
 
 
-def has_outer_at_once(W: Operator) -> bool:
-    """Whether a kernel that solves for s gives dR/dW in the same call; a subclass may have its own.
+def has_outer_at_once(W: Operator, numbers: int) -> bool:
+    """Whether a kernel that solves for so many numbers of s gives dR/dW in the same call; a subclass may have its own.
 
     Of a large W, what was packed is better let go of first: dR/dW then takes the memory that it leaves.
     """
-    return type(W.structure).outer_product is Dense.outer_product and W.weights[0].numel() <= _AT_ONCE
+    if type(W.structure).outer_product is not Dense.outer_product or torchs_is_faster(W, numbers):
+        return False
+    return W.weights[0].numel() <= _AT_ONCE
+
+
+def torchs_is_faster(W: Operator, numbers: int) -> bool:
+    """Whether torch's product is ahead of the tiles where dR/dW of a full W is summed over so many numbers of s.
+
+    It is where the processor has no AVX-512, and there is enough to do.
+    """
+    return cpu_kernels().tiles.BYTES < 64 and numbers * W.shape[1] > SMALL
 
 
 def is_lone(W: Operator, samples: int) -> bool:

@@ -135,7 +135,7 @@ def _whole(
     found = np.empty((samples, n), dtype) if z is None else array(z).copy()
     residual, steps, amplified = np.empty(samples, dtype), np.empty(samples, np.int64), np.empty(samples, dtype)
     rows = dW = np.empty((0, 0), dtype)
-    at_once = x is not None and has_outer_at_once(W)
+    at_once = x is not None and has_outer_at_once(W, c.numel())
     if x is not None and at_once:
         rows, dW = array(x), np.zeros((n, n), dtype)
     M, (_, threads) = matrix(W, transposed), share(samples, n, together(W))

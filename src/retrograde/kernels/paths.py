@@ -74,7 +74,8 @@ def substitute_back(
     s_next, l_next = (by_sample(z, 0, shape[1:], (0, 0), dtype) for z in after)
     about = array(y).reshape(s.shape), array(g).reshape(len(g), samples, n), at, leaks(leak, n, dtype), number(f)
     lone = is_lone(W, samples)
-    at_once = before is not None and not lone and has_outer_at_once(W)  # what a kernel then does in the same call
+    # What a kernel then does in the same call.
+    at_once = before is not None and not lone and has_outer_at_once(W, s.size)
     rows = dW = np.empty((0, 0), dtype)
     if before is not None and at_once:
         rows, dW = array(before).reshape(-1, n), np.zeros((n, n), dtype)

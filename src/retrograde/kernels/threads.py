@@ -17,7 +17,7 @@ _started = _forked = False
 _numbas = threading.local()
 
 # So few multiplications are done before a second thread has woken up.
-_SMALL = 2**20
+SMALL = 2**20
 
 
 def _after_fork() -> None:
@@ -75,4 +75,4 @@ def share(samples: int, n: int, together: int) -> tuple[int, int]:
 def sharers(numbers: int, dW: np.ndarray) -> int:
     """How many threads share the rows of dR/dW, summed over so many numbers of s."""
     rows, columns = dW.shape
-    return max(1, min(most(), -(-rows // 4))) if numbers * columns > _SMALL else 1
+    return max(1, min(most(), -(-rows // 4))) if numbers * columns > SMALL else 1

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST, SLOPES, all_finite, apply, times_slope
-from retrograde.kernels.cpu.structures import at_once, is_finite, multiply, outer_part, ready, room
+from retrograde.kernels.cpu.structures import in_hand, is_finite, multiply, outer_part, ready, room
 
 WINDOW = 32
 LEAST, MOST = 2.0**-10, 2.0**10
@@ -60,7 +60,7 @@ def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps):
     """The samples from `waiting` to before `end`, on one thread."""
     damping, rtol, tiny, max_steps, floor, hasty = numbers
     n = z.shape[1]
-    most, work = min(at_once(A), end - waiting), room(A, n)
+    most, work = in_hand(A, end - waiting), room(A, n)
     u, x = np.empty((most, n), z.dtype), np.empty((most, n), z.dtype)
     sample, count, mark = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most)
     lanes = 0

@@ -13,7 +13,7 @@ from numba import njit, prange
 
 from retrograde.kernels.cpu.fixed_point import distance, norm, put
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.structures import at_once, multiply, ready, room
+from retrograde.kernels.cpu.structures import in_hand, multiply, ready, room
 
 # What is told of each sample.
 RESIDUAL, GAIN, STATE_ERROR, ERROR = range(4)
@@ -50,7 +50,7 @@ def approach(M, turned, Mt, t_turned, b, kinds, x, g, D, rules, threads, z, told
 def _approach(A, c, D, kind, f, rules, waiting, end, z, x, bend, known, told, turns, met):
     """z of the samples from `waiting` to before `end`, on one thread; a state that has `bend` to fill is looked at."""
     n = z.shape[1]
-    most, work = min(at_once(A), end - waiting), room(A, n)
+    most, work = in_hand(A, end - waiting), room(A, n)
     u, here, way = np.empty((most, n), z.dtype), np.empty((most, n), z.dtype), np.empty((most, n), z.dtype)
     between = np.empty((2, n), z.dtype)
     sample, turn, slow = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.bool_)

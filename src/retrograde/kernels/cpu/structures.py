@@ -23,7 +23,7 @@ from retrograde.kernels.cpu.functions import FAST, all_finite, oddity
 from retrograde.kernels.cpu.products import add_outer, add_product, packed
 from retrograde.kernels.cpu.tiles import BYTES, everywhere
 
-ROWS = 12  # whole tiles, be they of four rows or of six
+ROWS = 24  # whole tiles, be they of four rows or of six
 
 
 def ready(M, transposed):
@@ -40,6 +40,10 @@ def outer_part(M, s, x, thread, threads, dW):
 
 def at_once(M):
     """How many rows are best multiplied together."""
+
+
+def in_hand(M, samples):
+    """How many of so many samples a thread best takes through their steps together: all rounds are about as large."""
 
 
 def room(M, n):
@@ -93,6 +97,18 @@ def _at_once_for(M):
         lanes = BYTES * 8 // M[2].dtype.bitwidth
         return lambda M: lanes
     return lambda M: ROWS
+
+
+@overload(in_hand)
+def _in_hand_for(M, samples):
+    if _structure(M) == "sparse":
+        return lambda M, samples: min(at_once(M), samples)
+
+    def about_as_many_each_time(M, samples):
+        rounds = max(samples // at_once(M), 1)
+        return (samples + rounds - 1) // rounds
+
+    return about_as_many_each_time
 
 
 @overload(room)
