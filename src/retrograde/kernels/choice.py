@@ -77,12 +77,12 @@ def has_outer_at_once(W: Operator, numbers: int) -> bool:
 
     Of a large W, what was packed is better let go of first: dR/dW then takes the memory that it leaves.
     """
-    if type(W.structure).outer_product is not Dense.outer_product or torchs_is_faster(W, numbers):
+    if type(W.structure).outer_product is not Dense.outer_product or torch_is_faster(W, numbers):
         return False
     return W.weights[0].numel() <= _AT_ONCE
 
 
-def torchs_is_faster(W: Operator, numbers: int) -> bool:
+def torch_is_faster(W: Operator, numbers: int) -> bool:
     """Whether torch's product is ahead of the tiles where dR/dW of a full W is summed over so many numbers of s.
 
     It is where the processor has no AVX-512, and there is enough to do.

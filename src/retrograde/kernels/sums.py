@@ -8,7 +8,7 @@ from torch import Tensor
 
 from retrograde.connectivity import Operator, Sparse
 from retrograde.kernels.arrays import array, dtype_of, unsigned
-from retrograde.kernels.choice import cpu_kernels, has_outer, torchs_is_faster
+from retrograde.kernels.choice import cpu_kernels, has_outer, torch_is_faster
 from retrograde.kernels.threads import ask_for, most, sharers
 
 
@@ -29,7 +29,7 @@ def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         else:
             dW = np.zeros(len(columns), dtype_of(x))
             cpu.sampled.outer(starts, columns, array(s_rows.T), array(x_rows.T), dW)
-    elif torchs_is_faster(W, s.numel()):
+    elif torch_is_faster(W, s.numel()):
         return (s_rows.T @ x_rows,)
     else:
         dW = np.zeros(structure.shape, dtype_of(x))
