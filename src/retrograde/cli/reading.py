@@ -115,7 +115,7 @@ class Asked:
             exclude=self.exclude or (),
             exclude_transmitters=self.exclude_transmitter or (),
             columns=self.columns,
-            orientation=self.orientation,  # type: ignore[arg-type]  # looked at there
+            orientation=self.orientation,  # type: ignore[arg-type]  # which `read` checks
             ids=None if self.ids is None else _ids(self.ids),
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retrograde.connectivity import Dense, Operator, Sparse
 from retrograde.connectivity.low_rank import LowRank
-from retrograde.kernels.threads import SMALL, in_a_fork
+from retrograde.kernels.threads import in_a_fork, is_much
 from retrograde.nonlinearity import Identity, Nonlinearity, ReLU, Sigmoid, Softplus, Tanh
 
 _PRODUCTS = (Dense.product, LowRank.product, Sparse.product)
@@ -87,7 +87,7 @@ def torch_is_faster(W: Operator, numbers: int) -> bool:
 
     It is where the processor has no AVX-512, and there is enough to do.
     """
-    return cpu_kernels().tiles.BYTES < 64 and numbers * W.shape[1] > SMALL
+    return cpu_kernels().tiles.BYTES < 64 and is_much(numbers, W.shape[1])
 
 
 def is_lone(W: Operator, samples: int) -> bool:

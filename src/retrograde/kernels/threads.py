@@ -17,7 +17,7 @@ _started = _forked = False
 _numbas = threading.local()
 
 # So few multiplications are done before a second thread has woken up.
-SMALL = 2**20
+_SMALL = 2**20
 
 
 def _after_fork() -> None:
@@ -72,7 +72,12 @@ def share(samples: int, n: int, together: int) -> tuple[int, int]:
     return each if each <= together // 2 else -(-each // together) * together, threads
 
 
+def is_much(numbers: int, columns: int) -> bool:
+    """Whether dR/dW of so many columns, summed over so many numbers of s, is worth a second thread."""
+    return numbers * columns > _SMALL
+
+
 def sharers(numbers: int, dW: np.ndarray) -> int:
     """How many threads share the rows of dR/dW, summed over so many numbers of s."""
     rows, columns = dW.shape
-    return max(1, min(most(), -(-rows // 4))) if numbers * columns > SMALL else 1
+    return max(1, min(most(), -(-rows // 4))) if is_much(numbers, columns) else 1
