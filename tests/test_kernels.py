@@ -406,7 +406,7 @@ def test_the_input_of_a_few_samples_may_lie_in_memory_as_it_likes(leak, dtype, m
         (dR_db,) = torch.autograd.grad((x.sin() * torch.linspace(0.5, 1, T).to(x)[:, None, None, None]).sum(), leaf)
         assert torch.equal(dR_db, wanted[1])
         # No copy turns the array about, where a vector holds all samples.
-        if each is by_neurons and choice.are_few(net.recurrence.W.bind(), 6):
+        if each is by_neurons and choice.by_few(net.recurrence.W.bind(), 6):
             assert x.stride()[1:] == (3, 1, 6) and (leak or dR_db.stride() == by_neurons.stride())
 
 

@@ -21,7 +21,7 @@ from retrograde.checks import check_numbers
 from retrograde.connectivity import Connectivity, Operator
 from retrograde.defaults import default_adjoint
 from retrograde.recurrence import Recurrence
-from retrograde.result import Gradients, Inputs, Wants, convergence_error
+from retrograde.result import ONLY_S, Gradients, Inputs, Wants, convergence_error
 from retrograde.solvers import Solver
 from retrograde.solvers.factors import Factors
 from retrograde.through_time import swept_back, total_input, trajectory_gradients
@@ -188,7 +188,7 @@ class SteadyStateRule(Rule):
             s = adjoint(rows, D, g, *weights)
         else:  # the one that leaves a receipt
             with torch.no_grad():
-                s = self.first(net, x, b, g, Wants(s=True, dW=False, db=False, dx0=False)).s
+                s = self.first(net, x, b, g, ONLY_S).s
             s = attach(s, adjoint, (rows, D, g, *weights))
         dW = net.W.bind().outer(s, x_) if any(needed[2:]) else (None,) * len(weights)
         return None, s.sum_to_size(b.shape) if needed[1] else None, *dW

@@ -256,7 +256,7 @@ class Wants(NamedTuple):
     dx0: bool
 
 
-EVERYTHING = Wants(True, True, True, True)
+EVERYTHING, ONLY_S = Wants(True, True, True, True), Wants(s=True, dW=False, db=False, dx0=False)
 
 
 class ConvergenceError(RuntimeError):

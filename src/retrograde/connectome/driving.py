@@ -15,13 +15,11 @@ from retrograde.connectome.linear import solvers_for
 from retrograde.connectome.steadiness import is_stable, linearised
 from retrograde.nonlinearity import Identity
 from retrograde.recurrence import Recurrence
-from retrograde.result import Inputs, Wants
+from retrograde.result import ONLY_S, Inputs
 from retrograde.solvers import FixedPoint
 from retrograde.steady import steady_state
 from retrograde.through_time import trajectory_gradients
 from retrograde.trajectories import trajectory
-
-_ONLY_S = Wants(s=True, dW=False, db=False, dx0=False)
 
 
 class Driven(Protocol):
@@ -112,7 +110,7 @@ class Steady:
             ones[torch.arange(len(self.place)), self.place] = 1
             g = self.net.W.T @ ones if self.by_drive else ones
             x = self._x.expand_as(g)
-            s = steady_gradients(self.net, x, self.b.expand_as(g), g, solvers_for(self.net)[1], wants=_ONLY_S).s
+            s = steady_gradients(self.net, x, self.b.expand_as(g), g, solvers_for(self.net)[1], wants=ONLY_S).s
             return ((s + ones) if self.by_drive else s)[:, self.allowed].double().numpy()
 
     def settles(self, most: float) -> bool:
@@ -198,7 +196,7 @@ class AlongTime:
             g = self.path.new_zeros(self.T + 1, k, n)  # g[t] = dR/dx(t)
             g[self.time - int(self.by_drive), every] = self.net.W.T @ ones if self.by_drive else ones
             path, b = (z[:, None].expand(-1, k, -1) for z in (self.path, self.b))
-            s = trajectory_gradients(self.net, path, Inputs(b), g[1:].contiguous(), _ONLY_S).s
+            s = trajectory_gradients(self.net, path, Inputs(b), g[1:].contiguous(), ONLY_S).s
             if self.by_drive:
                 s = s.index_put((self.time - 1, every), ones, accumulate=True)
             return s[:, :, self.allowed].permute(1, 0, 2).reshape(k, -1).double().numpy()

@@ -12,14 +12,14 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-from retrograde.by_hand import recurrent_backpropagation
+from retrograde.adjoint import steady_gradients
 from retrograde.connectivity import Operator
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import ConvergenceError
+from retrograde.result import ONLY_S, ConvergenceError
 from retrograde.solvers import Direct, Newton, Solver
 from retrograde.steady import steady_state
 
@@ -161,6 +161,7 @@ def states(net: Recurrence, b: Tensor) -> tuple[np.ndarray, float]:
 
 def adjoints(net: Recurrence, g: Tensor) -> tuple[np.ndarray, float]:
     """The adjoints of dR/dx = g, (samples, n), in a linear network, and their largest residual."""
-    gradient = recurrent_backpropagation(net, torch.zeros_like(g), g, adjoint=solvers_for(net)[1])
+    with torch.no_grad():
+        gradient = steady_gradients(net, torch.zeros_like(g), None, g, solvers_for(net)[1], wants=ONLY_S)
     assert gradient.receipt is not None  # a steady state's gradient has one
     return gradient.s.double().numpy(), float(gradient.receipt.residual.max())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from retrograde.kernels.accelerations import adjoint_anderson, anderson, tangent_anderson
-from retrograde.kernels.choice import are_few, has_outer, is_large, is_lone, why_plain
+from retrograde.kernels.choice import by_few, has_outer, is_large, is_lone, why_plain
 from retrograde.kernels.iterations import (
     adjoint_fixed_point,
     fixed_point,
@@ -62,7 +62,7 @@ def explain(net: Any, samples: int = 32) -> str:
     if why is not None:
         gradient = ", but dR/dW by a kernel" if has_outer(W) else ""
         return f"trajectory: plain PyTorch ({why}){gradient}\nsteady state: plain PyTorch (the same){gradient}"
-    shared = is_lone(W, samples) or are_few(W, samples)
+    shared = is_lone(W, samples) or by_few(W, samples)
     how = "the threads sharing each product" if shared else "each thread with its own samples"
     structure, f, dtype = type(W.structure).__name__, type(net.f).__name__.lower(), str(W.like.dtype)[6:]
     which = "FixedPoint and Anderson" if is_large(W) else "FixedPoint"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectivity import Operator, Sparse
-from retrograde.kernels.arrays import array, dtype_of, unsigned
+from retrograde.kernels.arrays import array, dtype_of, side_by_side, unsigned
 from retrograde.kernels.choice import cpu_kernels, is_large, number, why_plain
 from retrograde.kernels.numbering import by_degree
 from retrograde.kernels.threads import ask_for, most
@@ -65,8 +65,8 @@ def _accelerate(
     structure, (weight,) = W.structure, W.weights
     assert isinstance(structure, Sparse)  # as `is_large` asks
     samples, n = z.shape
-    lanes = 1 if samples <= _ONE_BY_ONE else cpu.tiles.BYTES // z.itemsize
-    threads, scattered = ask_for(most()), transposed and lanes == 1
+    one_by_one = samples <= _ONE_BY_ONE
+    threads, scattered = ask_for(most()), transposed and one_by_one
     neurons, renumbered, others = by_degree(structure)
     starts, values = unsigned(structure.row_starts), array(weight)
     if transposed and not scattered:
@@ -77,15 +77,17 @@ def _accelerate(
     numbers = kind, memory, delay, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15), threads
     found, residual = np.empty((samples, n), dtype_of(z)), np.empty(samples, dtype_of(z))
     steps, stays = np.empty(samples, np.int64), np.empty(samples, bool)
-    for first in range(0, samples, lanes):
-        rows = np.minimum(np.arange(first, first + lanes), samples - 1)  # the last one again, to fill the vector
+    groups = [slice(k, k + 1) for k in range(samples)] if one_by_one else side_by_side(samples, z.itemsize)
+    for some in groups:
+        size = some.stop - some.start
+        lanes = 1 if one_by_one else cpu.structures.lanes_for(size, z.itemsize)
+        rows = np.arange(some.start, some.start + lanes).clip(max=samples - 1)  # the last one again, to fill the vector
         start, drive, slopes = (
             np.ascontiguousarray(array(each)[rows][:, neurons].T if len(each) else np.empty((0, lanes), found.dtype))
             for each in (z, c, D)
         )
         told = cpu.anderson.iterate((starts, others, values), renumbered, scattered, drive, slopes, *numbers, start)
-        last = min(first + lanes, samples)
-        found[first:last] = start[renumbered].T[: last - first]
-        for each, some in zip((residual, steps, stays), told, strict=True):
-            each[first:last] = some[: last - first]
+        found[some] = start[renumbered].T[:size]
+        for each, of_these in zip((residual, steps, stays), told, strict=True):
+            each[some] = of_these[:size]
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(stays)

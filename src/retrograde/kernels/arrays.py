@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -87,6 +89,13 @@ def array(x: Tensor) -> np.ndarray:
     """Its numbers, row after row; a copy only where they lie otherwise."""
     x = x.detach() if x.requires_grad else x
     return (x if x.is_contiguous() else x.contiguous()).numpy()
+
+
+def side_by_side(samples: int, itemsize: int) -> Iterator[slice]:
+    """The samples, as many at a time as lie side by side."""
+    lanes = cpu_kernels().structures.lanes_for(samples, itemsize)
+    for first in range(0, samples, lanes):
+        yield slice(first, min(first + lanes, samples))
 
 
 def together(W: Operator) -> int:

@@ -96,11 +96,9 @@ def is_lone(W: Operator, samples: int) -> bool:
     return samples == 1 and enough and torch.get_num_threads() > 1
 
 
-def are_few(W: Operator, samples: int) -> bool:
-    """Whether one vector holds the samples of a trajectory, of which the threads share each product."""
-    if not isinstance(W.structure, Sparse) or W.weights[0].numel() < LONE:
-        return False
-    return 1 < samples <= cpu_kernels().tiles.BYTES // W.like.itemsize
+def by_few(W: Operator, samples: int) -> bool:
+    """Whether the samples of a trajectory go a few at a time, of which the threads share each product."""
+    return samples > 1 and isinstance(W.structure, Sparse) and W.weights[0].numel() >= LONE
 
 
 def is_large(W: Operator) -> bool:

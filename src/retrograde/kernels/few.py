@@ -1,4 +1,4 @@
-"""Trajectories of a few samples of a large sparse W. They lie in memory by samples or by neurons, as the input does."""
+"""Trajectories of a large sparse W, a few samples at a time. They lie in memory by samples or neurons, as the input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectivity import Operator
-from retrograde.kernels.arrays import count, dtype_of, leaks, matrix
+from retrograde.kernels.arrays import count, dtype_of, leaks, matrix, side_by_side
 from retrograde.kernels.choice import cpu_kernels, number
 from retrograde.kernels.threads import ask_for, most
 from retrograde.nonlinearity import Nonlinearity
@@ -16,7 +16,7 @@ from retrograde.nonlinearity import Nonlinearity
 def forward_of_few(
     W: Operator, f: Nonlinearity, leak: float | Tensor | None, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int
 ) -> tuple[Tensor, bool]:
-    """`forward_sweep` of a few samples. The path lies in memory as the input does: by samples, or by neurons."""
+    """`forward_sweep` by few. The path lies in memory as the input does: by samples, or by neurons."""
     batch, (samples, n), dtype = x0.shape, count(x0.shape), dtype_of(x0)
     given = [
         None if each is None else each.expand(times, *batch).reshape(times, samples, n)
@@ -27,10 +27,12 @@ def forward_of_few(
     else:
         path = torch.from_numpy(np.empty((T + 1, samples, n), dtype))
     path[0] = x0.reshape(samples, n)
-    (varying, constant, flat), strides = _without_axes((*given, path), dtype)
-    (A, _), a = matrix(W), leaks(leak, n, dtype)
-    finite = cpu_kernels().few.forward(A, varying, constant, a, number(f), ask_for(most()), samples, flat, strides)
-    finite = finite and bool(torch.isfinite(x0.sum()))  # as a neuron that sends to none is met nowhere
+    (A, _), a, threads = matrix(W), leaks(leak, n, dtype), ask_for(most())
+    finite = bool(torch.isfinite(x0.sum()))  # as a neuron that sends to none is met nowhere
+    for some in side_by_side(samples, dtype.itemsize):
+        (varying, constant, flat), strides = _without_axes((*given, path), some, dtype)
+        size = some.stop - some.start
+        finite &= cpu_kernels().few.forward(A, varying, constant, a, number(f), threads, T, size, flat, strides)
     return path.view(T + 1, *batch), finite
 
 
@@ -43,7 +45,7 @@ def adjoint_of_few(
     leak: float | Tensor | None,
     after: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor | None]:
-    """`substitute_back` of a few samples. s lies in memory by neurons where y does, all times of one together."""
+    """`substitute_back` by few. s lies in memory by neurons where y does, all times of one together."""
     shape, dtype, T = y.shape, dtype_of(y), len(y)
     samples, n = count(shape[1:])
     y, g = (each.reshape(len(each), samples, n) for each in (y, g))
@@ -56,21 +58,23 @@ def adjoint_of_few(
 
     s, l = made(), None if leak is None else made()
     ends = [None if each is None else each.reshape(1, samples, n) for each in after]
-    (slopes, rewards, s_next, l_next, s_flat, l_flat), strides = _without_axes((y, g, *ends, s, l), dtype)
-    (A, _), a = matrix(W, transposed=True), leaks(leak, n, dtype)
-    cpu_kernels().few.adjoint(
-        A, slopes, rewards, at, a, number(f), ask_for(most()), samples, s_next, l_next, s_flat, l_flat, strides
-    )
+    (A, _), about, threads = matrix(W, transposed=True), (at, leaks(leak, n, dtype), number(f)), ask_for(most())
+    for some in side_by_side(samples, dtype.itemsize):
+        (slopes, rewards, *flat), strides = _without_axes((y, g, *ends, s, l), some, dtype)
+        cpu_kernels().few.adjoint(A, slopes, rewards, *about, threads, some.stop - some.start, *flat, strides)
     return s.view(shape), None if l is None else l.view(shape)
 
 
-def _without_axes(given: tuple[Tensor | None, ...], dtype: np.dtype) -> tuple[list[np.ndarray], np.ndarray]:
-    """For each tensor its numbers from the first to the last, (0,) for None; and for all of them the strides."""
+def _without_axes(
+    given: tuple[Tensor | None, ...], some: slice, dtype: np.dtype
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Of some samples the numbers of each tensor, from first to last, (0,) for None; and for all the strides."""
     flat, strides = [], np.zeros((len(given), 3), np.int64)
     for k, each in enumerate(given):
         if each is None or not each.numel():
             flat.append(np.empty(0, dtype))
             continue
+        each = each[:, some]
         strides[k] = each.stride()
         length = 1 + sum((size - 1) * stride for size, stride in zip(each.shape, each.stride(), strict=True))
         flat.append(each.detach().as_strided((length,), (1,)).numpy())

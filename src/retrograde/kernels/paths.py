@@ -8,7 +8,7 @@ from torch import Tensor
 
 from retrograde.connectivity import Operator, Sparse
 from retrograde.kernels.arrays import array, by_sample, count, dtype_of, leaks, matrix, packed, together
-from retrograde.kernels.choice import are_few, cpu_kernels, has_outer_at_once, is_lone, number, why_plain
+from retrograde.kernels.choice import by_few, cpu_kernels, has_outer_at_once, is_lone, number, why_plain
 from retrograde.kernels.few import adjoint_of_few, forward_of_few
 from retrograde.kernels.sums import outer
 from retrograde.kernels.threads import ask_for, most, share, sharers
@@ -27,7 +27,7 @@ def forward_sweep(
     cpu = cpu_kernels()
 
     samples, n = count(x0.shape)
-    if are_few(W, samples):
+    if by_few(W, samples):
         return forward_of_few(W, f, leak, b, bias, x0, T)
     # NumPy asks for huge pages, five times faster to touch than what torch would ask for.
     path = np.empty((T + 1, samples, n), dtype_of(x0))
@@ -66,7 +66,7 @@ def substitute_back(
 
     shape, dtype = y.shape, dtype_of(y)
     T, (samples, n) = len(y), count(shape[1:])
-    if are_few(W, samples):
+    if by_few(W, samples):
         s_of_few, l_of_few = adjoint_of_few(W, f, y, g, at, leak, after)
         return s_of_few, l_of_few, () if before is None else outer(W, s_of_few, before)
     s = np.empty((T, samples, n), dtype)

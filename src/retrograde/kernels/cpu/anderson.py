@@ -15,7 +15,7 @@ from numba import njit, prange
 
 from retrograde.kernels.cpu.fixed_point import WINDOW
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.structures import _gather
+from retrograde.kernels.cpu.structures import gather
 
 _CHUNK = 1024  # neurons, of which all that is remembered is met in one go
 
@@ -60,7 +60,7 @@ def product(M, renumbered, scattered, x, room, u):
         for thread in prange(threads):
             top, end = _rows(starts, edges, thread, threads)
             for i in range(top, end):
-                _gather(others, values, x, u, renumbered[i], starts[i], starts[i + 1])
+                gather(others, values, x, u, renumbered[i], starts[i], starts[i + 1])
 
 
 @njit(error_model="numpy", inline="always")

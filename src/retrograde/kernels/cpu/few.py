@@ -12,17 +12,16 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST, apply, times_slope
-from retrograde.kernels.cpu.structures import _gather, at_once, part_of
+from retrograde.kernels.cpu.structures import gather, lanes_for, part_of
 
 _CHUNK = 64  # neurons
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def forward(A, b, bias, leak, kind, threads, samples, x, strides):
+def forward(A, b, bias, leak, kind, threads, T, samples, x, strides):
     """`sweeps.forward`, for x (T + 1, samples, n) with the strides of b, bias and x. An array of no numbers is none."""
     starts, others, values = A
-    n, lanes = len(starts) - 1, at_once(A)
-    T, odd = len(x) // (samples * n) - 1, np.zeros(threads)
+    n, lanes, odd = len(starts) - 1, lanes_for(samples, values.itemsize), np.zeros(threads)
     of_b, of_bias, of_x = strides
     states = np.zeros((2, n, lanes), x.dtype)
     for thread in prange(threads):
@@ -41,7 +40,7 @@ def forward(A, b, bias, leak, kind, threads, samples, x, strides):
                 if len(b):
                     _take(b, of_b, t, top, end, samples, more)
                 for i in range(top, end):
-                    _gather(others, values, given, found, i, starts[i], starts[i + 1])
+                    gather(others, values, given, found, i, starts[i], starts[i + 1])
                 size = (end - top) * lanes
                 now, before = found[top:end].reshape(size), given[top:end].reshape(size)
                 constant, varying = drive.reshape(_CHUNK * lanes), more.reshape(_CHUNK * lanes)
@@ -64,7 +63,7 @@ def forward(A, b, bias, leak, kind, threads, samples, x, strides):
 def adjoint(A, y, g, at, leak, kind, threads, samples, s_next, l_next, s, l, strides):
     """`sweeps.adjoint`, for s (T, samples, n) with the strides of y, g, s_next, l_next, s and l."""
     starts, others, values = A
-    n, lanes, T = len(starts) - 1, at_once(A), len(at)
+    n, lanes, T = len(starts) - 1, lanes_for(samples, values.itemsize), len(at)
     of_y, of_g, of_s_next, of_l_next, of_s, of_l = strides
     states = np.zeros((2, n, lanes), s.dtype)
     kept = np.zeros((n if len(leak) else 0, lanes), s.dtype)
@@ -87,7 +86,7 @@ def adjoint(A, y, g, at, leak, kind, threads, samples, s_next, l_next, s, l, str
                 now = found[top:end].reshape(size)
                 if back > 0 or len(s_next):
                     for i in range(top, end):
-                        _gather(others, values, given, found, i, starts[i], starts[i + 1])
+                        gather(others, values, given, found, i, starts[i], starts[i + 1])
                 else:
                     now[:] = 0
                 if at[t] >= 0:

@@ -60,7 +60,8 @@ def _iterate(A, c, D, kind, numbers, waiting, end, z, residual, steps):
     """The samples from `waiting` to before `end`, on one thread."""
     damping, rtol, tiny, max_steps, floor, hasty = numbers
     n = z.shape[1]
-    most, work = in_hand(A, end - waiting), room(A, n)
+    most = in_hand(A, end - waiting)
+    work = room(A, n, most)
     u, x = np.empty((most, n), z.dtype), np.empty((most, n), z.dtype)
     sample, count, mark = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most)
     lanes = 0

@@ -17,7 +17,7 @@ from retrograde.kernels.cpu.structures import multiply_part, part_of, room
 def forward(A, b, bias, leak, kind, threads, x):
     """`sweeps.forward` of one sample. Whether all that was met is finite."""
     T, n = x.shape[0] - 1, x.shape[2]
-    odd, work = np.zeros(threads), room(A, 0)
+    odd, work = np.zeros(threads), room(A, 0, 1)
     for t in range(T):
         for thread in prange(threads):
             first, last = part_of(A, n, thread, threads)
@@ -40,7 +40,7 @@ def forward(A, b, bias, leak, kind, threads, x):
 def adjoint(A, y, g, at, leak, kind, threads, s_next, l_next, s, l):
     """`sweeps.adjoint` of one sample."""
     T, n = s.shape[0], s.shape[2]
-    work = room(A, 0)
+    work = room(A, 0, 1)
     for back in range(T):
         t = T - 1 - back
         after = s[t + 1] if back > 0 else s_next
@@ -70,7 +70,7 @@ def adjoint(A, y, g, at, leak, kind, threads, s_next, l_next, s, l):
 def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, hasty, threads, z):
     """`fixed_point.iterate` for one sample: z, c and D (n,). The residual and the steps."""
     n, steps, mark = len(z), 0, np.inf
-    x, u, work = z.reshape(1, n), np.empty((1, n), z.dtype), room(A, 0)
+    x, u, work = z.reshape(1, n), np.empty((1, n), z.dtype), room(A, 0, 1)
     while True:
         for thread in prange(threads):
             first, last = part_of(A, n, thread, threads)

@@ -50,7 +50,8 @@ def approach(M, turned, Mt, t_turned, b, kinds, x, g, D, rules, threads, z, told
 def _approach(A, c, D, kind, f, rules, waiting, end, z, x, bend, known, told, turns, met):
     """z of the samples from `waiting` to before `end`, on one thread; a state that has `bend` to fill is looked at."""
     n = z.shape[1]
-    most, work = in_hand(A, end - waiting), room(A, n)
+    most = in_hand(A, end - waiting)
+    work = room(A, n, most)
     u, here, way = np.empty((most, n), z.dtype), np.empty((most, n), z.dtype), np.empty((most, n), z.dtype)
     between = np.empty((2, n), z.dtype)
     sample, turn, slow = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.bool_)

@@ -12,8 +12,8 @@ from retrograde.kernels.cpu.products import add_product
 from retrograde.kernels.cpu.structures import (
     _across,
     _add_back,
-    _gather,
     at_once,
+    gather,
     multiply,
     multiply_part,
     part_of,
@@ -48,7 +48,7 @@ def sparse(A, x, threads, u):
     starts, others, values = A
     (rows, n), lanes = u.shape, at_once(A)
     if rows == 1:
-        work = room(A, 0)
+        work = room(A, 0, 1)
         for thread in prange(threads):
             first, last = part_of(A, n, thread, threads)
             multiply_part(A, x, u, work, first, last)
@@ -56,12 +56,12 @@ def sparse(A, x, threads, u):
         chunks = (rows + lanes - 1) // lanes
         for thread in prange(threads):
             first, last = lanes * (chunks * thread // threads), min(lanes * (chunks * (thread + 1) // threads), rows)
-            multiply(A, x[first:last], u[first:last], room(A, n))
+            multiply(A, x[first:last], u[first:last], room(A, n, last - first))
     else:
-        given, found = room(A, n)
+        given, found = room(A, n, rows)
         _across(x, given)
         for thread in prange(threads):
             first, last = part_of(A, n, thread, threads)
             for i in range(first, last):
-                _gather(others, values, given, found, i, starts[i], starts[i + 1])
+                gather(others, values, given, found, i, starts[i], starts[i + 1])
         _add_back(found, u)

@@ -17,13 +17,14 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 
 from retrograde.kernels.cpu.functions import FAST, all_finite, oddity
 from retrograde.kernels.cpu.products import add_outer, add_product, packed
-from retrograde.kernels.cpu.tiles import BYTES, everywhere
+from retrograde.kernels.cpu.tiles import everywhere
 
 ROWS = 24  # whole tiles, be they of four rows or of six
+LINE = 64  # bytes, which the caches hold and hand on together
 
 
 def ready(M, transposed):
@@ -46,8 +47,8 @@ def in_hand(M, samples):
     """How many of so many samples a thread best takes through their steps together: all rounds are about as large."""
 
 
-def room(M, n):
-    """What `multiply` needs to work in, for rows of n neurons: made once, and handed to each call."""
+def room(M, n, rows):
+    """What `multiply` needs to work in, for so many rows of n neurons: made once, and handed to each call."""
 
 
 def multiply(M, x, u, room):
@@ -94,7 +95,7 @@ def _outer_for(M, s, x, thread, threads, dW):
 @overload(at_once)
 def _at_once_for(M):
     if _structure(M) == "sparse":
-        lanes = BYTES * 8 // M[2].dtype.bitwidth
+        lanes = LINE * 8 // M[2].dtype.bitwidth
         return lambda M: lanes
     return lambda M: ROWS
 
@@ -112,12 +113,12 @@ def _in_hand_for(M, samples):
 
 
 @overload(room)
-def _room_for(M, n):
+def _room_for(M, n, rows):
     if _structure(M) == "sparse":
-        return lambda M, n: np.zeros((2, n, at_once(M)), M[2].dtype)
+        return lambda M, n, rows: np.zeros((2, n, lanes_for(rows, M[2].itemsize)), M[2].dtype)
     if _structure(M) == "low rank":
-        return lambda M, n: np.empty((1, ROWS, M[1].shape[1]), M[0].dtype)
-    return lambda M, n: np.empty((0, 0, 0), M[0].dtype)
+        return lambda M, n, rows: np.empty((1, ROWS, M[1].shape[1]), M[0].dtype)
+    return lambda M, n, rows: np.empty((0, 0, 0), M[0].dtype)
 
 
 @overload(multiply)
@@ -191,7 +192,7 @@ def _sparse(M, x, u, room):
         # Neurons along the rows: one entry of M then serves all samples by one vector.
         _across(x[first:last], given)
         for i in range(u.shape[1]):
-            _gather(others, values, given, found, i, starts[i], starts[i + 1])
+            gather(others, values, given, found, i, starts[i], starts[i + 1])
         _add_back(found, u[first:last])
 
 
@@ -226,47 +227,71 @@ def _one_row(starts, others, values, x, u):
         u[i] += total
 
 
-@intrinsic
-def _gather(typingctx, others, values, given, found, i, first, last):
-    """found[i] = Σ_e values[e] given[others[e]] for e = first..last-1, a vector that stays in a register."""
+def _gather_lanes(share):
+    """`gather` of the samples that fill such a share of a line, as a function for Numba."""
 
-    def codegen(context, builder, signature, args):
-        kinds, (i, first, last) = signature.args[:4], args[4:]
-        others, values, given, found = (
-            context.make_array(kind)(context, builder, args[place]) for place, kind in enumerate(kinds)
-        )
-        dtype, index = kinds[1].dtype, context.get_value_type(kinds[0].dtype)
-        size = dtype.bitwidth // 8
-        lanes, real, int64 = BYTES // size, context.get_value_type(dtype), ir.IntType(64)
-        vector = ir.VectorType(real, lanes)
-        zero, width = ir.Constant(vector, [0.0] * lanes), ir.Constant(int64, BYTES)
+    @intrinsic
+    def some(typingctx, others, values, given, found, i, first, last):
+        """found[i] = Σ_e values[e] given[others[e]] for e = first..last-1, in vectors that stay in registers."""
 
-        def row(array, k):
-            start = builder.add(builder.ptrtoint(array.data, int64), builder.mul(k, width))
-            return builder.inttoptr(start, vector.as_pointer())
+        def codegen(context, builder, signature, args):
+            kinds, (i, first, last) = signature.args[:4], args[4:]
+            others, values, given, found = (
+                context.make_array(kind)(context, builder, args[place]) for place, kind in enumerate(kinds)
+            )
+            dtype, index = kinds[1].dtype, context.get_value_type(kinds[0].dtype)
+            size = dtype.bitwidth // 8
+            lanes, real, int64 = LINE // (share * size), context.get_value_type(dtype), ir.IntType(64)
+            vector = ir.VectorType(real, lanes)
+            zero, width = ir.Constant(vector, [0.0] * lanes), ir.Constant(int64, LINE // share)
 
-        before, loop = builder.block, builder.append_basic_block("gather")
-        end = builder.append_basic_block("gather.end")
-        builder.cbranch(builder.icmp_signed("<", first, last), loop, end)
-        builder.position_at_end(loop)
-        e, total = builder.phi(int64), builder.phi(vector)
-        other = builder.load(builder.gep(others.data, [e]))
-        k = other if index.width == 64 else builder.zext(other, int64)
-        value = builder.load(builder.gep(values.data, [e]))
-        line = builder.load(row(given, k), align=size)
-        term = builder.fmul(everywhere(builder, value, lanes), line, flags=("contract", "nsz"))
-        added = builder.fadd(total, term, flags=("contract", "nsz"))
-        e_next = builder.add(e, ir.Constant(int64, 1))
-        builder.cbranch(builder.icmp_signed("<", e_next, last), loop, end)
-        for phi, start, again in ((e, first, e_next), (total, zero, added)):
-            phi.add_incoming(start, before)
-            phi.add_incoming(again, loop)
-        builder.position_at_end(end)
-        whole = builder.phi(vector)
-        whole.add_incoming(zero, before)
-        whole.add_incoming(added, loop)
-        builder.store(whole, row(found, i), align=size)
-        return context.get_dummy_value()
+            def row(array, k):
+                start = builder.add(builder.ptrtoint(array.data, int64), builder.mul(k, width))
+                return builder.inttoptr(start, vector.as_pointer())
 
-    int64 = types.int64
-    return types.void(others, values, given, found, int64, int64, int64), codegen
+            before, loop = builder.block, builder.append_basic_block("gather")
+            end = builder.append_basic_block("gather.end")
+            builder.cbranch(builder.icmp_signed("<", first, last), loop, end)
+            builder.position_at_end(loop)
+            e, total = builder.phi(int64), builder.phi(vector)
+            other = builder.load(builder.gep(others.data, [e]))
+            k = other if index.width == 64 else builder.zext(other, int64)
+            value = builder.load(builder.gep(values.data, [e]))
+            line = builder.load(row(given, k), align=size)
+            term = builder.fmul(everywhere(builder, value, lanes), line, flags=("contract", "nsz"))
+            added = builder.fadd(total, term, flags=("contract", "nsz"))
+            e_next = builder.add(e, ir.Constant(int64, 1))
+            builder.cbranch(builder.icmp_signed("<", e_next, last), loop, end)
+            for phi, start, again in ((e, first, e_next), (total, zero, added)):
+                phi.add_incoming(start, before)
+                phi.add_incoming(again, loop)
+            builder.position_at_end(end)
+            whole = builder.phi(vector)
+            whole.add_incoming(zero, before)
+            whole.add_incoming(added, loop)
+            builder.store(whole, row(found, i), align=size)
+            return context.get_dummy_value()
+
+        int64 = types.int64
+        return types.void(others, values, given, found, int64, int64, int64), codegen
+
+    return some
+
+
+_gather_line, _gather_half = _gather_lanes(1), _gather_lanes(2)
+
+
+@register_jitable
+def lanes_for(samples, itemsize):
+    """How many samples lie side by side: those that fill a line of the cache, or half of them where that will do."""
+    lanes = LINE // itemsize
+    return lanes if samples > lanes // 2 else lanes // 2
+
+
+@njit(error_model="numpy", inline="always")
+def gather(others, values, given, found, i, first, last):
+    """found[i] = Σ_e values[e] given[others[e]] for e = first..last-1: given and found are (n, lanes)."""
+    if given.shape[1] * values.itemsize == LINE:
+        _gather_line(others, values, given, found, i, first, last)
+    else:
+        _gather_half(others, values, given, found, i, first, last)

@@ -35,7 +35,7 @@ def forward(M, transposed, b, bias, leak, kind, share, x):
 def _forward(A, b, bias, leak, kind, first, last, x):
     """The samples from `first` to before `last`, on one thread. 0 where all was finite."""
     T, n = x.shape[0] - 1, x.shape[2]
-    odd, work = 0.0, room(A, n)
+    odd, work = 0.0, room(A, n, last - first)
     for t in range(T):
         before, now = x[t, first:last], x[t + 1, first:last]
         for r in range(last - first):
@@ -82,7 +82,7 @@ def adjoint(M, transposed, y, g, at, leak, kind, share, s_next, l_next, s, l, s_
 def _adjoint(A, y, g, at, leak, kind, first, last, s_next, l_next, s, l):
     """The samples from `first` to before `last`, on one thread."""
     T, n = len(s), s.shape[2]
-    work = room(A, n)
+    work = room(A, n, last - first)
     for back in range(T):
         t = T - 1 - back
         now = s[t, first:last]
