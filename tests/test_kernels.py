@@ -1,6 +1,7 @@
 """Each kernel against the plain path that it stands in for."""
 
 import gc
+import math
 import subprocess
 import sys
 
@@ -292,17 +293,25 @@ def test_one_call_looks_at_the_numbers(make, value, where):
         x.backward(torch.full_like(x, value))
 
 
+def in_blocks(A, transposed, threads):
+    from retrograde.kernels.cpu.products import pack, shape_of_packed
+
+    blocks = np.full(shape_of_packed(A, transposed), np.nan, A.dtype)
+    pack(A, transposed, threads, blocks)
+    return blocks
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", (1, 3, 4, 11, 12, 101))
 @pytest.mark.parametrize("shape", ((1, 1), (5, 15), (63, 16), (64, 17), (65, 33), (130, 129), (70, 300)))
 def test_products_with_a_packed_matrix(shape, rows, dtype):
-    from retrograde.kernels.cpu.products import add_product, pack
+    from retrograde.kernels.cpu.products import add_product
 
     m, n = shape
     A, x, u = (torch.randn(*size, dtype=dtype).numpy() for size in ((n, m), (rows, m), (rows + 1, n)))
     beyond, want = u[-1].copy(), u[:-1] + x @ A.T
-    packed = pack(A, True, 2)
-    assert np.array_equal(packed, pack(np.ascontiguousarray(A.T), False, 1))
+    packed = in_blocks(A, True, 2)
+    assert np.array_equal(packed, in_blocks(np.ascontiguousarray(A.T), False, 1))
     add_product(packed, x, u[:-1], 0, len(packed))
     close([torch.from_numpy(u[:-1])], [torch.from_numpy(want)], steps=5)
     assert np.array_equal(u[-1], beyond)  # nothing was written behind the last column
@@ -313,9 +322,9 @@ def test_no_two_compiled_functions_have_one_name():
     from numba.core.dispatcher import Dispatcher
 
     from retrograde.kernels.cpu import tiles
-    from retrograde.kernels.cpu.products import add_product, pack
+    from retrograde.kernels.cpu.products import add_product
 
-    A, x = pack(np.eye(40, dtype=np.float32), True, 1), np.ones((11, 40), np.float32)
+    A, x = in_blocks(np.eye(40, dtype=np.float32), True, 1), np.ones((11, 40), np.float32)
     add_product(A, x, x.copy(), 0, len(A))
     named = {}
     for each in (one for one in gc.get_objects() if issubclass(type(one), Dispatcher)):
@@ -371,9 +380,50 @@ def test_one_sample_whose_product_the_threads_share(make, n, leak, dtype, plain,
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", (2, 15, 17, 40, 67))
+@pytest.mark.parametrize("make", (network, sparse))
+def test_one_sample_has_the_bits_that_it_has_among_others(make, n, dtype, monkeypatch):
+    torch.set_num_threads(2)
+    net, input = make(n, "tanh", dtype), torch.randn(3, n, dtype=dtype)
+    monkeypatch.setattr(choice, "LONE", 10**9)
+
+    def solve(input):
+        leaf = input.clone().requires_grad_()
+        state = net.steady_state(leaf, solver=rg.FixedPoint(), adjoint=rg.FixedPoint())
+        gradients = torch.autograd.grad(state.x.sin().sum(), (leaf, *net.parameters()))
+        return state.x.detach(), state.steps, *gradients
+
+    (x, steps, s, *_), apart = solve(input), [solve(one[None]) for one in input]
+    for least in (1, 10**9):
+        monkeypatch.setattr(choice, "LONE", least)
+        for k, wanted in enumerate(apart):
+            found = solve(input[k : k + 1])
+            assert all(map(torch.equal, found, wanted))
+            assert torch.equal(found[0][0], x[k]) and found[1] == steps[k] and torch.equal(found[2][0], s[k])
+
+
+@pytest.mark.parametrize("value", (math.nan, math.inf))
+def test_one_sample_whose_product_the_threads_share_is_looked_at_too(value, monkeypatch):
+    monkeypatch.setattr(choice, "LONE", 1)
+    torch.set_num_threads(2)
+    net = network(40, "tanh", torch.float32)
+    with pytest.raises(ValueError, match="input: expected finite"):
+        net.steady_state(torch.zeros(1, 40).index_fill(1, torch.tensor([39]), value))
+    x = net.steady_state(torch.zeros(1, 40, requires_grad=True)).x
+    with pytest.raises(ValueError, match="dR/dx: expected finite"):
+        x.backward(torch.full_like(x, value))
+    for place in ((0, 0), (39, 39), (39, 0)):
+        lost = network(40, "tanh", torch.float32)
+        with torch.no_grad():
+            lost.W.weight[place] = value
+        with pytest.raises(ValueError, match="W: expected finite"):
+            lost.steady_state(torch.zeros(1, 40))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("leak", (None, 0.3), ids=str)
 @pytest.mark.parametrize("n", (2, 17, 67, 600))
-@pytest.mark.parametrize("samples", (1, 2, 5, 8, 16, 17))
+@pytest.mark.parametrize("samples", (1, 2, 5, 8, 16, 17, 33))
 def test_a_few_samples_of_a_sparse_w_share_its_products_to_the_same_bits(samples, n, leak, dtype, plain, monkeypatch):
     torch.set_num_threads(2)
     net = sparse(n, "tanh", dtype, leak)

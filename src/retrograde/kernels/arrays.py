@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +19,11 @@ _DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), tor
 
 # So few numbers are copied before a second thread has woken up.
 _SMALL_COPY = 2**18
+
+# Room for so many is not kept.
+_MUCH = 2**22
+
+_kept = threading.local()
 
 Matrix = tuple[np.ndarray, ...]
 
@@ -42,12 +49,25 @@ def matrix(W: Operator, transposed: bool = False) -> tuple[Matrix, bool]:
 
 
 def packed(W: Operator, transposed: bool = False) -> Matrix:
-    """`matrix`, packed by all threads where it is full; a sparse one is ready as it is."""
+    """`matrix`, packed by all threads where it is full, and until the next call; a sparse one is ready as it is."""
     M, flipped = matrix(W, transposed)
     if len(M) == 3:
         return M
-    threads = ask_for(most() if M[0].size > _SMALL_COPY else 1)
-    return (cpu_kernels().products.pack(M[0], flipped, threads),)
+    products = cpu_kernels().products
+    blocks = _room(products.shape_of_packed(M[0], flipped), M[0].dtype)
+    products.pack(M[0], flipped, ask_for(most() if M[0].size > _SMALL_COPY else 1), blocks)
+    return (blocks,)
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory that is kept for the next call, unless it is much: to touch new pages takes longer than to pack W."""
+    size = math.prod(shape)
+    if size > _MUCH:
+        return np.empty(shape, dtype)
+    room = getattr(_kept, "room", None)
+    if room is None or room.dtype != dtype or room.size < size:
+        room = _kept.room = np.empty(size, dtype)
+    return room[:size].reshape(shape)
 
 
 def unsigned(index: Tensor) -> np.ndarray:

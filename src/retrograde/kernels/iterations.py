@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrograde.connectivity import Operator
+from retrograde.connectivity import Operator, Sparse
 from retrograde.kernels.arrays import array, matrix, packed, together
 from retrograde.kernels.choice import cpu_kernels, has_outer_at_once, is_lone, number, why_plain
 from retrograde.kernels.sums import outer
@@ -126,7 +126,8 @@ def _whole(
     x: Tensor | None,
 ) -> Whole | None:
     samples, n = c.shape
-    if not samples or is_lone(W, samples):
+    lone = is_lone(W, samples)
+    if not samples or (lone and isinstance(W.structure, Sparse)):
         return None
     cpu = cpu_kernels()
 
@@ -135,16 +136,18 @@ def _whole(
     found = np.empty((samples, n), dtype) if z is None else array(z).copy()
     residual, steps, amplified = np.empty(samples, dtype), np.empty(samples, np.int64), np.empty(samples, dtype)
     rows = dW = np.empty((0, 0), dtype)
-    at_once = x is not None and has_outer_at_once(W, c.numel())
+    at_once = x is not None and not lone and has_outer_at_once(W, c.numel())
     if x is not None and at_once:
         rows, dW = array(x), np.zeros((n, n), dtype)
-    M, (_, threads) = matrix(W, transposed), share(samples, n, together(W))
-    threads = max(threads, sharers(c.numel(), dW))
-    ask_for(threads)
     rtol, *others = when_to_stop
-    numbers = dtype.type(1), rtol, _TINY[c.dtype], *others
-    about = drive, array(D), kind, numbers, threads, True, rows
-    told = cpu.fixed_point.iterate(*M, *about, found, residual, steps, amplified, dW)
+    about = drive, array(D), kind, (dtype.type(1), rtol, _TINY[c.dtype], *others)
+    if lone:
+        A = packed(W, transposed)
+        told = cpu.lone.whole(A, *about, ask_for(most()), found, residual, steps, amplified)
+    else:
+        M, (_, threads) = matrix(W, transposed), share(samples, n, together(W))
+        threads = ask_for(max(threads, sharers(c.numel(), dW)))
+        told = cpu.fixed_point.iterate(*M, *about, threads, True, rows, found, residual, steps, amplified, dW)
     if told == cpu.fixed_point.UNFIT:
         return None
     s, all_converged = torch.from_numpy(found), told == cpu.fixed_point.ALL_CONVERGED

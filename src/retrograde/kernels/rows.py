@@ -69,7 +69,8 @@ def _product_of(W: Operator, transposed: bool) -> Product:
     full = [(M[0], False), (M[1], True)] if isinstance(W.structure, LowRank) else [(M[0], flipped)]
     parts = []
     for each, turned in full:
-        A = cpu.products.pack(each, turned, ask_for(most() if each.size > _SMALL else 1))
+        A = np.empty(cpu.products.shape_of_packed(each, turned), dtype)
+        cpu.products.pack(each, turned, ask_for(most() if each.size > _SMALL else 1), A)
         parts.append(partial(_by, cpu.rows.full, A, each.size, each.shape[0 if turned else 1], dtype))
     first, *others = parts
     return lambda x: reduce(lambda y, part: part(y), others, first(x))

@@ -29,6 +29,8 @@ def outer(W: Operator, s: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         else:
             dW = np.zeros(len(columns), dtype_of(x))
             cpu.sampled.outer(starts, columns, array(s_rows.T), array(x_rows.T), dW)
+    elif len(s_rows) == 1:  # without zeros to add to
+        return (s_rows.T * x_rows,)
     elif torch_is_faster(W, s.numel()):
         return (s_rows.T @ x_rows,)
     else:

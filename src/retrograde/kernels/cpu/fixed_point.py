@@ -32,10 +32,10 @@ def iterate(M, transposed, c, D, kind, numbers, threads, whole, x, z, residual, 
     adds Σ_k z[k] x[k]ᵀ to dW, unless that is (0, 0).
 
     Returns:
-        UNFIT, and nothing was done, where what was looked at is not fit for it (see `_is_fit`); DONE; or, of a whole,
+        UNFIT, and nothing was done, where what was looked at is not fit for it (see `is_fit`); DONE; or, of a whole,
         ALL_CONVERGED, which no rounding hides.
     """
-    if whole and not (_is_fit(D, c, z, amplified) if kind == SLOPES else is_finite(M) and all_finite(c)):
+    if whole and not (is_fit(D, c, z, amplified) if kind == SLOPES else is_finite(M) and all_finite(c)):
         return UNFIT
     A, B = ready(M, transposed), len(z)
     for thread in prange(threads):
@@ -43,16 +43,10 @@ def iterate(M, transposed, c, D, kind, numbers, threads, whole, x, z, residual, 
         _iterate(A, c, D, kind, numbers, first, last, z, residual, steps)
     if not whole:
         return DONE
-    converged, rtol, tiny = True, numbers[1], numbers[2]
-    for k in range(B):
-        converged &= residual[k] <= rtol
-        if kind == SLOPES:
-            amplified[k] = norm(z[k]) / amplified[k]
-            converged &= amplified[k] <= 0.1 / math.sqrt(tiny)
     if len(dW):
         for thread in prange(threads):
             outer_part(M, z, x, thread, threads, dW)
-    return ALL_CONVERGED if converged else DONE
+    return outcome(kind, numbers, z, residual, amplified)
 
 
 @njit(error_model="numpy", fastmath=FAST)
@@ -115,7 +109,7 @@ def is_given_up(residual, mark, left, rtol, floor, hasty):
 
 
 @njit(error_model="numpy", fastmath=FAST)
-def _is_fit(D, c, z, amplified):
+def is_fit(D, c, z, amplified):
     """Whether the largest |c| of each sample, and |Dc|, are near 1: no limit of the dtype, nor of a tolerance, is met.
 
     z becomes Dc, and amplified |Dc|.
@@ -129,6 +123,18 @@ def _is_fit(D, c, z, amplified):
         if not (min(largest, amplified[k]) >= LEAST and max(largest, amplified[k]) <= MOST):
             return False
     return True
+
+
+@njit(error_model="numpy")
+def outcome(kind, numbers, z, residual, amplified):
+    """ALL_CONVERGED or DONE; and of an adjoint z, whose |Dc| they were, the amplified become |z| / |Dc|."""
+    converged, rtol, tiny = True, numbers[1], numbers[2]
+    for k in range(len(z)):
+        converged &= residual[k] <= rtol
+        if kind == SLOPES:
+            amplified[k] = norm(z[k]) / amplified[k]
+            converged &= amplified[k] <= 0.1 / math.sqrt(tiny)
+    return ALL_CONVERGED if converged else DONE
 
 
 @njit(error_model="numpy", fastmath=FAST | {"reassoc"})

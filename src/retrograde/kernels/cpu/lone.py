@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from retrograde.kernels.cpu.fixed_point import WINDOW, distance, is_given_up
-from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
+from retrograde.kernels.cpu.fixed_point import UNFIT, WINDOW, distance, is_fit, is_given_up, outcome
+from retrograde.kernels.cpu.functions import FAST, SLOPES, all_finite, apply, oddity, times_slope
 from retrograde.kernels.cpu.structures import multiply_part, part_of, room
 
 
@@ -92,3 +92,20 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, hasty, threads
         steps += 1
         for j in range(n):
             z[j] += damping * (u[0, j] - z[j])
+
+
+@njit(error_model="numpy", fastmath=FAST, cache=True)
+def whole(A, c, D, kind, numbers, threads, z, residual, steps, amplified):
+    """`fixed_point.iterate` as a whole, for one sample and a full W, but for dR/dW: c, D and z are (1, n)."""
+    if not (is_fit(D, c, z, amplified) if kind == SLOPES else _is_finite(A[0], threads) and all_finite(c)):
+        return UNFIT
+    residual[0], steps[0] = iterate(A, c[0], D[0], kind, *numbers, threads, z[0])
+    return outcome(kind, numbers, z, residual, amplified)
+
+
+@njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
+def _is_finite(blocks, threads):
+    odd, numbers = np.zeros(threads), blocks.reshape(blocks.size)
+    for thread in prange(threads):
+        odd[thread] = oddity(numbers[blocks.size * thread // threads : blocks.size * (thread + 1) // threads])
+    return odd.sum() == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit, prange
+from numba.extending import register_jitable
 
 from retrograde.kernels.cpu.functions import FAST
 from retrograde.kernels.cpu.tiles import BYTES, VECTORS, add_row, add_rows, in_tiles, transpose, vectors_of
@@ -20,27 +21,29 @@ _FEW = 24  # neurons, whose s of so many samples lies side by side in the neares
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def pack(W, transposed, threads):
-    """W (m, n) in blocks of its columns, or of its rows if `transposed`: Wᵀ in blocks. W lies row after row."""
-    blocks = _room(W, transposed)
+def pack(W, transposed, threads, blocks):
+    """W (m, n) in `blocks` of its columns, or of its rows if `transposed`: Wᵀ in blocks. W lies row after row.
+
+    The blocks are `shape_of_packed`.
+    """
     for thread in prange(threads):
         _pack(W, transposed, len(blocks) * thread // threads, len(blocks) * (thread + 1) // threads, blocks)
-    return blocks
 
 
 @njit(error_model="numpy", fastmath=FAST)
 def packed(W, transposed):
-    """`pack`, on one thread."""
-    blocks = _room(W, transposed)
+    """The same, on one thread."""
+    blocks = np.empty(shape_of_packed(W, transposed), W.dtype)
     _pack(W, transposed, 0, len(blocks), blocks)
     return blocks
 
 
-@njit(error_model="numpy", fastmath=FAST)
-def _room(W, transposed):
+@register_jitable
+def shape_of_packed(W, transposed):
+    """How many blocks, of how many rows and columns."""
     m, n = W.shape[::-1] if transposed else W.shape
     width = VECTORS * BYTES // W.itemsize
-    return np.empty(((n + width - 1) // width, m, width), W.dtype)
+    return (n + width - 1) // width, m, width
 
 
 @njit(error_model="numpy", fastmath=FAST)
@@ -54,9 +57,11 @@ def _pack(W, transposed, start, end, packed):
                     packed[block, k, j] = 0
         if transposed:
             transpose(W[first:last], packed[block])
-            continue
-        for k in range(len(W)):
-            row, copy = W[k, first:last], packed[block, k]
+    if transposed:
+        return
+    for k in range(len(W)):  # as it lies in memory, which is read ahead of time
+        for block in range(start, end):
+            row, copy = W[k, block * width : min((block + 1) * width, n)], packed[block, k]
             for j in range(len(row)):
                 copy[j] = row[j]
 
@@ -93,7 +98,7 @@ def add_outer(s, x, thread, threads, dW):
     fours = (len(dW) + 3) // 4
     top, bottom = 4 * (fours * thread // threads), min(4 * (fours * (thread + 1) // threads), len(dW))
     samples, n = x.shape
-    x_packed = _room(x[:_SAMPLES], False)
+    x_packed = np.empty(shape_of_packed(x[:_SAMPLES], False), x.dtype)
     few = np.empty((_SAMPLES, _FEW), s.dtype)
     blocks, _, width = x_packed.shape
     for first in range(0, samples, _SAMPLES):
