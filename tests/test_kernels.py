@@ -13,7 +13,7 @@ import retrograde as rg
 from retrograde import kernels
 from retrograde.accuracy import Evidence
 from retrograde.feedback import state_problem
-from retrograde.kernels import choice, iterations
+from retrograde.kernels import arrays, choice, iterations
 from retrograde.nearing import adjoint_by_steps, state_by_steps
 from retrograde.solvers.factors import Factors
 
@@ -183,16 +183,23 @@ def test_steady_states_and_their_gradients(make, f, dtype, damping, plain):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_an_adjoint_in_pieces_of_time(dtype, plain, monkeypatch):
-    net = network(9, "tanh", dtype, leak=0.3)
-    monkeypatch.setattr("retrograde.through_time._PIECE", 2 * 3 * 9)
+@pytest.mark.parametrize("leak", (None, 0.3), ids=str)
+@pytest.mark.parametrize(("make", "samples"), ((network, 3), (sparse, 3), (sparse, 19)))
+def test_an_adjoint_in_pieces_of_time(make, samples, leak, dtype, plain, monkeypatch):
+    net = make(9, "tanh", dtype, leak)
+    monkeypatch.setattr("retrograde.through_time._PIECE", 2 * samples * 9)
+    monkeypatch.setattr(choice, "LONE", 1)  # so that a sparse W goes by few
+    input = torch.randn(9, 6, samples, dtype=dtype).permute(1, 2, 0)  # which lies by neurons
 
     def pieces():
-        x = net.trajectory(torch.ones(6, 3, 9, dtype=dtype)).at([2, 5])
+        x = net.trajectory(input).at([2, 5])
         return torch.autograd.grad(x.sin().sum(), list(net.parameters()))
 
     close(pieces(), plain(pieces), steps=20)
-    bad = torch.ones(6, 3, 9, dtype=dtype)
+
+
+def test_what_is_not_finite_is_found_along_a_trajectory():
+    net, bad = network(9, "tanh", torch.float32, leak=0.3), torch.ones(6, 3, 9)
     bad[3, 1, 4] = -torch.inf
     with pytest.raises(ValueError, match="input: expected finite numbers, got 1 of 162"):
         net.trajectory(bad)
@@ -217,7 +224,7 @@ def test_kernels_and_the_plain_path_agree_to_the_bound_that_is_stated(n, T, dtyp
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("threads", (1, 2))
 @pytest.mark.parametrize(
-    "shape", ((0, 3, 5), (1, 1, 1), (7, 4, 64), (127, 6, 66), (129, 65, 31), (300, 130, 7), (999, 33, 65))
+    "shape", ((0, 3, 5), (1, 1, 1), (1, 33, 65), (7, 4, 64), (127, 6, 66), (129, 65, 31), (300, 130, 7), (999, 33, 65))
 )
 def test_the_gradient_in_a_full_matrix(shape, threads, dtype):
     samples, n_out, n_in = shape
@@ -226,7 +233,9 @@ def test_the_gradient_in_a_full_matrix(shape, threads, dtype):
     s, x = torch.randn(samples, n_out, dtype=dtype), torch.randn(n_in, samples, dtype=dtype).T
     with torch.no_grad():
         true = (s.double().T @ x.double()).to(dtype)
-        close(kernels.outer(W, s, x), (true,), steps=5)
+        (dW,) = kernels.outer(W, s, x)
+        close((dW,), (true,), steps=5)
+        assert dW.is_contiguous()
     tiled = torch.zeros_like(true)  # the kernel itself, as without AVX-512 torch takes what is large
     choice.cpu_kernels().products.outer(s.numpy(), x.contiguous().numpy(), threads, tiled.numpy())
     close((tiled,), (true,), steps=5)
@@ -261,22 +270,36 @@ def test_a_sample_is_the_same_in_one_call_and_in_many(make, mate, dtype, monkeyp
 
 
 @pytest.mark.parametrize("f", NAMES)
+@pytest.mark.parametrize("samples", (6, 1))
+@pytest.mark.parametrize("left", ("nothing", "a slow state", "no reward", "a large reward"))
 @each_network
-def test_the_iteration_in_one_call_says_what_it_says_in_many(make, f, monkeypatch):
-    net, input = make(13, f, torch.float64), torch.randn(2, 3, 13, dtype=torch.float64)
+def test_the_iteration_in_one_call_says_what_it_says_in_many(make, left, samples, f, monkeypatch):
+    """Whatever is left to do after that call; of one sample, with threads that share each product."""
+    torch.set_num_threads(2)
+    monkeypatch.setattr(choice, "LONE", 1)
+    net, input = make(13, f, torch.float64), torch.randn(samples, 13, dtype=torch.float64)
+    few, how = rg.FixedPoint(max_steps=3), {}
+    if left == "a slow state":
+        how = {"solver": rg.Cascade(few, rg.Newton()), "adjoint": rg.Cascade(few, rg.Direct())}
+    reward = {"no reward": 0.0, "a large reward": 1e9}.get(left, 1.0)
 
     def solve():
-        state = net.steady_state(input)
-        (dW, *_) = torch.autograd.grad(state.x.sin().sum(), list(net.W.parameters()))
+        state = net.steady_state(input, **how)
+        (dW, *_) = torch.autograd.grad(reward * state.x.sin().sum(), list(net.W.parameters()))
         told = (getattr(state, name) for name in ("x", "status", "residual", "steps", "attempt"))
         receipt = (getattr(state.receipt, name) for name in ("status", "residual", "steps", "conditioning", "attempt"))
         return dW, *(each.detach() for each in (*told, *receipt))
 
+    calls, made = [], iterations._whole
+    monkeypatch.setattr(iterations, "_whole", lambda *a: calls.append(made(*a)) or calls[-1])
     whole = solve()
+    if make is network and f == "tanh":  # others may begin with something else, or not converge by steps
+        answered = [each is not None and each.all_converged for each in calls]
+        assert answered == {"nothing": [True, True], "a slow state": [False, False]}.get(left, [True, False])
     monkeypatch.setattr(iterations, "_whole", lambda *_: None)
     for ours, theirs in zip(whole, solve(), strict=True):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
-        assert torch.allclose(ours.double(), theirs.double(), rtol=1e-14, atol=0)
+        assert torch.allclose(ours.double(), theirs.double(), rtol=1e-14, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("where", ("input", "W"))
@@ -299,6 +322,16 @@ def in_blocks(A, transposed, threads):
     blocks = np.full(shape_of_packed(A, transposed), np.nan, A.dtype)
     pack(A, transposed, threads, blocks)
     return blocks
+
+
+def test_what_is_packed_lies_where_another_matrix_lay(monkeypatch):
+    for much in (arrays._MUCH, 1):
+        monkeypatch.setattr(arrays, "_MUCH", much)
+        for n, dtype in ((67, torch.float32), (40, torch.float32), (67, torch.float32), (31, torch.float64)):
+            W = torch.randn(n, n, dtype=dtype)
+            for transposed in (False, True):
+                (blocks,) = arrays.packed(rg.Dense(W).bind(), transposed)
+                assert np.array_equal(blocks, in_blocks(W.numpy(), not transposed, 1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -444,10 +477,10 @@ def test_the_input_of_a_few_samples_may_lie_in_memory_as_it_likes(leak, dtype, m
     monkeypatch.setattr(choice, "LONE", 1)
     n, T = 67, 6
     net = sparse(n, "tanh", dtype, leak)
-    input = torch.randn(T, 2, 3, n, dtype=dtype)
+    input = torch.randn(T, 3, 7, n, dtype=dtype)
     by_neurons = input.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
-    spread = torch.zeros(T, 2, 3, 2 * n, dtype=dtype)[..., ::2].copy_(input)
-    x0 = torch.zeros(2, 3, n, dtype=dtype)
+    spread = torch.zeros(T, 3, 7, 2 * n, dtype=dtype)[..., ::2].copy_(input)
+    x0 = torch.zeros(3, 7, n, dtype=dtype)
     wanted = trajectory_and_gradients(net, input, x0)
     for each in (by_neurons, spread, input.transpose(1, 2).contiguous().transpose(1, 2)):
         leaf = each.requires_grad_()
@@ -455,9 +488,8 @@ def test_the_input_of_a_few_samples_may_lie_in_memory_as_it_likes(leak, dtype, m
         assert torch.equal(x, wanted[0])
         (dR_db,) = torch.autograd.grad((x.sin() * torch.linspace(0.5, 1, T).to(x)[:, None, None, None]).sum(), leaf)
         assert torch.equal(dR_db, wanted[1])
-        # No copy turns the array about, where a vector holds all samples.
-        if each is by_neurons and choice.by_few(net.recurrence.W.bind(), 6):
-            assert x.stride()[1:] == (3, 1, 6) and (leak or dR_db.stride() == by_neurons.stride())
+        if each is by_neurons:  # no copy turns the array about
+            assert x.stride()[1:] == (7, 1, 21) and (leak or dR_db.stride() == by_neurons.stride())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -529,7 +561,7 @@ def test_the_gradient_on_a_pattern(edges, samples, dtype):
     assert torch.equal(kernels.outer(W, s, x)[0], again[0])
 
 
-def test_explain_says_which_path_and_why(plain):
+def test_explain_says_which_path_and_why(plain, monkeypatch):
     assert "fused" in kernels.explain(network(4, "tanh", torch.float32))
     assert "fused" in kernels.explain(rg.Network(torch.eye(3).to_sparse()))
     assert "no kernel for Convolution" in kernels.explain(rg.Network(rg.Convolution(torch.ones(1, 1, 3), grid=(5,))))
@@ -539,6 +571,10 @@ def test_explain_says_which_path_and_why(plain):
     wide = rg.Network(torch.zeros(1024, 1024))
     assert "sharing" in kernels.explain(wide, 1)
     assert "own samples" in kernels.explain(wide)
+    monkeypatch.setattr(choice, "LONE", 1)
+    along, steady = kernels.explain(rg.Network(torch.eye(3).to_sparse())).split("\n")
+    assert "the threads sharing each product" in along
+    assert "each thread with its own samples for FixedPoint, the threads sharing each product for Anderson" in steady
     assert "RETROGRADE_PLAIN" in plain(lambda: kernels.explain(rg.Network(3)))
 
 
@@ -692,7 +728,7 @@ def test_anderson_in_a_kernel_tells_what_failed(monkeypatch):
     huge = rg.Network((1e200 * W).to_sparse(), f="identity", b=net.b.detach())
     lost = huge.steady_state(solver=rg.Anderson(), throw=False)
     assert not lost.converged
-    # A sample that fails, or that is finished early, leaves those beside it in the vector alone.
+    # A sample that fails, or that is finished early, leaves those beside it alone.
     input = torch.zeros(9, 300, dtype=torch.float64)
     input[3], input[5] = 1e308, -net.b.detach()
     state = net.steady_state(input, solver=rg.Anderson(), throw=False)

@@ -61,7 +61,8 @@ def test_both_ways_to_ask_give_the_tools_numbers(edges, tmp_path, preset):
     how = {"source": [2, 3], "silence": [3, 5], "preset": preset}
     found = influence(read(edges, weights=weights, threshold=threshold), **how)
     assert "note" not in found.attrs
-    typed, said = asked(tmp_path, edges, "--source", "2", "3", "--silence", "3", "5", "--preset", preset)
+    options = "--source", "2", "3", "--silence", "3", "5", "--preset", preset
+    typed, said = asked(tmp_path, edges, *options, "--weights", weights, "--threshold", str(threshold))
     assert " reads --weights" not in said
     for table in (found.set_index("id"), typed):
         np.testing.assert_allclose(table.loc[ids, "influence"], x, rtol=1e-9)
@@ -76,7 +77,15 @@ def test_what_was_read_otherwise_is_told(edges, neurons, tmp_path):
         "threshold=0"
     )
     _, said = asked(tmp_path, edges, "--source", "2", "--preset", "banc-paper", "--threshold", "4")
-    assert "reads --weights norm, --threshold 5; this connectome was read with --weights norm, --threshold 4" in said
+    assert "reads --weights norm, --threshold 5; this connectome was read with --weights count, --threshold 4" in said
+
+
+def test_the_same_words_mean_the_same_as_options(edges, tmp_path):
+    for preset in READS:
+        found = influence(read(edges), [2, 3], scale=0.5, preset=preset).set_index("id")
+        typed, said = asked(tmp_path, edges, "--source", "2", "3", "--scale", "0.5", "--preset", preset)
+        np.testing.assert_allclose(typed.loc[found.index, "influence"], found["influence"], rtol=1e-12)
+        assert f"preset {preset} reads --weights" in said
 
 
 def test_signs_that_the_tools_have_not(edges, neurons):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import random
-import re
 import shlex
 from collections.abc import Callable
-from copy import copy
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -32,16 +30,10 @@ from retrograde.training import InputError
 _SUFFIXES = {"out": (".csv", ".parquet"), "figure": (".png", ".svg", ".pdf"), "report": (".html",)}
 
 
-def question(ask: Callable[..., Answer], **defaults: str) -> Callable[..., None]:
-    """Turn ``ask(asked, own options)``, which returns an `Answer`, into a command that has the shared options too.
-
-    Args:
-        ask: the question.
-        defaults: what --help tells of the default of a shared option, where it is another than elsewhere.
-    """
+def question(ask: Callable[..., Answer]) -> Callable[..., None]:
+    """Turn ``ask(asked, own options)``, which returns an `Answer`, into a command that has the shared options too."""
     _asked, *own = inspect.signature(ask, eval_str=True).parameters.values()
     hints = get_type_hints(Asked, include_extras=True)
-    hints |= {name: _with_default(hints[name], default) for name, default in defaults.items()}
     shared = [
         inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
         for each in fields(Asked)
@@ -67,14 +59,6 @@ def question(ask: Callable[..., Answer], **defaults: str) -> Callable[..., None]
     command.__annotations__ = {each.name: each.annotation for each in (context, *own, *shared)}
     command.__name__, command.__doc__ = ask.__name__, ask.__doc__
     return command
-
-
-def _with_default(hint: Any, default: str) -> Any:
-    """The annotation of an option, whose help tells this default."""
-    kind, option = get_args(hint)
-    option = copy(option)
-    option.help = re.sub(r"default: .*(?=\])", lambda _: f"default: {default}", option.help)
-    return Annotated[kind, option]
 
 
 class Question(typer.core.TyperCommand):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from retrograde import connectome
 from retrograde.cli.answering import question
 from retrograde.cli.reading import WHO, Asked, Several, numbers_of
 from retrograde.cli.scales import scale_of
-from retrograde.connectome import Connectome, presets
+from retrograde.connectome import Connectome
 from retrograde.connectome.presets import as_it_reads
 from retrograde.connectome.ranks import name_of
 from retrograde.report import Answer, Figure, drawings, paths
@@ -32,7 +31,7 @@ _TOOLS = "; ".join(f"{each.value}: {as_it_reads(each.value)}" for each in Preset
 ENDS = 4  # neurons at the other end of the wiring diagram
 
 
-@partial(question, weights="count, or a preset's", threshold="0, or a preset's")
+@question
 def influence(
     asked: Asked,
     source: Annotated[Several, typer.Option(help=f"Neurons that are driven: {WHO}. With --by, groups.")] = None,
@@ -51,7 +50,7 @@ def influence(
     ] = None,
     preset: Annotated[
         Preset | None,
-        typer.Option(help=f"Read and scale as another tool does, where no option says otherwise. {_TOOLS}."),
+        typer.Option(help=f"Scale as another tool does. Of the table they read, {_TOOLS}: --weights, --threshold."),
     ] = None,
     f: Annotated[
         str, typer.Option("--f", help="The nonlinearity: identity, tanh, relu, sigmoid, softplus.")
@@ -71,8 +70,7 @@ def influence(
 
     [bold]retrograde influence edges.csv --source ADAL ADAR --scale 0.5 --out who.csv --report page.html[/]
     """
-    usual = presets.PRESETS[preset.value] if preset else presets.Preset()
-    c = asked.connectome(usual.weights, usual.threshold)
+    c = asked.connectome()
     how: dict[str, Any] = {
         "scale": 0.99 if not scale else scale[0] if len(scale) == 1 else scale,
         "silence": asked.silence or (),

@@ -51,13 +51,11 @@ class Asked:
     neurons: Annotated[list[Path] | None, _reading("A table of the neurons: transmitter, type, side; or several.")] = (
         None
     )
-    weights: Annotated[str | None, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count]")] = (
-        None
-    )
+    weights: Annotated[str, _reading("count, norm, weight, fraction, or rows, 1 each. \\[default: count]")] = "count"
     signs: Annotated[str | None, _reading("A preset, 'column', or gaba=-1,glutamate=-1; what is not named is +1.")] = (
         None
     )
-    threshold: Annotated[float | None, _reading("Drop connections of a smaller count. \\[default: 0]")] = None
+    threshold: Annotated[float, _reading("Drop connections of a smaller count. \\[default: 0]")] = 0
     silence: Annotated[Several, _reading(f"Neurons whose output is cut: {WHO}.")] = None
     exclude: Annotated[Several, _reading("Neurons to leave out, likewise.")] = None
     exclude_transmitter: Annotated[Several, _reading("Transmitters whose neurons' output is left out.")] = None
@@ -102,16 +100,16 @@ class Asked:
         """Role -> column, where they are given."""
         return pairs_of(self.column, "--column")
 
-    def connectome(self, weights: str = "count", threshold: float = 0) -> connectome.Connectome:
-        """The connectome, read with these weights and this threshold where the options do not say others."""
+    def connectome(self) -> connectome.Connectome:
+        """The connectome, read as the options say."""
         edges, neurons = self.files
         self.step("reading")
         return connectome.read(
             edges,
             neurons,
-            weights=self.weights or weights,
+            weights=self.weights,
             signs=signs_of(self.signs),
-            threshold=threshold if self.threshold is None else self.threshold,
+            threshold=self.threshold,
             exclude=self.exclude or (),
             exclude_transmitters=self.exclude_transmitter or (),
             columns=self.columns,

@@ -22,6 +22,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import ONLY_S, ConvergenceError
 from retrograde.solvers import Direct, Newton, Solver
 from retrograde.steady import steady_state
+from retrograde.transforms import precisely
 
 SMALL = 2000  # neurons, for which eigenvalues and solutions are found by dense factorisations
 
@@ -159,6 +160,7 @@ def states(net: Recurrence, b: Tensor) -> tuple[np.ndarray, float]:
     return state.x.detach().double().numpy(), float(state.residual.max())
 
 
+@precisely
 def adjoints(net: Recurrence, g: Tensor) -> tuple[np.ndarray, float]:
     """The adjoints of dR/dx = g, (samples, n), in a linear network, and their largest residual."""
     with torch.no_grad():

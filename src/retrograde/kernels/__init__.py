@@ -62,11 +62,13 @@ def explain(net: Any, samples: int = 32) -> str:
     if why is not None:
         gradient = ", but dR/dW by a kernel" if has_outer(W) else ""
         return f"trajectory: plain PyTorch ({why}){gradient}\nsteady state: plain PyTorch (the same){gradient}"
-    shared = is_lone(W, samples) or by_few(W, samples)
-    how = "the threads sharing each product" if shared else "each thread with its own samples"
+    by_sample, shared = "each thread with its own samples", "the threads sharing each product"
+    along = shared if is_lone(W, samples) or by_few(W, samples) else by_sample
+    plainly = shared if is_lone(W, samples) else by_sample
     structure, f, dtype = type(W.structure).__name__, type(net.f).__name__.lower(), str(W.like.dtype)[6:]
-    which = "FixedPoint and Anderson" if is_large(W) else "FixedPoint"
+    which = "the same for FixedPoint" if plainly == along else f"{plainly} for FixedPoint"
+    which += f", {shared} for Anderson" if is_large(W) else ""
     return (
-        f"trajectory: fused Numba kernels, {how} ({structure}, {f}, {dtype}, cpu, {samples} samples)\n"
-        f"steady state: the same for {which}, plain PyTorch for the other solvers"
+        f"trajectory: fused Numba kernels, {along} ({structure}, {f}, {dtype}, cpu, {samples} samples)\n"
+        f"steady state: {which}, plain PyTorch for the other solvers"
     )

@@ -16,7 +16,7 @@ from retrograde.kernels.numbering import by_degree
 from retrograde.kernels.threads import ask_for, most
 from retrograde.nonlinearity import Nonlinearity
 
-# So few samples are quicker one after another than side by side in a vector.
+# So few samples are quicker one after another than side by side.
 _ONE_BY_ONE = 4
 
 Accelerate = Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -81,7 +81,7 @@ def _accelerate(
     for some in groups:
         size = some.stop - some.start
         lanes = 1 if one_by_one else cpu.structures.lanes_for(size, z.itemsize)
-        rows = np.arange(some.start, some.start + lanes).clip(max=samples - 1)  # the last one again, to fill the vector
+        rows = np.arange(some.start, some.start + lanes).clip(max=samples - 1)  # the last one again, to fill the line
         start, drive, slopes = (
             np.ascontiguousarray(array(each)[rows][:, neurons].T if len(each) else np.empty((0, lanes), found.dtype))
             for each in (z, c, D)

@@ -49,7 +49,7 @@ def matrix(W: Operator, transposed: bool = False) -> tuple[Matrix, bool]:
 
 
 def packed(W: Operator, transposed: bool = False) -> Matrix:
-    """`matrix`, packed by all threads where it is full, and until the next call; a sparse one is ready as it is."""
+    """`matrix`, packed by all threads where it is full, to last until the next call; a sparse one is ready as it is."""
     M, flipped = matrix(W, transposed)
     if len(M) == 3:
         return M

@@ -21,7 +21,7 @@ _OUTER_PRODUCTS = (Dense.outer_product, Sparse.outer_product)
 _NUMBERS: dict[type[Nonlinearity], int] = {Tanh: 0, Sigmoid: 1, ReLU: 2, Softplus: 3, Identity: 4}
 _SLOPES = -1
 
-# One sample of so many connections is worth waiting for each other at each step.
+# So many connections are worth waiting for each other at each step: for one sample, and of a sparse W for any number.
 LONE = 768**2
 
 _AT_ONCE = 512**2

@@ -1,4 +1,4 @@
-"""Trajectories of a large sparse W, a few samples at a time. They lie in memory by samples or neurons, as the input."""
+"""Trajectories of a large sparse W, a few samples at a time. They lie in memory as the input does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retrograde.nonlinearity import Nonlinearity
 def forward_of_few(
     W: Operator, f: Nonlinearity, leak: float | Tensor | None, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int
 ) -> tuple[Tensor, bool]:
-    """`forward_sweep` by few. The path lies in memory as the input does: by samples, or by neurons."""
+    """`forward_sweep`, a few samples at a time. The path lies as the input does: by samples, or by neurons."""
     batch, (samples, n), dtype = x0.shape, count(x0.shape), dtype_of(x0)
     given = [
         None if each is None else each.expand(times, *batch).reshape(times, samples, n)
@@ -45,7 +45,7 @@ def adjoint_of_few(
     leak: float | Tensor | None,
     after: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor | None]:
-    """`substitute_back` by few. s lies in memory by neurons where y does, all times of one together."""
+    """`substitute_back`, a few samples at a time. s lies by neurons where y does, all times of one together."""
     shape, dtype, T = y.shape, dtype_of(y), len(y)
     samples, n = count(shape[1:])
     y, g = (each.reshape(len(each), samples, n) for each in (y, g))

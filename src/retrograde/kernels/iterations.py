@@ -65,8 +65,8 @@ def _iterate(
     (samples, n), dtype = found.shape, found.dtype.type
     numbers = dtype(damping), rtol, _TINY[z.dtype], max_steps, floor, hasty
     if is_lone(W, samples):
-        threads = ask_for(most())
         A = packed(W, transposed)
+        threads = ask_for(most())
         one = cpu.lone.iterate(A, array(c)[0], array(D).reshape(-1), kind, *numbers, threads, found[0])
         residual, steps = np.array(one[:1], dtype), np.array(one[1:])
     else:
@@ -96,7 +96,10 @@ class Whole(NamedTuple):
 def whole_state(
     W: Operator, f: Nonlinearity, b: Tensor, x: Tensor, rtol: float, max_steps: int, floor: float, hasty: bool
 ) -> Whole | None:
-    """`fixed_point` from x, after a look at the numbers; None without a kernel, or where one is not finite."""
+    """`fixed_point` from x, after a look at the numbers.
+
+    None without a kernel, where one is not finite, or where the threads share a sparse W.
+    """
     if why_plain(W, f) is not None:
         return None
     hasty = hasty and isinstance(f, Identity)  # else its pace may change
@@ -106,7 +109,7 @@ def whole_state(
 def whole_adjoint(
     W: Operator, D: Tensor, g: Tensor, x: Tensor | None, rtol: float, max_steps: int, floor: float, hasty: bool
 ) -> Whole | None:
-    """`adjoint_fixed_point` from Dg and, given x, dR/dW = s xᵀ; None without a kernel, or where g or Dg is far from 1.
+    """`adjoint_fixed_point` from Dg and, given x, dR/dW = s xᵀ; None likewise, or where g or Dg is far from 1.
 
     That is 2**-10 to 2**10; beyond it, and where a sample has no reward, there is more to be looked at.
     """
@@ -127,7 +130,7 @@ def _whole(
 ) -> Whole | None:
     samples, n = c.shape
     lone = is_lone(W, samples)
-    if not samples or (lone and isinstance(W.structure, Sparse)):
+    if not samples or (lone and isinstance(W.structure, Sparse)):  # which `is_large`, and has Anderson first
         return None
     cpu = cpu_kernels()
 
@@ -141,9 +144,8 @@ def _whole(
         rows, dW = array(x), np.zeros((n, n), dtype)
     rtol, *others = when_to_stop
     about = drive, array(D), kind, (dtype.type(1), rtol, _TINY[c.dtype], *others)
-    if lone:
-        A = packed(W, transposed)
-        told = cpu.lone.whole(A, *about, ask_for(most()), found, residual, steps, amplified)
+    if lone:  # with what is packed unnamed, so that it is let go of before there is dR/dW
+        told = cpu.lone.whole(packed(W, transposed), *about, ask_for(most()), found, residual, steps, amplified)
     else:
         M, (_, threads) = matrix(W, transposed), share(samples, n, together(W))
         threads = ask_for(max(threads, sharers(c.numel(), dW)))

@@ -27,8 +27,32 @@ def _kept() -> str:
 
 _others, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _kept()  # type: ignore[attr-defined]  # set at its import
 try:
-    from retrograde.kernels.cpu import anderson, few, fixed_point, lone, nearing, products, rows, sampled, sweeps, tiles
+    from retrograde.kernels.cpu import (
+        anderson,
+        few,
+        fixed_point,
+        lone,
+        nearing,
+        products,
+        rows,
+        sampled,
+        structures,
+        sweeps,
+        tiles,
+    )
 finally:
     numba.config.CACHE_DIR = _others  # type: ignore[attr-defined]  # set at its import
 
-__all__ = ["anderson", "few", "fixed_point", "lone", "nearing", "products", "rows", "sampled", "sweeps", "tiles"]
+__all__ = [
+    "anderson",
+    "few",
+    "fixed_point",
+    "lone",
+    "nearing",
+    "products",
+    "rows",
+    "sampled",
+    "structures",
+    "sweeps",
+    "tiles",
+]

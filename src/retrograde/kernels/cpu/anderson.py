@@ -1,8 +1,8 @@
 """z = step(z) by Anderson acceleration, for a large sparse W: `solvers.anderson`, all turns in one call.
 
-Neurons lie along the rows, (n, lanes), one sample or a vector of samples beside one another, and the threads share out
-the rows of each product. The neurons are numbered anew, those of most connections first, so that what is asked for most
-often lies together in the caches nearest to the core.
+Neurons lie along the rows, (n, lanes), of one sample, or of as many side by side as fill a line of the cache, and the
+threads share out the rows of each product. The neurons are numbered anew, those of most connections first, so that what
+is asked for most often lies together in the caches nearest to the core.
 
 The differences of residuals enter as their inner products, summed in float64: for float32 as exact as the QR
 factorisation of the plain path, and a tenth of its cost.

@@ -1,4 +1,4 @@
-"""A few samples of a sparse W of many connections, through time: side by side in one vector, each product shared.
+"""A few samples of a sparse W of many connections, through time: side by side in a line of the cache, products shared.
 
 Neurons lie along the rows, (n, lanes), from the first step to the last, and a thread takes some of them at a time from
 the product to the answer, while they are in the cache nearest to its core. What comes in and goes out may lie in memory
@@ -23,7 +23,7 @@ def forward(A, b, bias, leak, kind, threads, T, samples, x, strides):
     starts, others, values = A
     n, lanes, odd = len(starts) - 1, lanes_for(samples, values.itemsize), np.zeros(threads)
     of_b, of_bias, of_x = strides
-    states = np.zeros((2, n, lanes), x.dtype)
+    states = np.zeros((2, n, lanes), values.dtype)
     for thread in prange(threads):
         first, last = n * thread // threads, n * (thread + 1) // threads
         _take(x, of_x, 0, first, last, samples, states[0, first:last])
@@ -65,7 +65,7 @@ def adjoint(A, y, g, at, leak, kind, threads, samples, s_next, l_next, s, l, str
     starts, others, values = A
     n, lanes, T = len(starts) - 1, lanes_for(samples, values.itemsize), len(at)
     of_y, of_g, of_s_next, of_l_next, of_s, of_l = strides
-    states = np.zeros((2, n, lanes), s.dtype)
+    states = np.zeros((2, n, lanes), values.dtype)
     kept = np.zeros((n if len(leak) else 0, lanes), s.dtype)
     for thread in prange(threads):
         first, last = n * thread // threads, n * (thread + 1) // threads

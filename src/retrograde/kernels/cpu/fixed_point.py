@@ -127,7 +127,7 @@ def is_fit(D, c, z, amplified):
 
 @njit(error_model="numpy")
 def outcome(kind, numbers, z, residual, amplified):
-    """ALL_CONVERGED or DONE; and of an adjoint z, whose |Dc| they were, the amplified become |z| / |Dc|."""
+    """ALL_CONVERGED or DONE. For an adjoint `amplified`, which held |Dc|, becomes |z| / |Dc|."""
     converged, rtol, tiny = True, numbers[1], numbers[2]
     for k in range(len(z)):
         converged &= residual[k] <= rtol

@@ -96,7 +96,7 @@ def iterate(A, c, D, kind, damping, rtol, tiny, max_steps, floor, hasty, threads
 
 @njit(error_model="numpy", fastmath=FAST, cache=True)
 def whole(A, c, D, kind, numbers, threads, z, residual, steps, amplified):
-    """`fixed_point.iterate` as a whole, for one sample and a full W, but for dR/dW: c, D and z are (1, n)."""
+    """`fixed_point.iterate` as a whole, of one sample and a full W, without dR/dW: c, D and z are (1, n)."""
     if not (is_fit(D, c, z, amplified) if kind == SLOPES else _is_finite(A[0], threads) and all_finite(c)):
         return UNFIT
     residual[0], steps[0] = iterate(A, c[0], D[0], kind, *numbers, threads, z[0])

@@ -24,7 +24,7 @@ _FEW = 24  # neurons, whose s of so many samples lies side by side in the neares
 def pack(W, transposed, threads, blocks):
     """W (m, n) in `blocks` of its columns, or of its rows if `transposed`: Wᵀ in blocks. W lies row after row.
 
-    The blocks are `shape_of_packed`.
+    `blocks` has the shape `shape_of_packed`.
     """
     for thread in prange(threads):
         _pack(W, transposed, len(blocks) * thread // threads, len(blocks) * (thread + 1) // threads, blocks)

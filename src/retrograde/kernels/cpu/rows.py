@@ -44,7 +44,7 @@ def full(A, x, threads, u):
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
 def sparse(A, x, threads, u):
-    """Likewise for compressed rows, n x n. Each thread has some of the rows, or neurons if a vector holds all."""
+    """Likewise for compressed rows, n x n. Each thread has some of the rows, or of the neurons if a line holds all."""
     starts, others, values = A
     (rows, n), lanes = u.shape, at_once(A)
     if rows == 1:

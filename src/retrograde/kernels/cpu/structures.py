@@ -95,8 +95,7 @@ def _outer_for(M, s, x, thread, threads, dW):
 @overload(at_once)
 def _at_once_for(M):
     if _structure(M) == "sparse":
-        lanes = LINE * 8 // M[2].dtype.bitwidth
-        return lambda M: lanes
+        return lambda M: LINE // M[2].itemsize
     return lambda M: ROWS
 
 
@@ -189,7 +188,7 @@ def _sparse(M, x, u, room):
             for row in range(first, last):
                 _one_row(starts, others, values, x[row], u[row])
             continue
-        # Neurons along the rows: one entry of M then serves all samples by one vector.
+        # Neurons along the rows: one entry of M then serves all samples by one line.
         _across(x[first:last], given)
         for i in range(u.shape[1]):
             gather(others, values, given, found, i, starts[i], starts[i + 1])
@@ -232,7 +231,7 @@ def _gather_lanes(share):
 
     @intrinsic
     def some(typingctx, others, values, given, found, i, first, last):
-        """found[i] = Σ_e values[e] given[others[e]] for e = first..last-1, in vectors that stay in registers."""
+        """The sum stays in registers."""
 
         def codegen(context, builder, signature, args):
             kinds, (i, first, last) = signature.args[:4], args[4:]
