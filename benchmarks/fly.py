@@ -7,15 +7,18 @@ and the gradient's error against float64.
 from __future__ import annotations
 
 import argparse
-import resource
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
 import torch
 
 import retrograde as rg
-from retrograde.connectome.linear import largest_real_eigenvalue
+from retrograde.connectome.linear import adjoints, largest_real_eigenvalue
 
 NEURONS, CONNECTIONS = 138_639, 15_091_983
 
@@ -50,9 +53,11 @@ def together(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
     return least
 
 
-def peak() -> float:
-    """GiB that the process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def held(what: str) -> float:
+    """GiB that the process holds, "VmRSS", or has held at most since Linux was told to forget, "VmHWM"."""
+    found = re.search(rf"{what}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 2**20
 
 
 def main() -> None:
@@ -84,22 +89,19 @@ def main() -> None:
     b[torch.randperm(n, generator=torch.Generator().manual_seed(0))[:100]] = given.drive
     net, linear = rg.Network(W, f="tanh", b=b), rg.Network(W, f="identity", b=False).requires_grad_(False)
     net.W.weight.requires_grad_()
-    held = peak()
+    before = held("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of what was made so far
 
     def gradient(net: rg.Network = net) -> tuple[rg.SteadyState, torch.Tensor]:
         state = net.steady_state()
         return state, torch.autograd.grad(state.x[:1000].sum(), net.W.weights)[0]
 
-    def influence(targets: int = 1) -> torch.Tensor:
-        g = torch.zeros(targets, n)
-        g[torch.arange(targets), torch.arange(targets)] = 1
-        answer = rg.recurrent_backpropagation(linear, nothing.expand(targets, n), g)
-        assert answer.receipt is not None
-        return answer.receipt.steps
+    def influence(targets: int = 1) -> np.ndarray:
+        return adjoints(linear.recurrence, torch.eye(targets, n))[0]
 
     state, found = gradient()
-    more = peak() - held
-    calls = {
+    more = held("VmHWM") - before
+    calls: dict[str, Callable[[], object]] = {
         "a product of torch's, one sample": lambda: matrix @ x,
         "state, adjoint and gradient": gradient,
         "influence on one target": influence,
@@ -109,8 +111,14 @@ def main() -> None:
     product = times["a product of torch's, one sample"]
     for name, took in times.items():
         print(f"{name}: {1e3 * took:.1f} ms, {took / product:.1f} products")
-    print(f"memory: {held:.2f} GiB before, {more:.2f} GiB more at the peak of the gradient")
-    steps = int(state.steps.max()), int(state.receipt.steps.max()), int(influence().max())
+    print(f"memory: {before:.2f} GiB before, {more:.2f} GiB more at the peak of the gradient")
+    DW = scipy.sparse.diags(1 - state.x.detach().numpy() ** 2) @ scipy.sparse.csr_array(
+        (W.weight.detach().numpy(), W.columns.numpy(), W.row_starts.numpy()), W.shape
+    )
+    radius = abs(scipy.sparse.linalg.eigs(DW, k=1, ncv=40, return_eigenvectors=False)[0])
+    print(f"spectral radius of DW: {radius:.4f}")
+    receipt = rg.recurrent_backpropagation(linear, nothing, torch.eye(1, n)[0]).receipt
+    steps = int(state.steps.max()), int(state.receipt.steps.max()), int(receipt.steps.max())
     print("steps: {} to the state, {} to the adjoint; {} to the influence on a target".format(*steps))
     exact = rg.Network(rg.Sparse(matrix.double()), f="tanh", b=b.double())
     _, known = gradient(exact)

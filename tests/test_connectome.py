@@ -138,9 +138,22 @@ ZENODO = {"pre": "pre_pt_root_id", "post": "post_pt_root_id", "count": "syn_coun
 SHIU = {"pre": "Presynaptic_ID", "post": "Postsynaptic_ID", "count": "Connectivity"}
 
 
-@pytest.mark.parametrize("names", (CODEX, MALE_CNS, NEUPRINT, ZENODO, SHIU), ids=lambda names: names["pre"])
+UPSTREAM = {"pre": "upstream_id", "post": "downstream_id", "count": "n_syn"}
+
+
+@pytest.mark.parametrize("names", (CODEX, MALE_CNS, NEUPRINT, ZENODO, SHIU, UPSTREAM), ids=lambda names: names["pre"])
 def test_column_names_that_are_recognised(edges, names):
     assert (dense(read(edges.rename(columns=names))) == dense(read(edges))).all()
+
+
+def test_neuprints_table_of_neurons(edges):
+    ids = sorted({*edges["pre"], *edges["post"]})
+    exported = pd.DataFrame({"bodyId": ids[::-1], "type": [f"T{k}" for k in range(len(ids))][::-1], "instance": "T_R"})
+    exported["somaSide"], exported["predictedNt"] = "R", "acetylcholine"
+    c = read(edges.rename(columns=NEUPRINT), exported)
+    told = c.neurons.set_index("id").loc[ids]
+    assert told["cell_type"].tolist() == [f"T{k}" for k in range(len(ids))] and set(told["side"]) == {"R"}
+    assert set(told["instance"]) == {"T_R"} and set(told["transmitter"]) == {"acetylcholine"}
 
 
 def test_column_names_that_are_given(edges):

@@ -22,8 +22,8 @@ EDGES: dict[str, tuple[str, ...]] = {
 
 NEURONS: dict[str, tuple[str, ...]] = {
     "id": ("id", "root_id", "pt_root_id", "bodyid", "body", "skid", "neuron_id", "neuron", "idx"),
-    "transmitter": ("top_nt", "nt_type", "consensus_nt", "neurotransmitter_predicted", "predicted_nt", "nt",
-                    "neurotransmitter"),
+    "transmitter": ("top_nt", "nt_type", "consensus_nt", "consensusnt", "neurotransmitter_predicted", "predicted_nt",
+                    "predictednt", "nt", "neurotransmitter"),
     "cell_type": ("cell_type", "type", "primary_type", "neuron_class"),
     "class": ("cell_class", "class"),
     "super_class": ("super_class", "superclass"),
