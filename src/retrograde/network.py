@@ -118,7 +118,7 @@ class Network(nn.Module):
             ValueError, TypeError: an argument of the wrong shape or dtype, or not finite.
             ConvergenceError: some sample has not converged; the error's ``result`` is what was found.
         """
-        x0 = from_autocast(x0, self._like.dtype)
+        x0 = None if x0 is None else from_autocast(x0, self._like.dtype)
         how: dict[str, Any] = {"x0": x0, "solver": solver, "adjoint": adjoint, "throw": throw}
         how |= {"warm": warm, "grad_rtol": grad_rtol}
         net, b = self.recurrence, self._total(input)

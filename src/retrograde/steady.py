@@ -86,7 +86,10 @@ def steady_state(
     """
     how: dict[str, Any] = {"x0": x0, "solver": solver, "adjoint": adjoint, "throw": throw}
     how |= {"warm": warm, "grad_rtol": grad_rtol}
-    return solved(Recurrence(as_operator(W), as_nonlinearity(f)), b, (("b", b),), **how)
+    net = Recurrence(as_operator(W), as_nonlinearity(f))
+    like = check_real("W", net.W.bind().like)
+    b = check_last_axis("b", check_like("b", from_autocast(b, like.dtype), like), net.W.shape[0])
+    return solved(net, b, (("b", b),), **how)
 
 
 def solved(
@@ -102,30 +105,34 @@ def solved(
     grad_rtol: float | None,
 ) -> SteadyState:
     """`steady_state`, where b was made from what is to be `looked_at`, tensors that have to be finite, by name."""
-    b, x = _checked(net, b, x0)
+    W = net.W.bind()
+    check_real("W", W.like)
+    net.f.check_elementwise(W.shape[0], W.like)
+    x0 = None if x0 is None else _checked_start(W, b, x0)
     for name, given in (("solver", solver), ("adjoint", adjoint)):
         check_solver(name, given)
     check_throw(throw)
     if warm is not None and not isinstance(warm, WarmStart):
         raise TypeError(f"warm: expected a WarmStart, got {type(warm).__name__}")
     check_grad_rtol(grad_rtol, solver=solver, adjoint=adjoint)
-    W = net.W.bind()
     solver = solver or default_solver(W, net.f)
     if grad_rtol is not None:
-        solver = for_the_state(solver, grad_rtol, x.dtype)
+        solver = for_the_state(solver, grad_rtol, b.dtype)
 
-    batch = x.shape[:-1]
     rows = known = visit = attempt = None
     if transformed():
         if warm is not None:
             raise ValueError("warm: expected None under the transforms of torch.func, which have no memory")
-        factors = Factors(W.like, 0, factor_size(W))
-        x, status, residual, steps, rows = _solve_apart(net, b, x, solver, factors, throw, grad_rtol)
+        factors, is_sure = Factors(W.like, 0, factor_size(W)), True  # what fails raises underneath
+        x, status, residual, steps, rows = _solve_apart(net, b, x0, solver, factors, throw, grad_rtol)
     else:
-        visit = None if warm is None else warm.visit(batch, x.device)
+        batch = (b if x0 is None else x0).shape[:-1]
+        visit = None if warm is None else warm.visit(batch, b.device)
         factors = Factors(W.like, batch.numel(), factor_size(W))
         with torch.no_grad():
-            x, status, residual, steps, attempt = _solve(net, b, x, solver, factors, None, visit, grad_rtol, looked_at)
+            (x, status, residual, steps, attempt), is_sure = _solve(
+                net, b, x0, solver, factors, None, visit, grad_rtol, looked_at
+            )
         known = residual
 
     receipts: list[Receipt] = []
@@ -140,7 +147,7 @@ def solved(
     rule = SteadyStateRule(Recurrence(W.structure, net.f), gradients, adjoint, factors, throw)
     x = attach(x, rule, (rows, b, *W.weights))
     state = SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver, attempt, receipts)
-    if rows is None:
+    if not is_sure:
         _check_converged(state, W, throw)
     return state
 
@@ -148,27 +155,24 @@ def solved(
 def _solve(
     net: Recurrence,
     b: Tensor,
-    x: Tensor,
+    x0: Tensor | None,
     solver: Solver,
     factors: Factors,
     rows: Tensor | None,
     visit: Visit | None = None,
     grad_rtol: float | None = None,
     looked_at: LookedAt = (),
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """x, status, residual, steps, and which solver of a cascade answered.
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None], bool]:
+    """x, status, residual, steps, and which solver of a cascade answered; and whether all are sure to have converged.
 
     `rows` are the numbers of the samples in `factors`, None for 0, 1, 2, ....
     """
-    batch, n = x.shape[:-1], x.shape[-1]
-    total = b if b.shape == x.shape else b.expand(x.shape)
-    x_rows = x
-    if x.ndim != 2:
-        total, x_rows = total.reshape(-1, n), x.reshape(-1, n)
+    shape = b.shape if x0 is None else x0.shape
+    total, start = _as_rows(b, shape), None if x0 is None else _as_rows(x0, shape)
     W = net.W.bind()
     begun = None
     if visit is None:
-        begun = begin(solver, partial(kernels.whole_state, W, net.f, total, x_rows), x.dtype)
+        begun = begin(solver, partial(kernels.whole_state, W, net.f, total, start), b.dtype)
     if begun is None:
         for name, tensor in (*looked_at, *(("W", weight) for weight in W.weights)):
             check_numbers(name, tensor)
@@ -178,24 +182,30 @@ def _solve(
     problem = partial(state_problem, net, total, factors, rows)
     if begun is not None and done:
         found = begun.solution
-    elif visit is None:
-        found = go_on(solver, problem(), x_rows, begun)
     else:
-        found = visit.solve(solver, problem(), x_rows)
+        start = torch.zeros_like(total) if start is None else start
+        found = go_on(solver, problem(), start, begun) if visit is None else visit.solve(solver, problem(), start)
     if grad_rtol is not None:
         found = settle(net, total, found, solver, problem, grad_rtol, is_small(W))
-    value = on_its_side(net, found.value, total)
+    x, is_sure = on_its_side(net, found.value, total), done and grad_rtol is None
     told, attempt = (found.status, found.residual, found.steps), found.method
-    if x.ndim == 2:
-        return value, *told, attempt
-    status, residual, steps = (each.reshape(batch) for each in told)
-    return value.reshape(x.shape), status, residual, steps, None if attempt is None else attempt.reshape(batch)
+    if len(shape) != 2:
+        status, residual, steps = (each.reshape(shape[:-1]) for each in told)
+        x, told = x.reshape(shape), (status, residual, steps)
+        attempt = None if attempt is None else attempt.reshape(shape[:-1])
+    return (x, *told, attempt), is_sure
+
+
+def _as_rows(z: Tensor, shape: torch.Size) -> Tensor:
+    """z, expanded to that shape, with one sample a row."""
+    z = z if z.shape == shape else z.expand(shape)
+    return z if len(shape) == 2 else z.reshape(-1, shape[-1])
 
 
 def _solve_apart(
     net: Recurrence,
     b: Tensor,
-    x: Tensor,
+    x0: Tensor | None,
     solver: Solver,
     factors: Factors,
     throw: bool,
@@ -208,11 +218,12 @@ def _solve_apart(
         check_numbers("x0", x)
         rows = factors.admit(x.shape[:-1].numel())
         plain, looked_at = Recurrence(W.bind(*weights), net.f), (("b", b),)
-        x, status, residual, steps, _ = _solve(plain, b, x, solver, factors, rows, None, grad_rtol, looked_at)
+        (x, status, residual, steps, _), _ = _solve(plain, b, x, solver, factors, rows, None, grad_rtol, looked_at)
         _check_converged(SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver), W, throw)
         return x, status, residual, steps, rows.reshape(x.shape[:-1])
 
-    return opaque(solve, (b.expand(x.shape), x), W.weights)
+    start = torch.zeros_like(b) if x0 is None else x0
+    return opaque(solve, (b.expand(start.shape), start), W.weights)
 
 
 def _check_converged(state: SteadyState, W: Operator, throw: bool) -> None:
@@ -239,15 +250,8 @@ def _advice(solver: Solver, W: Operator, status: Tensor) -> str:
     return f"Try {what}; where f is unbounded, a network with a large W may have no steady state."
 
 
-def _checked(net: Recurrence, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
-    """b and the start x, of shapes and dtypes that fit; x has the whole batch's shape."""
-    W = net.W.bind()
-    n = W.shape[0]
-    check_real("W", W.like)
-    b = check_last_axis("b", check_like("b", from_autocast(b, W.like.dtype), W.like), n)
-    net.f.check_elementwise(n, W.like)
-    if x0 is None:
-        return b, torch.zeros_like(b)
+def _checked_start(W: Operator, b: Tensor, x0: Tensor) -> Tensor:
+    """x0, of the whole batch's shape."""
     x0 = from_autocast(x0, W.like.dtype)
-    check_finite("x0", check_last_axis("x0", check_like("x0", x0, W.like), n))
-    return b, x0.detach().expand(broadcast_shapes("b and x0", b=b.shape, x0=x0.shape))
+    check_finite("x0", check_last_axis("x0", check_like("x0", x0, W.like), W.shape[0]))
+    return x0.detach().expand(broadcast_shapes("b and x0", b=b.shape, x0=x0.shape))

@@ -122,8 +122,8 @@ class Operator:
         return self.weights[0]
 
     def bind(self, *weights: Tensor) -> Operator:
-        """The operator of the same structure with these weights."""
-        return Operator(self.structure, weights or self.weights)
+        """The operator of the same structure with these weights; without any, itself."""
+        return Operator(self.structure, weights) if weights else self
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """W @ x on the last axis."""

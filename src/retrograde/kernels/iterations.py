@@ -94,16 +94,16 @@ class Whole(NamedTuple):
 
 
 def whole_state(
-    W: Operator, f: Nonlinearity, b: Tensor, x: Tensor, rtol: float, max_steps: int, floor: float, hasty: bool
+    W: Operator, f: Nonlinearity, b: Tensor, x: Tensor | None, rtol: float, max_steps: int, floor: float, hasty: bool
 ) -> Whole | None:
-    """`fixed_point` from x, after a look at the numbers.
+    """`fixed_point` from x, None for 0, after a look at the numbers.
 
     None without a kernel, where one is not finite, or where the threads share a sparse W.
     """
     if why_plain(W, f) is not None:
         return None
     hasty = hasty and isinstance(f, Identity)  # else its pace may change
-    return _whole(W, False, b, b, number(f), x, (rtol, max_steps, floor, hasty), None)
+    return _whole(W, False, b, None, number(f), x, (rtol, max_steps, floor, hasty), None)
 
 
 def whole_adjoint(
@@ -122,7 +122,7 @@ def _whole(
     W: Operator,
     transposed: bool,
     c: Tensor,
-    D: Tensor,
+    D: Tensor | None,
     kind: int,
     z: Tensor | None,
     when_to_stop: tuple[float, int, float, bool],
@@ -136,14 +136,14 @@ def _whole(
 
     drive = array(c)
     dtype = drive.dtype
-    found = np.empty((samples, n), dtype) if z is None else array(z).copy()
+    found = np.zeros((samples, n), dtype) if z is None else array(z).copy()
     residual, steps, amplified = np.empty(samples, dtype), np.empty(samples, np.int64), np.empty(samples, dtype)
     rows = dW = np.empty((0, 0), dtype)
     at_once = x is not None and not lone and has_outer_at_once(W, c.numel())
     if x is not None and at_once:
         rows, dW = array(x), np.zeros((n, n), dtype)
     rtol, *others = when_to_stop
-    about = drive, array(D), kind, (dtype.type(1), rtol, _TINY[c.dtype], *others)
+    about = drive, drive if D is None else array(D), kind, (dtype.type(1), rtol, _TINY[c.dtype], *others)
     if lone:  # with what is packed unnamed, so that it is let go of before there is dR/dW
         told = cpu.lone.whole(packed(W, transposed), *about, ask_for(most()), found, residual, steps, amplified)
     else:

@@ -43,9 +43,6 @@ class _ByRows(Operator):
     def _product_of_T(self) -> Product:
         return _product_of(self, True)
 
-    def bind(self, *weights: Tensor) -> Operator:
-        return super().bind(*weights) if weights else self
-
     def held(self) -> Operator:
         return self
 
