@@ -1,7 +1,7 @@
 """f and its slope for Numba, so that a loop over neurons becomes vector instructions.
 
-In float32 exp, and with it tanh, sigmoid and softplus, is a polynomial within about two units in the last place of the
-exact value over the whole range; the library's scalar functions are not vectorised, and serve float64.
+exp, and with it tanh, sigmoid and softplus, is a polynomial within about two units in the last place of the exact value
+over the whole range, as the library's scalar functions are not vectorised.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ _LN2_HIGH, _LN2_LOW = f32(0.693359375), f32(-2.12194440e-4)
 
 @intrinsic
 def _two_to(typingctx, k):
-    """2^k for a whole number k from -126 to 127, held as float32: its exponent bits, written."""
-    if k != types.float32:
-        raise TypingError("expected float32")
+    """2^k for a whole number k, held as a float, from -126 to 127 or from -1022 to 1023: its exponent bits, written."""
+    if k not in (types.float32, types.float64):
+        raise TypingError("expected float32 or float64")
+    bits, bias, shift = (32, 127, 23) if k == types.float32 else (64, 1023, 52)
 
     def codegen(context, builder, signature, args):
-        i32 = ir.IntType(32)
-        exponent = builder.add(builder.fptosi(args[0], i32), ir.Constant(i32, 127))
-        return builder.bitcast(builder.shl(exponent, ir.Constant(i32, 23)), ir.FloatType())
+        word = ir.IntType(bits)
+        whole = builder.fptosi(args[0], ir.IntType(32))  # of which there are vector instructions for both
+        exponent = builder.add(whole if bits == 32 else builder.sext(whole, word), ir.Constant(word, bias))
+        return builder.bitcast(builder.shl(exponent, ir.Constant(word, shift)), args[0].type)
 
-    return types.float32(types.float32), codegen
+    return k(k), codegen
 
 
 @njit(inline="always", error_model="numpy", fastmath=FAST)
-def _exp32(x):
-    """e^x for -87 <= x <= 88: 2^k e^r, |r| <= ln2/2."""
+def _parts32(x):
+    """2^k and e^r - 1, |r| <= ln2/2, of which e^x = 2^k e^r, for -87.33 <= x <= 88."""
     k = (x * _LOG2E + _ROUND) - _ROUND
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     p = f32(1.9875691500e-4)
@@ -48,22 +50,21 @@ def _exp32(x):
     p = p * r + f32(4.1665795894e-2)
     p = p * r + f32(1.6666665459e-1)
     p = p * r + f32(5.0000001201e-1)
-    p = (p * r * r + r) + f32(1.0)
-    return p * _two_to(k)
+    return _two_to(k), p * r * r + r
+
+
+@njit(inline="always", error_model="numpy", fastmath=FAST)
+def _exp32(x):
+    scale, p = _parts32(x)
+    return p * scale + scale
 
 
 @njit(inline="always", error_model="numpy", fastmath=FAST)
 def tanh32(u):
     a = min(abs(u), f32(10.0))
-    z = a * a
-    p = f32(-5.70498872745e-3)
-    p = p * z + f32(2.06390887954e-2)
-    p = p * z + f32(-5.37397155531e-2)
-    p = p * z + f32(1.33314422036e-1)
-    p = p * z + f32(-3.33332819422e-1)
-    near = p * z * a + a
-    far = f32(1.0) - f32(2.0) / (_exp32(a + a) + f32(1.0))
-    x = near if a < f32(0.625) else far
+    scale, p = _parts32(a + a)
+    m = p * scale + (scale - f32(1.0))  # e^2|u| - 1, to the last digit also where it is small
+    x = m / (m + f32(2.0))
     return x if u >= 0 else -x
 
 
@@ -90,6 +91,56 @@ def softplus32(u):
     return (u if u > 0 else f32(0.0)) + log1p
 
 
+# The same in float64.
+_LOG2E_64, _ROUND_64 = 1 / math.log(2), 1.5 * 2.0**52
+_LN2_HIGH_64, _LN2_LOW_64 = 0.693145751953125, 1.4286068203094173e-6
+_EXP_64 = tuple(1 / math.factorial(k) for k in range(13, 1, -1))
+_LOG1P_64 = tuple(2 / (2 * k + 1) for k in range(15, 0, -1))
+
+
+@njit(inline="always", error_model="numpy", fastmath=FAST)
+def _parts64(x):
+    """2^k and e^r - 1, of which e^x = 2^k e^r, for -708.39 <= x <= 709: Taylor's series."""
+    k = (x * _LOG2E_64 + _ROUND_64) - _ROUND_64
+    r = (x - k * _LN2_HIGH_64) - k * _LN2_LOW_64
+    p = 0.0
+    for coefficient in _EXP_64:
+        p = p * r + coefficient
+    return _two_to(k), p * r * r + r
+
+
+@njit(inline="always", error_model="numpy", fastmath=FAST)
+def _exp64(x):
+    scale, p = _parts64(x)
+    return p * scale + scale
+
+
+@njit(inline="always", error_model="numpy", fastmath=FAST)
+def tanh64(u):
+    a = min(abs(u), 20.0)
+    scale, p = _parts64(a + a)
+    m = p * scale + (scale - 1.0)
+    x = m / (m + 2.0)
+    return x if u >= 0 else -x
+
+
+@njit(inline="always", error_model="numpy", fastmath=FAST)
+def sigmoid64(u):
+    e = _exp64(-min(abs(u), 708.39))
+    x = 1.0 / (1.0 + e)
+    return x if u >= 0 else e * x
+
+
+@njit(inline="always", error_model="numpy", fastmath=FAST)
+def softplus64(u):
+    e = _exp64(-min(abs(u), 708.39))
+    z = e / (2.0 + e)
+    w, p = z * z, 0.0
+    for coefficient in _LOG1P_64:
+        p = p * w + coefficient
+    return (u if u > 0 else 0.0) + (p * w * z + 2.0 * z)
+
+
 # --- f by its number, over a row, in place. The branch is taken once a row, and each loop is vector instructions.
 
 SLOPES, TANH, SIGMOID, RELU, SOFTPLUS, IDENTITY = range(-1, 5)
@@ -109,31 +160,22 @@ def _exp(u): ...
 
 @overload(_tanh)
 def _tanh_for(u):
-    return (lambda u: tanh32(u)) if u == types.float32 else (lambda u: math.tanh(u))
+    return (lambda u: tanh32(u)) if u == types.float32 else (lambda u: tanh64(u))
 
 
 @overload(_sigmoid)
 def _sigmoid_for(u):
-    if u == types.float32:
-        return lambda u: sigmoid32(u)
-
-    def sigmoid64(u):
-        e = math.exp(-abs(u))
-        return 1.0 / (1.0 + e) if u >= 0 else e / (1.0 + e)
-
-    return sigmoid64
+    return (lambda u: sigmoid32(u)) if u == types.float32 else (lambda u: sigmoid64(u))
 
 
 @overload(_softplus)
 def _softplus_for(u):
-    if u == types.float32:
-        return lambda u: softplus32(u)
-    return lambda u: max(u, 0.0) + math.log1p(math.exp(-abs(u)))
+    return (lambda u: softplus32(u)) if u == types.float32 else (lambda u: softplus64(u))
 
 
 @overload(_exp)
 def _exp_for(u):
-    return (lambda u: _exp32(max(u, f32(-87.0)))) if u == types.float32 else (lambda u: math.exp(u))
+    return (lambda u: _exp32(max(u, f32(-87.0)))) if u == types.float32 else (lambda u: _exp64(max(u, -708.0)))
 
 
 @njit(error_model="numpy", fastmath=FAST)
