@@ -385,3 +385,17 @@ def test_large_numbers_whose_sum_overflows_are_not_taken_for_infinite():
     big = torch.tensor([3e38, 3e38, -3e38])
     x = rg.trajectory(torch.zeros(3, 3), big, f="identity", steps=2).x
     assert torch.equal(x[1], big)
+
+
+def test_a_bias_that_no_longer_fits_its_network():
+    """Modules let their parts be replaced, and a kernel must not be handed what does not fit."""
+    double = rg.Network(8)
+    double.W.double()
+    refused(double.steady_state, "b: expected torch.float64", "torch.float32")
+    for b in (5, 11):
+        short = rg.Network(8)
+        short.b = torch.nn.Parameter(torch.zeros(b))
+        refused(short.steady_state, "b: expected shape (..., 8)", f"({b},)")
+    larger = rg.Network(8)
+    larger.W = rg.Dense(torch.zeros(9, 9))
+    refused(larger.steady_state, "b: expected shape (..., 9)", "(8,)")

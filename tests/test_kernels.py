@@ -527,8 +527,11 @@ def in_long_double(f, u):
     return {0: np.tanh(u), 1: np.where(u < 0, e, 1) / (1 + e), 3: np.maximum(u, 0) + np.log1p(e)}[f]
 
 
-@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="no floating-point numbers wider than float64")
-@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+WIDER = pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="nothing is wider than float64")
+BOTH = pytest.mark.parametrize("dtype", (np.float32, pytest.param(np.float64, marks=WIDER)))
+
+
+@BOTH
 @pytest.mark.parametrize("f", (0, 1, 3), ids=NAMES[:2] + NAMES[3:4])
 def test_functions_are_within_three_units_in_the_last_place(f, dtype):
     from retrograde.kernels.cpu.functions import apply
@@ -545,10 +548,25 @@ def test_functions_are_within_three_units_in_the_last_place(f, dtype):
     unit = np.spacing(np.abs(want[normal]).astype(dtype)).astype(np.longdouble)
     assert (np.abs(got[normal] - want[normal]) / unit).max() < 3
     assert np.abs(got - want)[~normal].max(initial=0) <= smallest
-    ends = np.array([np.nan, np.inf, -np.inf], dtype)
+    ends = np.tile(np.array([np.nan, np.inf, -np.inf], dtype), 23)  # some in vectors, some one by one
     apply(f, ends)
-    assert np.isnan(ends[0]) and ends[1] == (np.inf if f == 3 else 1)
-    assert ends[2] == -1 if f == 0 else 0 <= ends[2] <= smallest
+    assert np.isnan(ends[::3]).all() and (ends[1::3] == (np.inf if f == 3 else 1)).all()
+    assert (ends[2::3] == -1).all() if f == 0 else ((ends[2::3] >= 0) & (ends[2::3] <= smallest)).all()
+
+
+@BOTH
+def test_softplus_has_its_slope_to_the_last_digits_where_it_is_nearly_off(dtype):
+    from retrograde.kernels.cpu.functions import times_slope
+
+    x = (10.0 ** np.linspace(-30, 2.5, 5001)).astype(dtype)
+    slopes = np.ones_like(x)
+    times_slope(3, x, slopes)
+    want = -np.expm1(-x.astype(np.longdouble))
+    assert (np.abs(slopes - want) / np.spacing(want.astype(dtype))).max() < 3
+    off = np.array([0.0, np.inf, np.nan] * 7, dtype)
+    slopes = np.ones_like(off)
+    times_slope(3, off, slopes)
+    assert (slopes[::3] == 0).all() and (slopes[1::3] == 1).all() and np.isnan(slopes[2::3]).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -86,10 +86,7 @@ def steady_state(
     """
     how: dict[str, Any] = {"x0": x0, "solver": solver, "adjoint": adjoint, "throw": throw}
     how |= {"warm": warm, "grad_rtol": grad_rtol}
-    net = Recurrence(as_operator(W), as_nonlinearity(f))
-    like = check_real("W", net.W.bind().like)
-    b = check_last_axis("b", check_like("b", from_autocast(b, like.dtype), like), net.W.shape[0])
-    return solved(net, b, (("b", b),), **how)
+    return solved(Recurrence(as_operator(W), as_nonlinearity(f)), b, (("b", b),), **how)
 
 
 def solved(
@@ -105,9 +102,10 @@ def solved(
     grad_rtol: float | None,
 ) -> SteadyState:
     """`steady_state`, where b was made from what is to be `looked_at`, tensors that have to be finite, by name."""
-    W = net.W.bind()
+    W, n = net.W.bind(), net.W.shape[0]
     check_real("W", W.like)
-    net.f.check_elementwise(W.shape[0], W.like)
+    b = check_last_axis("b", check_like("b", from_autocast(b, W.like.dtype), W.like), n)
+    net.f.check_elementwise(n, W.like)
     x0 = None if x0 is None else _checked_start(W, b, x0)
     for name, given in (("solver", solver), ("adjoint", adjoint)):
         check_solver(name, given)
@@ -123,14 +121,14 @@ def solved(
     if transformed():
         if warm is not None:
             raise ValueError("warm: expected None under the transforms of torch.func, which have no memory")
-        factors, is_sure = Factors(W.like, 0, factor_size(W)), True  # what fails raises underneath
+        factors, all_converged = Factors(W.like, 0, factor_size(W)), True  # what has not, has raised
         x, status, residual, steps, rows = _solve_apart(net, b, x0, solver, factors, throw, grad_rtol)
     else:
         batch = (b if x0 is None else x0).shape[:-1]
         visit = None if warm is None else warm.visit(batch, b.device)
         factors = Factors(W.like, batch.numel(), factor_size(W))
         with torch.no_grad():
-            (x, status, residual, steps, attempt), is_sure = _solve(
+            x, status, residual, steps, attempt, all_converged = _solve(
                 net, b, x0, solver, factors, None, visit, grad_rtol, looked_at
             )
         known = residual
@@ -147,7 +145,7 @@ def solved(
     rule = SteadyStateRule(Recurrence(W.structure, net.f), gradients, adjoint, factors, throw)
     x = attach(x, rule, (rows, b, *W.weights))
     state = SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver, attempt, receipts)
-    if not is_sure:
+    if not all_converged:
         _check_converged(state, W, throw)
     return state
 
@@ -162,8 +160,8 @@ def _solve(
     visit: Visit | None = None,
     grad_rtol: float | None = None,
     looked_at: LookedAt = (),
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None], bool]:
-    """x, status, residual, steps, and which solver of a cascade answered; and whether all are sure to have converged.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, bool]:
+    """x, status, residual, steps, which solver of a cascade answered; and whether all are known to have converged.
 
     `rows` are the numbers of the samples in `factors`, None for 0, 1, 2, ....
     """
@@ -187,13 +185,13 @@ def _solve(
         found = go_on(solver, problem(), start, begun) if visit is None else visit.solve(solver, problem(), start)
     if grad_rtol is not None:
         found = settle(net, total, found, solver, problem, grad_rtol, is_small(W))
-    x, is_sure = on_its_side(net, found.value, total), done and grad_rtol is None
+    x, all_converged = on_its_side(net, found.value, total), done and grad_rtol is None
     told, attempt = (found.status, found.residual, found.steps), found.method
     if len(shape) != 2:
         status, residual, steps = (each.reshape(shape[:-1]) for each in told)
         x, told = x.reshape(shape), (status, residual, steps)
         attempt = None if attempt is None else attempt.reshape(shape[:-1])
-    return (x, *told, attempt), is_sure
+    return x, *told, attempt, all_converged
 
 
 def _as_rows(z: Tensor, shape: torch.Size) -> Tensor:
@@ -211,14 +209,14 @@ def _solve_apart(
     throw: bool,
     grad_rtol: float | None,
 ) -> tuple[Tensor, ...]:
-    """The same on the plain numbers under torch's transforms; and `rows`, (...,)."""
+    """x, status, residual and steps on the plain numbers under torch's transforms; and `rows`, (...,)."""
     W = net.W.bind()
 
     def solve(b: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         check_numbers("x0", x)
         rows = factors.admit(x.shape[:-1].numel())
         plain, looked_at = Recurrence(W.bind(*weights), net.f), (("b", b),)
-        (x, status, residual, steps, _), _ = _solve(plain, b, x, solver, factors, rows, None, grad_rtol, looked_at)
+        x, status, residual, steps, *_ = _solve(plain, b, x, solver, factors, rows, None, grad_rtol, looked_at)
         _check_converged(SteadyState(x, status, residual, steps, solver.tolerance(x.dtype), solver), W, throw)
         return x, status, residual, steps, rows.reshape(x.shape[:-1])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectivity import Operator, Sparse
-from retrograde.kernels.arrays import array, dtype_of, side_by_side, unsigned
+from retrograde.kernels.arrays import array, dtype_of, side_by_side, two_states, unsigned
 from retrograde.kernels.choice import cpu_kernels, is_large, number, why_plain
 from retrograde.kernels.numbering import by_degree
 from retrograde.kernels.threads import ask_for, most
@@ -86,7 +86,9 @@ def _accelerate(
             np.ascontiguousarray(array(each)[rows][:, neurons].T if len(each) else np.empty((0, lanes), found.dtype))
             for each in (z, c, D)
         )
-        told = cpu.anderson.iterate((starts, others, values), renumbered, scattered, drive, slopes, *numbers, start)
+        about = renumbered, scattered, drive, slopes, *numbers
+        room = two_states(n, lanes, found.dtype)
+        told = cpu.anderson.iterate((starts, others, values), *about, room, start)
         found[some] = start[renumbered].T[:size]
         for each, of_these in zip((residual, steps, stays), told, strict=True):
             each[some] = of_these[:size]

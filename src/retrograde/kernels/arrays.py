@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ _DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), tor
 # So few numbers are copied before a second thread has woken up.
 _SMALL_COPY = 2**18
 
-# Room for so many is not kept.
+# Room for so many numbers is not kept.
 _MUCH = 2**22
 
 _kept = threading.local()
@@ -51,15 +51,20 @@ def matrix(W: Operator, transposed: bool = False) -> tuple[Matrix, bool]:
 def packed(W: Operator, transposed: bool = False) -> Matrix:
     """`matrix`, packed by all threads where it is full, to last until the next call; a sparse one is ready as it is."""
     M, flipped = matrix(W, transposed)
-    if len(M) == 3:
-        return M
+    return M if len(M) == 3 else (in_blocks(M[0], flipped, _kept_room),)
+
+
+def in_blocks(
+    M: np.ndarray, flipped: bool, room: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty
+) -> np.ndarray:
+    """A full matrix, or its transpose if `flipped`, as `kernels.cpu.products` wants it: packed by all threads."""
     products = cpu_kernels().products
-    blocks = _room(products.shape_of_packed(M[0], flipped), M[0].dtype)
-    products.pack(M[0], flipped, ask_for(most() if M[0].size > _SMALL_COPY else 1), blocks)
-    return (blocks,)
+    blocks = room(products.shape_of_packed(M, flipped), M.dtype)
+    products.pack(M, flipped, ask_for(most() if M.size > _SMALL_COPY else 1), blocks)
+    return blocks
 
 
-def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _kept_room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Memory that is kept for the next call, unless it is much: to touch new pages takes longer than to pack W."""
     size = math.prod(shape)
     if size > _MUCH:
@@ -116,6 +121,15 @@ def side_by_side(samples: int, itemsize: int) -> Iterator[slice]:
     lanes = cpu_kernels().structures.lanes_for(samples, itemsize)
     for first in range(0, samples, lanes):
         yield slice(first, min(first + lanes, samples))
+
+
+def two_states(n: int, lanes: int, dtype: np.dtype) -> np.ndarray:
+    """Room for two states of n neurons, samples side by side, (2, n, lanes).
+
+    It is made here, and not by a kernel: NumPy asks for huge pages from 4 MiB on, of which a product that takes a line
+    here and a line there meets few.
+    """
+    return np.empty((2, n, lanes), dtype)
 
 
 def together(W: Operator) -> int:

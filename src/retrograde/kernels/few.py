@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectivity import Operator
-from retrograde.kernels.arrays import count, dtype_of, leaks, matrix, side_by_side
+from retrograde.kernels.arrays import count, dtype_of, leaks, matrix, side_by_side, two_states
 from retrograde.kernels.choice import cpu_kernels, number
 from retrograde.kernels.threads import ask_for, most
 from retrograde.nonlinearity import Nonlinearity
@@ -17,6 +17,8 @@ def forward_of_few(
     W: Operator, f: Nonlinearity, leak: float | Tensor | None, b: Tensor | None, bias: Tensor | None, x0: Tensor, T: int
 ) -> tuple[Tensor, bool]:
     """`forward_sweep`, a few samples at a time. The path lies as the input does: by samples, or by neurons."""
+    cpu = cpu_kernels()
+
     batch, (samples, n), dtype = x0.shape, count(x0.shape), dtype_of(x0)
     given = [
         None if each is None else each.expand(times, *batch).reshape(times, samples, n)
@@ -32,7 +34,8 @@ def forward_of_few(
     for some in side_by_side(samples, dtype.itemsize):
         (varying, constant, flat), strides = _without_axes((*given, path), some, dtype)
         size = some.stop - some.start
-        finite &= cpu_kernels().few.forward(A, varying, constant, a, number(f), threads, T, size, flat, strides)
+        room = two_states(n, cpu.structures.lanes_for(size, dtype.itemsize), dtype)
+        finite &= cpu.few.forward(A, varying, constant, a, number(f), threads, T, size, flat, strides, room)
     return path.view(T + 1, *batch), finite
 
 
@@ -46,6 +49,8 @@ def adjoint_of_few(
     after: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor | None]:
     """`substitute_back`, a few samples at a time. s lies by neurons where y does, all times of one together."""
+    cpu = cpu_kernels()
+
     shape, dtype, T = y.shape, dtype_of(y), len(y)
     samples, n = count(shape[1:])
     y, g = (each.reshape(len(each), samples, n) for each in (y, g))
@@ -61,7 +66,9 @@ def adjoint_of_few(
     (A, _), about, threads = matrix(W, transposed=True), (at, leaks(leak, n, dtype), number(f)), ask_for(most())
     for some in side_by_side(samples, dtype.itemsize):
         (slopes, rewards, *flat), strides = _without_axes((y, g, *ends, s, l), some, dtype)
-        cpu_kernels().few.adjoint(A, slopes, rewards, *about, threads, some.stop - some.start, *flat, strides)
+        size = some.stop - some.start
+        room = two_states(n, cpu.structures.lanes_for(size, dtype.itemsize), dtype)
+        cpu.few.adjoint(A, slopes, rewards, *about, threads, size, *flat, strides, room)
     return s.view(shape), None if l is None else l.view(shape)
 
 

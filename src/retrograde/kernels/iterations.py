@@ -136,7 +136,7 @@ def _whole(
 
     drive = array(c)
     dtype = drive.dtype
-    found = np.zeros((samples, n), dtype) if z is None else array(z).copy()
+    found = (np.zeros if D is None else np.empty)((samples, n), dtype) if z is None else array(z).copy()
     residual, steps, amplified = np.empty(samples, dtype), np.empty(samples, np.int64), np.empty(samples, dtype)
     rows = dW = np.empty((0, 0), dtype)
     at_once = x is not None and not lone and has_outer_at_once(W, c.numel())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retrograde.connectivity import Operator, Sparse
 from retrograde.connectivity.low_rank import LowRank
-from retrograde.kernels.arrays import array, dtype_of, matrix
+from retrograde.kernels.arrays import array, dtype_of, in_blocks, matrix
 from retrograde.kernels.choice import cpu_kernels, is_large, why_no_numbers, why_plain
 from retrograde.kernels.threads import ask_for, most
 from retrograde.transforms import followed
@@ -64,12 +64,10 @@ def _product_of(W: Operator, transposed: bool) -> Product:
         return partial(_by, cpu.rows.sparse, M, M[-1].size, W.shape[0], dtype)
     # x V Uᵀ is one after the other.
     full = [(M[0], False), (M[1], True)] if isinstance(W.structure, LowRank) else [(M[0], flipped)]
-    parts = []
-    for each, turned in full:
-        A = np.empty(cpu.products.shape_of_packed(each, turned), dtype)
-        cpu.products.pack(each, turned, ask_for(most() if each.size > _SMALL else 1), A)
-        parts.append(partial(_by, cpu.rows.full, A, each.size, each.shape[0 if turned else 1], dtype))
-    first, *others = parts
+    first, *others = (
+        partial(_by, cpu.rows.full, in_blocks(each, turned), each.size, each.shape[0 if turned else 1], dtype)
+        for each, turned in full
+    )
     return lambda x: reduce(lambda y, part: part(y), others, first(x))
 
 

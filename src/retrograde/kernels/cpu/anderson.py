@@ -73,16 +73,17 @@ def _rows(starts, edges, thread, threads):
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST | {"reassoc"}, cache=True)
-def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max_steps, floor, ridge, threads, z):
+def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max_steps, floor, ridge, threads, xu, z):
     """Take turns until each lane's residual has fallen to rtol, or the lane has failed: written to z (n, lanes).
 
     step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D, (n, lanes), as are c and z: all of them
-    by the neurons' new numbers. Returns residual, steps, and whether the answer is where the dynamics lead, (lanes,):
-    see `solvers.anderson`.
+    by the neurons' new numbers; `xu` is room for x and step(x), (2, n, lanes). Returns residual, steps, and whether the
+    answer is where the dynamics lead, (lanes,): see `solvers.anderson`.
     """
     n, lanes = z.shape
     pieces = (n + _CHUNK - 1) // _CHUNK
-    x, u, room = z.copy(), np.empty_like(z), np.empty((threads, n if scattered else 0), z.dtype)
+    x, u, room = xu[0], xu[1], np.empty((threads, n if scattered else 0), z.dtype)
+    x[:] = z
     r_before, u_before, best = np.zeros_like(z), np.zeros_like(z), np.zeros_like(z)
     dR, dU = np.zeros((memory, n, lanes), z.dtype), np.zeros((memory, n, lanes), z.dtype)
     inner = np.zeros((memory, memory, lanes))  # products of the differences of residuals,

@@ -12,20 +12,23 @@ import numpy as np
 from numba import njit, prange
 
 from retrograde.kernels.cpu.functions import FAST, apply, times_slope
-from retrograde.kernels.cpu.structures import gather, lanes_for, part_of
+from retrograde.kernels.cpu.structures import gather, part_of
 
 _CHUNK = 64  # neurons
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def forward(A, b, bias, leak, kind, threads, T, samples, x, strides):
-    """`sweeps.forward`, for x (T + 1, samples, n) with the strides of b, bias and x. An array of no numbers is none."""
+def forward(A, b, bias, leak, kind, threads, T, samples, x, strides, states):
+    """`sweeps.forward`, for x (T + 1, samples, n) with the strides of b, bias and x. An array of no numbers is none.
+
+    `states` is room for two of them, (2, n, lanes).
+    """
     starts, others, values = A
-    n, lanes, odd = len(starts) - 1, lanes_for(samples, values.itemsize), np.zeros(threads)
+    n, lanes, odd = len(starts) - 1, states.shape[2], np.zeros(threads)
     of_b, of_bias, of_x = strides
-    states = np.zeros((2, n, lanes), values.dtype)
     for thread in prange(threads):
         first, last = n * thread // threads, n * (thread + 1) // threads
+        states[:, first:last] = 0
         _take(x, of_x, 0, first, last, samples, states[0, first:last])
     for t in range(T):
         for thread in prange(threads):
@@ -60,15 +63,15 @@ def forward(A, b, bias, leak, kind, threads, T, samples, x, strides):
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST, cache=True)
-def adjoint(A, y, g, at, leak, kind, threads, samples, s_next, l_next, s, l, strides):
+def adjoint(A, y, g, at, leak, kind, threads, samples, s_next, l_next, s, l, strides, states):
     """`sweeps.adjoint`, for s (T, samples, n) with the strides of y, g, s_next, l_next, s and l."""
     starts, others, values = A
-    n, lanes, T = len(starts) - 1, lanes_for(samples, values.itemsize), len(at)
+    n, lanes, T = len(starts) - 1, states.shape[2], len(at)
     of_y, of_g, of_s_next, of_l_next, of_s, of_l = strides
-    states = np.zeros((2, n, lanes), values.dtype)
     kept = np.zeros((n if len(leak) else 0, lanes), s.dtype)
     for thread in prange(threads):
         first, last = n * thread // threads, n * (thread + 1) // threads
+        states[:, first:last] = 0
         if len(s_next):
             _take(s_next, of_s_next, 0, first, last, samples, states[0, first:last])
         if len(l_next):
