@@ -146,8 +146,8 @@ class Team:
             worker.patience = 120
             for each in PEERS:
                 if each.framework == peer.framework and each.package in ("retrograde", "jaxopt"):  # compile, import
-                    for tiny in (Accuracy(16, 1, problem.dtype), Accuracy(1001, 1, problem.dtype)):
-                        worker.ask("first", tiny, each, (1e-3,) if each.tuned else ())
+                    for n in (16, 1000, 1001):  # a full W, one whose products the threads share, and a sparse one
+                        worker.ask("first", Accuracy(n, 1, problem.dtype), each, (1e-3,) if each.tuned else ())
             worker.patience = PATIENCE
         return worker.ask(method, problem, replace(peer, name=f"{peer.name} {tolerance}"), tolerance)
 
