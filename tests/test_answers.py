@@ -4,6 +4,7 @@ import html.parser
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,8 @@ import pandas as pd
 import pytest
 import torch
 import typer
+from matplotlib.colors import to_rgb
+from matplotlib.text import Annotation
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -23,7 +26,7 @@ from retrograde.cli import answering, progress
 from retrograde.cli.app import app
 from retrograde.cli.progress import Steps
 from retrograde.connectome import importances
-from retrograde.report import Answer, Figure, drawings, paths
+from retrograde.report import Answer, Figure, drawings, ink, paths
 
 WORM = "--example", "worm"
 BOTH = "--target", "AVAL", "AVAR"
@@ -265,6 +268,112 @@ def test_the_page_has_the_answer_the_receipts_the_command_and_the_versions(page)
     assert ">rows read<" in page and "data-by" in page
 
 
+class Tables(html.parser.HTMLParser):
+    """What the page's script finds of its tables, and the script itself."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tables, self.script, self._inside, self._text = [], "", False, None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if attrs.get("class") == "sorted":
+            self.tables.append({"heads": [], "rows": [], "told": ""})
+            self._inside = True
+        here = self.tables[-1] if self._inside else None
+        if tag == "script":
+            self._text = ("script", None)
+        elif here is not None and "aria-sort" in attrs:
+            here["heads"].append({"name": "", "numeric": attrs.get("class") == "n"})
+            self._text = ("name", here["heads"][-1])
+        elif here is not None and attrs.get("class") == "count":
+            self._text = ("told", here)
+        elif here is not None and tag == "tr" and here["heads"]:
+            here["rows"].append([])
+        elif here is not None and tag == "td" and here["rows"]:
+            here["rows"][-1].append({"shown": "", **({"by": attrs["data-by"]} if "data-by" in attrs else {})})
+            self._text = ("shown", here["rows"][-1][-1])
+
+    def handle_data(self, data):
+        if self._text is not None:
+            name, place = self._text
+            if place is None:
+                self.script += data
+            else:
+                place[name] += data
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "th", "td", "span"):
+            self._text = None
+        elif tag == "section" and self._inside:
+            self.tables[-1]["rows"] = [row for row in self.tables[-1]["rows"] if row]
+            self._inside = False
+
+
+# As much of a browser's document as the script asks for.
+BROWSER = """
+const sections = tables.map(table => {
+  const listener = {}, listening = name => ({addEventListener: (_, call) => listener[name] = call});
+  const heads = table.heads.map((head, i) => ({textContent: head.name, ariaSort: "none",
+    firstElementChild: listening(i), classList: {contains: name => name === "n" && head.numeric}}));
+  const rows = table.rows.map(cells => ({hidden: false, textContent: cells.map(cell => cell.shown).join(""),
+    cells: cells.map(cell => ({textContent: cell.shown, dataset: "by" in cell ? {by: cell.by} : {}}))}));
+  const body = {rows, append(...now) { this.now = now; }, now: rows}, count = {textContent: table.told};
+  const parts = {tbody: body, ".count": count, input: listening("input")};
+  return {listener, heads, body, count, querySelector: name => parts[name], querySelectorAll: () => heads};
+});
+const document = {querySelectorAll: () => sections};
+"""
+ANSWER = """
+console.log(JSON.stringify(asked.map(([what, how]) => {
+  const {listener, heads, body, count} = sections[0];
+  what === "click" ? listener[how]() : listener.input({target: {value: how}});
+  const seen = body.now.filter(row => !row.hidden).map(row => row.cells[0].textContent);
+  return {seen, sorted: heads.map(head => head.ariaSort), count: count.textContent};
+})));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node to run the page's script")
+def test_the_tables_of_a_page_sort_and_filter():
+    table = pd.DataFrame(
+        {"id": ["n10", "n9", "N1", "x"], "value": [-2.0, 1e-12, 30.0, np.nan], "kind": ["Type", "other", "type", "b"]}
+    )
+    page = Tables(Answer("t", {"t": table, "another": table}, [], {}).page("command"))
+    asked = [
+        ("click", 1),  # numbers from the largest on, those that are missing last
+        ("click", 1),
+        ("click", 0),  # names from the first on, as numbers are counted
+        ("click", 0),
+        ("input", "type"),  # text, in whatever column and letters
+        ("input", "value > 0"),
+        ("input", "value >= -2, kind = TYPE"),
+        ("input", "value<1 and kind=other"),
+        ("input", "no such thing"),
+        ("input", "  "),
+    ]
+    words = f"const tables = {json.dumps(page.tables)}, asked = {json.dumps(asked)};"
+    words += BROWSER + page.script + ANSWER
+    done = subprocess.run(["node", "-"], input=words, capture_output=True, text=True, timeout=60, check=True)
+    answers = json.loads(done.stdout)
+    assert [answer["seen"] for answer in answers] == [
+        ["N1", "n9", "n10", "x"],
+        ["n10", "n9", "N1", "x"],
+        ["N1", "n9", "n10", "x"],
+        ["x", "n10", "n9", "N1"],
+        ["n10", "N1"],
+        ["n9", "N1"],
+        ["n10", "N1"],
+        ["n9"],
+        [],
+        ["x", "n10", "n9", "N1"],
+    ]
+    turned = [["none", "descending", "none"], ["none", "ascending", "none"], ["ascending", "none", "none"]]
+    assert [answer["sorted"] for answer in answers[:3]] == turned
+    assert [answer["count"] for answer in answers[-3:]] == ["1 of 4 rows", "0 of 4 rows", "4 rows"]
+
+
 def test_the_same_answer_gives_the_same_page(worm):
     def made():
         found = rg.connectome.influence(worm, target="AVAL")
@@ -336,6 +445,89 @@ def test_figures_of_odd_data_are_drawn(tmp_path):
         paths.wiring(pd.DataFrame({"pre": [], "post": [], "value": []}), ["a"], ["b"]),
     ):
         assert "<svg" in sketch.inline() and "</svg>" in saved(sketch, tmp_path)
+
+
+def drawn(sketch):
+    """What matplotlib was told to draw, the axes' parts one by one."""
+    with sketch._styled(ink._ON_WHITE):
+        figure, _ = sketch._drawn()
+    return figure.axes
+
+
+def colours(*names):
+    return [pytest.approx(to_rgb(name)) for name in names]
+
+
+def test_bars_are_as_long_as_the_values_and_have_the_colour_of_their_sign():
+    (axes,) = drawn(drawings.bars(["a", "b", "c"], [2.0, -1.5, 0.5], "x", beside=[1.0, -2.0, 0.0], of="exactly"))
+    assert [bar.get_width() for bar in axes.patches] == [2.0, -1.5, 0.5]
+    assert [bar.get_facecolor()[:3] for bar in axes.patches] == colours(ink.RED, ink.BLUE, ink.RED)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert axes.collections[0].get_offsets().tolist() == [[1.0, 0.0], [-2.0, 1.0], [0.0, 2.0]]
+    (many,) = drawn(drawings.bars(range(100), np.arange(100.0), "x"))
+    assert len(many.patches) == drawings.BARS
+
+
+def test_eigenvalues_lie_in_the_plane_and_the_unstable_are_marked():
+    (axes,) = drawn(drawings.spectrum([0.5 + 0.2j, 0.5 - 0.2j, 1.5, -3.0], "W"))
+    stable, unstable = axes.collections
+    assert stable.get_offsets().tolist() == [[0.5, 0.2], [0.5, -0.2], [-3.0, 0.0]]  # of the flow, as the note says
+    assert unstable.get_offsets().tolist() == [[1.5, 0.0]]
+    assert [each.get_facecolor()[0, :3] for each in (stable, unstable)] == colours(ink.BLUE, ink.RED)
+    assert all((circle.center, circle.radius) == ((0, 0), 1) for circle in axes.patches) and axes.get_aspect() == 1
+    assert any(list(line.get_xdata()) == [1, 1] for line in axes.lines)
+    low, high = axes.get_xlim()
+    assert low < -3 and high > 3
+
+
+def test_a_heat_map_has_the_values_of_the_groups_that_are_named_beside_it():
+    rng = np.random.default_rng(0)
+    names = [f"t{i}" for i in range(6)]
+    table = pd.DataFrame(rng.normal(size=(6, 6)), index=names, columns=names)
+    for values, colour_map in ((table, ink.SIGNED), (table.abs(), ink.AMOUNT)):
+        axes = drawn(drawings.groups(values, "influence"))[0]
+        down, across = ([label.get_text() for label in side()] for side in (axes.get_yticklabels, axes.get_xticklabels))
+        assert sorted(down) == sorted(across) == names
+        (image,) = axes.images
+        assert np.array_equal(image.get_array(), values.loc[down, across]) and image.cmap is colour_map
+        low, high = image.get_clim()
+        assert low == (-high if colour_map is ink.SIGNED else 0)
+    assert ink.SIGNED(0.0)[:3] == colours(ink.BLUE)[0] and ink.SIGNED(1.0)[:3] == colours(ink.RED)[0]
+    assert ink.SIGNED(0.0)[3] == ink.SIGNED(1.0)[3] == 1 and ink.SIGNED(0.5)[3] < 0.01  # nothing is drawn at 0
+
+
+def test_a_distribution_counts_every_value_once():
+    (axes,) = drawn(drawings.density({"a": np.arange(10.0), "b": [2.0, np.nan, 3.0]}, "x"))
+    a, b = [each.get_data().values for each in axes.patches[::2]]
+    assert a.sum() == 10 and b.sum() == 2
+    (axes,) = drawn(drawings.density([0.0, -1e-3, 10.0, 10.0], "x", logarithmic=True))
+    assert axes.patches[0].get_data().values.sum() == 3 and axes.get_xscale() == "log"
+
+
+def test_traces_and_the_raster_below_them_are_of_the_same_activity():
+    time = np.linspace(0, 1, 9)
+    activity = np.stack([np.roll(np.eye(9)[0] * size, at) for at, size in ((6, 1.0), (2, -3.0), (4, 2.0))], axis=1)
+    given, above, below, *_ = drawn(drawings.traces(time, activity, ["a", "b", "c"], input=np.ones((9, 2))))
+    lines = {line.get_label(): line.get_ydata() for line in above.lines}
+    assert all(np.array_equal(lines[name], activity[:, k]) for k, name in enumerate("abc"))
+    assert [label.get_text() for label in below.get_yticklabels()] == ["b", "c", "a"]  # by when they peak
+    assert np.array_equal(below.images[0].get_array(), activity[:, [1, 2, 0]].T)
+    assert given.get_ylabel() == "input" and given.collections[0].get_datalim(given.transData).y1 == 2
+
+
+def test_a_wiring_diagram_has_the_names_and_an_arrow_of_the_sign_of_each_connection():
+    edges = pd.DataFrame({"pre": ["s", "a", "s"], "post": ["a", "t", "t"], "value": [2.0, -1.0, 0.5]})
+    (axes,) = drawn(paths.wiring(edges, ["s"], ["t"]))
+    arrows = [text for text in axes.texts if isinstance(text, Annotation)]
+    place = {text.get_text(): text.get_position() for text in axes.texts if text not in arrows}
+    assert place["s"][0] < place["a"][0] < place["t"][0] and len(place) == 3
+    name = {tuple(where): each for each, where in place.items()}
+    found = {(name[arrow.xyann], name[arrow.xy]): arrow.arrow_patch for arrow in arrows}
+    for pre, post, value in edges.itertuples(index=False):
+        arrow = found.pop((pre, post))
+        assert arrow.get_edgecolor()[:3] == pytest.approx(to_rgb(ink.RED if value > 0 else ink.BLUE))
+        assert arrow.get_linewidth() == pytest.approx(0.6 + 2.6 * abs(value) / 2)
+    assert not found
 
 
 def test_a_file_has_the_colours_of_paper_and_a_page_its_own(tmp_path):
@@ -493,6 +685,37 @@ def test_an_interrupt_of_any_question_leaves_no_file(command, tmp_path, monkeypa
     monkeypatch.setattr(rg.connectome, command, interrupted)
     done = call(*args, "--out", here / "it.csv", "--figure", here / "it.svg", "--report", here / "it.html", code=130)
     assert done.stderr.endswith("interrupted\n") and not list(here.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
+def test_an_interrupt_in_the_middle_of_the_solves_is_one_line(tmp_path):
+    code = """
+import os, signal, sys
+from retrograde.cli.main import main
+from retrograde.connectome import importances
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
+solve = importances.exact_effects
+
+def interrupted(here, some, progress):
+    def told(done, total):
+        progress(done, total)
+        if done == 5:
+            print("five", flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+    return solve(here, some, told)
+
+importances.exact_effects = interrupted
+sys.exit(main())
+"""
+    words = ["importance", *WORM, "--source", "ASHL", "--target", "AVAL", "--f", "tanh", "--exact", "300"]
+    files = ["--out", tmp_path / "it.csv", "--report", tmp_path / "it.html"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, *files], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 130 and done.stdout == "five\n", done.stderr
+    assert done.stderr.endswith("interrupted\n") and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_of_what_json_has_no_numbers_for():

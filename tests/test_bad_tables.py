@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from retrograde.cli.app import app
-from retrograde.connectome import example, importance, padding, read, simulate, stimulate, tables
+from retrograde.connectome import example, importance, matrices, memory, padding, read, simulate, stimulate, tables
 from retrograde.connectome.recordings import recordings_of
 from retrograde.connectome.tables import Source
 
@@ -212,9 +212,58 @@ def test_a_table_that_memory_would_not_hold(edges, tmp_path, monkeypatch, suffix
     table.to_csv(tmp_path / "edges.csv", index=False)
     table.to_csv(tmp_path / "edges.csv.gz", index=False)
     table.to_parquet(tmp_path / "edges.parquet")
-    monkeypatch.setattr(tables, "available", lambda: 1e6)
+    monkeypatch.setattr(memory, "available", lambda: 1e6)
     line = said("influence", tmp_path / f"edges{suffix}", "--source", "a")
     assert re.search(r"about [67],\d{3} rows, to read which takes [\d.e+]+ GB of memory; 0.001 GB are free", line), line
+
+
+@pytest.mark.parametrize("name", ("W.npz", "W.npy", "full.npz", "array", "sparse", "tensor", "frame"))
+def test_a_matrix_that_memory_would_not_hold(name, tmp_path, monkeypatch):
+    M = np.zeros((60, 60))
+    M[:40, :40] = 1.0
+    scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.csr_array(M))
+    np.save(tmp_path / "W.npy", M)
+    np.savez(tmp_path / "full.npz", W=M)
+    given = {"array": M, "sparse": scipy.sparse.csr_array(M), "tensor": torch.from_numpy(M), "frame": pd.DataFrame(M)}
+    edges = given.get(name, tmp_path / name)
+    assert len(read(edges, orientation="post_pre").edges) == 1600
+    monkeypatch.setattr(memory, "available", lambda: 2e5)
+    with pytest.raises(ValueError, match=r"about 1,600 connections, to read which takes 0.00024 GB of memory; 0.0002"):
+        read(edges, orientation="post_pre")
+    if "." in name:
+        assert "0.00024 GB" in said("influence", edges, "--orientation", "post_pre", "--source", "0")
+    if name.endswith("npz"):
+        monkeypatch.setattr(matrices, "available", lambda: 1e3)  # an archive is looked at before it is unpacked
+        with pytest.raises(ValueError, match=r"it takes [\d.e-]+ GB of memory; 1e-06 GB are free"):
+            read(edges, orientation="post_pre")
+
+
+def test_what_a_container_or_a_job_may_take_is_less_than_what_is_free(tmp_path):
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(text))
+
+    write("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    assert memory.available(tmp_path) == 8_192_000  # no groups
+    write("proc/self/cgroup", "7:cpu,cpuacct:/job\n4:hugetlb,memory:/job/step\n0::/pod/box\n")
+    assert memory.available(tmp_path) == 8_192_000  # none of memory
+    for name, limit, used in (("pod/box", "max", 100), ("pod", 5_000_000, 1_500_000)):
+        write(f"sys/fs/cgroup/{name}/memory.max", limit)
+        write(f"sys/fs/cgroup/{name}/memory.current", used)
+        write(f"sys/fs/cgroup/{name}/memory.stat", "anon 7\ninactive_file 300000\nactive_file 200000\n")
+    assert memory.available(tmp_path) == 4_000_000  # the group around it, and the pages of files come back
+    write("sys/fs/cgroup/hugetlb,memory/job/memory.limit_in_bytes", 2_000_000)
+    write("sys/fs/cgroup/hugetlb,memory/job/memory.usage_in_bytes", 1_400_000)
+    write("sys/fs/cgroup/hugetlb,memory/job/memory.stat", "inactive_file 1\ntotal_inactive_file 100000\n")
+    assert memory.available(tmp_path) == 700_000
+    write("sys/fs/cgroup/hugetlb,memory/job/memory.usage_in_bytes", 9_000_000)
+    assert memory.available(tmp_path) == 0
+    (tmp_path / "sys/fs/cgroup/hugetlb,memory/job/memory.usage_in_bytes").write_text("1_000_000")
+    (tmp_path / "sys/fs/cgroup/hugetlb,memory/job/memory.stat").write_text("what is this")
+    assert memory.available(tmp_path) == 1_000_000
+    (tmp_path / "sys/fs/cgroup/hugetlb,memory/job/memory.limit_in_bytes").write_text("max")
+    assert memory.available(tmp_path) == 4_000_000
 
 
 def test_leading_zeros_are_kept_in_stimuli_targets_and_recordings(tmp_path):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import importance, influence, read, tables
+from retrograde.connectome import importance, influence, memory, read, tables
 from retrograde.connectome.linear import largest_real_eigenvalue
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -763,7 +763,7 @@ def test_a_table_too_large_for_memory_is_refused_with_the_size_it_takes(edges, n
         with sqlite3.connect(where) as data:
             many.to_sql("edges", data, index=False)
     assert len(read(where).edges) == 7
-    monkeypatch.setattr(tables, "available", lambda: 1e6)
+    monkeypatch.setattr(memory, "available", lambda: 1e6)
     with pytest.raises(ValueError, match=r"about 8,0\d\d rows, to read which takes 0.0012 GB of memory; 0.001 GB are"):
         read(where)
     if name == "e.csv":
@@ -772,4 +772,4 @@ def test_a_table_too_large_for_memory_is_refused_with_the_size_it_takes(edges, n
 
 
 def test_how_much_memory_is_free_is_known():
-    assert 1e6 < tables.available() < 1e15
+    assert 1e6 < memory.available() < 1e15

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import importance, influence, influences, linear, read, tables
+from retrograde.connectome import exactly, importance, influence, influences, linear, memory, read
 from retrograde.report import paths
 
 
@@ -28,31 +28,42 @@ def in_order(table, c, column="influence"):
     return table.set_index("id").loc[list(c.ids), column].to_numpy()
 
 
-def steady(c, alpha, b):
+def steady(c, alpha, b, f=np.tanh):
     M = alpha * c.W.dense().detach().numpy()
     x = np.zeros(len(c))
     for _ in range(3000):
-        x = x + 0.5 * (np.tanh(M @ x + b) - x)
+        x = x + 0.5 * (f(M @ x + b) - x)
     return M, x
 
 
-def test_nonlinear_influence_is_the_response_to_a_small_input():
+@pytest.mark.parametrize(
+    ("name", "f", "slope", "scale"),
+    [
+        ("tanh", np.tanh, lambda x: 1 - x**2, 1.2),
+        ("sigmoid", lambda u: 1 / (1 + np.exp(-u)), lambda x: x * (1 - x), 3.0),
+        ("softplus", lambda u: np.logaddexp(0, u), lambda x: 1 - np.exp(-x), 0.7),
+    ],
+    ids=("tanh", "sigmoid", "softplus"),
+)
+def test_nonlinear_influence_is_the_response_to_a_small_input(name, f, slope, scale):
     c = network()
     b = np.zeros(len(c))
     b[[2, 5]] = 1.5, -0.7
     drive = {"n02": 1.5, "n05": -0.7}
-    found = influence(c, source=["n03", "n04"], scale=1.2, f="tanh", drive=drive)
+    how = {"scale": scale, "f": name, "drive": drive}
+    found = influence(c, source=["n03", "n04"], **how)
     more = np.zeros(len(c))
     more[[3, 4]] = 1e-5
-    differences = (steady(c, found.attrs["alpha"], b + more)[1] - steady(c, found.attrs["alpha"], b - more)[1]) / 2e-5
+    alpha = found.attrs["alpha"]
+    differences = (steady(c, alpha, b + more, f)[1] - steady(c, alpha, b - more, f)[1]) / 2e-5
     assert np.allclose(in_order(found, c), differences, rtol=0, atol=1e-8)
-    M, x = steady(c, found.attrs["alpha"], b)
-    DW = (1 - x**2)[:, None] * M
+    M, x = steady(c, alpha, b, f)
+    DW = slope(x)[:, None] * M
     assert np.isclose(found.attrs["margin"], 1 - np.linalg.eigvals(DW).real.max())
-    G = np.linalg.inv(np.eye(len(c)) - DW) * (1 - x**2)  # dx_i / db_j
-    on = influence(c, target=["n07"], scale=1.2, f="tanh", drive=drive)
+    G = np.linalg.inv(np.eye(len(c)) - DW) * slope(x)  # dx_i / db_j
+    on = influence(c, target=["n07"], **how)
     assert np.allclose(in_order(on, c), G[7], rtol=0, atol=1e-10)
-    both = influence(c, {"a": ["n03"], "b": ["n04"]}, {"c": ["n07"]}, scale=1.2, f="tanh", drive=drive)
+    both = influence(c, {"a": ["n03"], "b": ["n04"]}, {"c": ["n07"]}, **how)
     assert np.allclose(both["c"], [G[7, 3], G[7, 4]], rtol=0, atol=1e-10)
 
 
@@ -221,7 +232,7 @@ def test_neuropils_are_of_the_same_neurons_however_ids_and_neuropils_are_written
     pd.testing.assert_frame_equal(found.by_neuropil(as_text), want)
     shuffled = rows.sample(frac=1, random_state=0)
     pd.testing.assert_frame_equal(found.by_neuropil(shuffled), want)
-    monkeypatch.setattr(tables, "available", lambda: 100.0)
+    monkeypatch.setattr(memory, "available", lambda: 100.0)
     with pytest.raises(ValueError, match="about 4 rows, to read which takes"):
         found.by_neuropil(rows)
 
@@ -231,6 +242,21 @@ def test_progress_is_told_of_exact_effects(f):
     seen = []
     importance(network(), "n02", "n07", scale=0.5, f=f, exact=5, progress=lambda *now: seen.append(now))
     assert seen[-1] == (10, 10) and [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@pytest.mark.parametrize("f", ("identity", "tanh"))
+def test_the_solves_of_exact_effects_leave_their_largest_residual(f, monkeypatch):
+    states = []
+
+    def remembered(*args, **how):
+        states.append(rg.steady_state(*args, **how))
+        return states[-1]
+
+    monkeypatch.setattr(exactly, "steady_state", remembered)
+    found = importance(network(), "n02", "n07", scale=0.5, f=f, exact=3)
+    assert len(states) == (2 if f == "identity" else 6) and found.attrs["not_exact"] == 0
+    assert found.attrs["exact_residual"] == max(float(each.residual.max()) for each in states)
+    assert found.attrs["exact_residual"] > 0 or f == "identity"
 
 
 def test_a_turned_transmitter_against_a_network_that_has_it():

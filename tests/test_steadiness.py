@@ -98,6 +98,7 @@ def test_an_exact_effect_is_none_where_the_network_would_not_stay(held, f):
     assert np.isnan(table.loc["p", ["silencing_exact", "flipping_exact"]].astype(float)).all()
     assert found.attrs["not_exact"] == table[["silencing_exact", "flipping_exact"]].isna().sum().sum() > 0
     assert "not_exact" not in importance(held, "s", "c", scale=None).attrs
+    assert 0 <= found.attrs["exact_residual"] < 1e-9  # of those that are told
 
 
 def test_the_command_tells_how_many_effects_are_left_out(held, tmp_path):

@@ -110,7 +110,10 @@ def importance(
     ranked = found.synapses(max(paths.LARGEST, asked.top))
     tables = {title: table} if by or by_pair else {title: table, "synapses": ranked.head(1000)}
     receipts = {"the state, x = f(αWx + b), and its adjoint": {"reward": found.reward, **found.attrs}}
-    notes = [f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"]
+    residuals = f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"
+    if "exact_residual" in found.attrs:
+        residuals += f", exact effects {found.attrs['exact_residual']:.1e}"
+    notes = [residuals]
     if unknown := found.attrs.get("not_exact"):
         notes.append(
             f"{unknown} of the {2 * min(exact, len(c))} exact effects are left empty: without the neuron's output, or "

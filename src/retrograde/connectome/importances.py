@@ -44,7 +44,8 @@ class Importance:
         reward: R.
         attrs: ``eigenvalue``, ``alpha``, ``residual`` of the state, ``adjoint_residual``; where `f` is not the
             identity ``margin``, 1 - the largest real part of an eigenvalue of DW at the state; and where exact effects
-            were asked for ``not_exact``, how many of them are NaN, as no stable steady state is known for them.
+            were asked for ``not_exact``, how many of them are NaN, as no stable steady state is known for them, and, if
+            there are others, ``exact_residual``, the largest of the solves that these are from.
     """
 
     neurons: pd.DataFrame
@@ -203,11 +204,13 @@ def importance(
     silencing = 0 - x * (net.W.T @ s)  # and no -0
     order = torch.argsort(silencing.abs(), descending=True, stable=True)
     told = {"activity": x, "sensitivity": s, "silencing": silencing, "flipping": 2 * silencing}
+    exactly: dict[str, float] = {}
     if exact:
         here = Solved(c, net, b, x, s, g, R, None if reward is None else lambda x: _rewarded(None, reward, x)[0])
         with advising(nonlinearity, "exact=0"):
-            effects = exact_effects(here, order[: int(exact)], progress)
-        not_exact = sum(int(each[order[: int(exact)]].isnan().sum()) for each in effects.values())
+            effects, residuals = exact_effects(here, order[: int(exact)], progress)
+        exactly["not_exact"] = sum(int(each[order[: int(exact)]].isnan().sum()) for each in effects.values())
+        exactly |= {"exact_residual": max(residuals)} if residuals else {}
         told |= effects
     table = pd.DataFrame({"id": c.ids, **{name: value.double().numpy() for name, value in told.items()}})
     table = pd.concat([table, c.neurons.drop(columns=[name for name in c.neurons if name in table])], axis=1)
@@ -217,7 +220,7 @@ def importance(
         "residual": float(state.residual.max()),
         "adjoint_residual": float(gradient.receipt.residual.max()),
         **({} if margin is None else {"margin": margin}),
-        **({"not_exact": not_exact} if exact else {}),
+        **exactly,
     }
     return Importance(
         neurons=table.iloc[order.numpy()].reset_index(drop=True),

@@ -14,7 +14,7 @@ import torch
 
 from retrograde.connectome.edges import Connections, check_counts, check_weights
 from retrograde.connectome.ids import Ids, identities, of_one_kind
-from retrograde.connectome.tables import available
+from retrograde.connectome.memory import available, check_room
 
 _ENDS = {"pre", "post", "source", "target"}  # columns that a list of connections has, and no matrix
 
@@ -33,7 +33,8 @@ def matrix_of(edges: Any, orientation: str | None) -> Matrix | None:
     or where its rows are named as its columns are.
 
     Raises:
-        ValueError: a file that holds none or is cut short, no orientation, what is not square or no numbers.
+        ValueError: a file that holds none or is cut short, no orientation, what is not square or no numbers, so many
+            connections that memory would not hold them.
     """
     names = None
     if isinstance(edges, str | Path) and str(edges).lower().endswith((".npz", ".npy")):
@@ -60,7 +61,9 @@ def matrix_of(edges: Any, orientation: str | None) -> Matrix | None:
         )
     if found.shape[0] != found.shape[1]:
         raise ValueError(f"{what}: expected a square matrix, got shape {found.shape}")
-    return Matrix(found.tocoo() if scipy.sparse.issparse(found) else scipy.sparse.coo_array(found), names)
+    is_sparse = scipy.sparse.issparse(found)
+    check_room(what, int(found.nnz if is_sparse else np.count_nonzero(found)), "connections")
+    return Matrix(found.tocoo() if is_sparse else scipy.sparse.coo_array(found), names)
 
 
 def of_matrix(matrix: Matrix, orientation: str, ids: Any, weights: str) -> Connections:

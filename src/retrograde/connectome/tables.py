@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import sqlite3
 import zlib
 from collections.abc import Sequence
@@ -19,11 +17,11 @@ import pyarrow.feather
 import pyarrow.ipc
 import pyarrow.parquet
 
+from retrograde.connectome.memory import check_room
 from retrograde.connectome.padding import padded
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _SQLITE = (".sqlite", ".sqlite3", ".db")
-_ROW = 150  # bytes that a row of edges takes at the peak of its reading, with what is made of it
 _BLOCK = 2**24  # bytes of a text file that are parsed in one piece, with one dictionary
 FORMATS = ".csv or .tsv (.gz too), .parquet, .feather, .sqlite, a pandas or an Arrow table"
 
@@ -85,12 +83,7 @@ class Source:
             ValueError: a table of so many rows that memory would not hold what is made of them.
         """
         if many:
-            rows, room = self._told(self._rows), available()
-            if rows * _ROW > room:
-                raise ValueError(
-                    f"{self.what}: about {rows:,.0f} rows, to read which takes {rows * _ROW / 1e9:.2g} GB of memory; "
-                    f"{room / 1e9:.2g} GB are free"
-                )
+            check_room(self.what, self._told(self._rows))
         return self._told(lambda: self._read(list(dict.fromkeys(columns)), many, ids))
 
     @property
@@ -207,19 +200,6 @@ class Source:
         if not known:
             raise ValueError(f"{self.what}: expected a table {' or '.join(wanted)}, got {', '.join(names) or 'none'}")
         return known[0]
-
-
-def available() -> float:
-    """How many bytes of memory are free."""
-    free = float("inf")
-    try:
-        with open("/proc/meminfo") as file:
-            free = 1024 * int(next(line for line in file if line.startswith("MemAvailable")).split()[1])
-    except (OSError, StopIteration):
-        if "SC_PHYS_PAGES" in os.sysconf_names:
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    most = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return free if most == resource.RLIM_INFINITY else min(free, most)
 
 
 def numbers(column: pa.ChunkedArray, what: str) -> np.ndarray:
