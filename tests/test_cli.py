@@ -202,8 +202,16 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path, monkeypatch):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.fixture
+def listens():
+    """A process that is started here listens to SIGINT, though the shell that started the tests had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
-def test_a_real_sigint_exits_130_with_the_folder_complete(tmp_path):
+def test_a_real_sigint_exits_130_with_the_folder_complete(tmp_path, listens):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "retrograde.cli.main", "train", "flipflop", "--neurons", "8", "--epochs", "100000"]
     process = subprocess.Popen([*command, "--out", folder], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -236,7 +244,7 @@ def test_an_interrupt_before_the_command_begins_is_one_line(where):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
 @pytest.mark.parametrize("how", ["module", "script"])
-def test_an_interrupt_while_torch_is_imported_is_one_line(tmp_path, how):
+def test_an_interrupt_while_torch_is_imported_is_one_line(tmp_path, how, listens):
     script = tmp_path / "retrograde"
     script.write_text(
         "import sys\nfrom retrograde.cli.main import main\nif __name__ == '__main__':\n sys.exit(main())\n"
@@ -255,7 +263,7 @@ def test_an_interrupt_while_torch_is_imported_is_one_line(tmp_path, how):
     assert process.returncode == 130 and said == ["interrupted"], errors
 
 
-def test_a_program_that_imports_the_package_has_its_interrupts_as_they_were(tmp_path):
+def test_a_program_that_imports_the_package_has_its_interrupts_as_they_were(tmp_path, listens):
     script = tmp_path / "study.py"
     script.write_text(
         "import signal, retrograde\nassert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"

@@ -236,7 +236,7 @@ class Network(nn.Module):
 
         >>> net = Network(torch.tensor([[0.0, 0.5], [-0.5, 0.0]]))
         >>> x0 = torch.tensor([1.0, 0.0])
-        >>> torch.equal(net.unfold(3)(x0), net.trajectory(x0=x0, steps=3).x[-1])
+        >>> torch.allclose(net.unfold(3)(x0), net.trajectory(x0=x0, steps=3).x[-1])
         True
         """
         if isinstance(T, bool) or not isinstance(T, Integral) or T < 1:
