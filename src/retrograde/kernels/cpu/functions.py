@@ -7,6 +7,7 @@ over the whole range: the library's scalar functions are not vectorised.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -16,11 +17,6 @@ from numba.extending import intrinsic, overload
 
 # Fused multiply-adds; sums in the order written, NaN, infinity and division as they are.
 FAST = {"contract", "nsz"}
-
-f32 = np.float32
-_LOG2E = f32(1.4426950408889634)
-_ROUND = f32(1.5 * 2**23)  # added and taken away again, it leaves a whole number
-_LN2_HIGH, _LN2_LOW = f32(0.693359375), f32(-2.12194440e-4)
 
 
 @intrinsic
@@ -39,115 +35,101 @@ def _two_to(typingctx, k):
     return k(k), codegen
 
 
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def _parts32(x):
-    """2^k and e^r - 1, |r| <= ln2/2, of which e^x = 2^k e^r, for -87.33 <= x <= 88."""
-    k = (x * _LOG2E + _ROUND) - _ROUND
-    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    p = f32(1.9875691500e-4)
-    p = p * r + f32(1.3981999507e-3)
-    p = p * r + f32(8.3334519073e-3)
-    p = p * r + f32(4.1665795894e-2)
-    p = p * r + f32(1.6666665459e-1)
-    p = p * r + f32(5.0000001201e-1)
-    return _two_to(k), p * r * r + r
+class Precision(NamedTuple):
+    """The numbers by which e^x is computed in one precision, and log(1 + e^x)."""
+
+    number: Any
+    ln2: tuple[float, float]  # whose sum it is, the first of so few digits that its multiples are exact
+    exp: tuple[float, ...]  # the coefficients of (e^r - 1 - r) / r², |r| <= ln2/2, those of the highest powers first
+    log1p: tuple[float, ...]  # and of (2 artanh(z) / z - 2) / z², in powers of z² <= 1/9
+    range: tuple[float, float]  # of x, within which e^x has all of its digits
+    one: float  # where tanh is 1
 
 
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def _exp32(x):
-    scale, p = _parts32(x)
-    return p * scale + scale
+def _functions(of):
+    """tanh, sigmoid, softplus and e^x - 1 in a precision, for Numba to write into the loops that call them."""
+    inlined = njit(inline="always", error_model="numpy", fastmath=FAST)
+    number = of.number
+    zero, one, two, tanhs_one = map(number, (0, 1, 2, of.one))
+    log2e, ln2_high, ln2_low = number(1 / math.log(2)), number(of.ln2[0]), number(of.ln2[1])
+    to_whole = number(1.5 / np.finfo(number).eps)  # added and taken away again, it leaves a whole number
+    least, most = number(of.range[0]), number(of.range[1])
+    exp_first, *exp_others = map(number, of.exp)
+    log1p_first, *log1p_others = map(number, of.log1p)
+    exp_others, log1p_others = tuple(exp_others), tuple(log1p_others)
+
+    @inlined
+    def parts(x):
+        """2^k and e^r - 1, |r| <= ln2/2, of which e^x = 2^k e^r."""
+        k = (x * log2e + to_whole) - to_whole
+        r = (x - k * ln2_high) - k * ln2_low
+        p = exp_first
+        for coefficient in exp_others:
+            p = p * r + coefficient
+        return _two_to(k), p * r * r + r
+
+    @inlined
+    def exp(x):
+        scale, p = parts(x)
+        return p * scale + scale
+
+    @inlined
+    def expm1(x):
+        """To the last digit also where it is small."""
+        scale, p = parts(x)
+        return p * scale + (scale - one)
+
+    @inlined
+    def expm1_of_any(x):
+        return expm1(min(max(x, least), most))
+
+    @inlined
+    def tanh(u):
+        m = expm1(two * min(abs(u), tanhs_one))
+        x = m / (m + two)
+        return x if u >= 0 else -x
+
+    @inlined
+    def sigmoid(u):
+        e = exp(-min(abs(u), -least))
+        x = one / (one + e)
+        return x if u >= 0 else e * x
+
+    @inlined
+    def softplus(u):
+        e = exp(-min(abs(u), -least))
+        z = e / (two + e)  # log(1 + e) = 2 artanh(z)
+        w = z * z
+        p = log1p_first
+        for coefficient in log1p_others:
+            p = p * w + coefficient
+        return (u if u > 0 else zero) + (p * w * z + two * z)
+
+    return tanh, sigmoid, softplus, expm1_of_any
 
 
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def _expm1_32(x):
-    """e^x - 1, to the last digit also where it is small."""
-    scale, p = _parts32(x)
-    return p * scale + (scale - f32(1.0))
-
-
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def tanh32(u):
-    m = _expm1_32(f32(2.0) * min(abs(u), f32(10.0)))
-    x = m / (m + f32(2.0))
-    return x if u >= 0 else -x
-
-
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def sigmoid32(u):
-    e = _exp32(-min(abs(u), f32(87.33)))
-    x = f32(1.0) / (f32(1.0) + e)
-    return x if u >= 0 else e * x
-
-
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def softplus32(u):
-    e = _exp32(-min(abs(u), f32(87.33)))
-    z = e / (f32(2.0) + e)  # log(1 + e) = 2 artanh(z), z <= 1/3
-    w = z * z
-    p = f32(2.0 / 15)
-    p = p * w + f32(2.0 / 13)
-    p = p * w + f32(2.0 / 11)
-    p = p * w + f32(2.0 / 9)
-    p = p * w + f32(2.0 / 7)
-    p = p * w + f32(2.0 / 5)
-    p = p * w + f32(2.0 / 3)
-    log1p = p * w * z + f32(2.0) * z
-    return (u if u > 0 else f32(0.0)) + log1p
-
-
-# The same in float64.
-_LOG2E_64, _ROUND_64 = 1 / math.log(2), 1.5 * 2.0**52
-_LN2_HIGH_64, _LN2_LOW_64 = 0.693145751953125, 1.4286068203094173e-6
-_EXP_64 = tuple(1 / math.factorial(k) for k in range(13, 1, -1))
-_LOG1P_64 = tuple(2 / (2 * k + 1) for k in range(15, 0, -1))
-
-
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def _parts64(x):
-    """2^k and e^r - 1, of which e^x = 2^k e^r, for -708.39 <= x <= 709: Taylor's series."""
-    k = (x * _LOG2E_64 + _ROUND_64) - _ROUND_64
-    r = (x - k * _LN2_HIGH_64) - k * _LN2_LOW_64
-    p = 0.0
-    for coefficient in _EXP_64:
-        p = p * r + coefficient
-    return _two_to(k), p * r * r + r
-
-
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def _exp64(x):
-    scale, p = _parts64(x)
-    return p * scale + scale
-
-
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def _expm1_64(x):
-    scale, p = _parts64(x)
-    return p * scale + (scale - 1.0)
-
-
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def tanh64(u):
-    m = _expm1_64(2.0 * min(abs(u), 20.0))
-    x = m / (m + 2.0)
-    return x if u >= 0 else -x
-
-
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def sigmoid64(u):
-    e = _exp64(-min(abs(u), 708.39))
-    x = 1.0 / (1.0 + e)
-    return x if u >= 0 else e * x
-
-
-@njit(inline="always", error_model="numpy", fastmath=FAST)
-def softplus64(u):
-    e = _exp64(-min(abs(u), 708.39))
-    z = e / (2.0 + e)
-    w, p = z * z, 0.0
-    for coefficient in _LOG1P_64:
-        p = p * w + coefficient
-    return (u if u > 0 else 0.0) + (p * w * z + 2.0 * z)
+_IN = {
+    types.float32: _functions(
+        Precision(
+            np.float32,
+            ln2=(0.693359375, -2.12194440e-4),
+            exp=(1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1),
+            log1p=tuple(2 / (2 * k + 1) for k in range(7, 0, -1)),
+            range=(-87.33, 88),
+            one=10,
+        )
+    ),
+    types.float64: _functions(
+        Precision(
+            np.float64,
+            ln2=(0.693145751953125, 1.4286068203094173e-6),
+            exp=tuple(1 / math.factorial(k) for k in range(13, 1, -1)),
+            log1p=tuple(2 / (2 * k + 1) for k in range(15, 0, -1)),
+            range=(-708.39, 709),
+            one=20,
+        )
+    ),
+}
 
 
 # --- f by its number, over a row, in place. The branch is taken once a row, and each loop is vector instructions.
@@ -167,26 +149,17 @@ def _softplus(u): ...
 def _expm1(u): ...
 
 
-@overload(_tanh)
-def _tanh_for(u):
-    return (lambda u: tanh32(u)) if u == types.float32 else (lambda u: tanh64(u))
+def _in_its_precision(stub, place):
+    """Let Numba take for the stub the function of that place in the precision of what it is called with."""
+
+    @overload(stub)
+    def found(u):
+        function = _IN[u][place]
+        return lambda u: function(u)
 
 
-@overload(_sigmoid)
-def _sigmoid_for(u):
-    return (lambda u: sigmoid32(u)) if u == types.float32 else (lambda u: sigmoid64(u))
-
-
-@overload(_softplus)
-def _softplus_for(u):
-    return (lambda u: softplus32(u)) if u == types.float32 else (lambda u: softplus64(u))
-
-
-@overload(_expm1)
-def _expm1_for(u):
-    if u == types.float32:
-        return lambda u: _expm1_32(min(max(u, f32(-87.0)), f32(88.0)))
-    return lambda u: _expm1_64(min(max(u, -708.0), 709.0))
+for _place, _stub in enumerate((_tanh, _sigmoid, _softplus, _expm1)):
+    _in_its_precision(_stub, _place)
 
 
 @njit(error_model="numpy", fastmath=FAST)
@@ -200,7 +173,7 @@ def apply(kind, u):
             u[j] = _sigmoid(u[j])
     elif kind == RELU:
         for j in range(len(u)):
-            u[j] = f32(0.0) if u[j] <= 0 else u[j]
+            u[j] = np.float32(0) if u[j] <= 0 else u[j]
     elif kind == SOFTPLUS:
         for j in range(len(u)):
             u[j] = _softplus(u[j])
