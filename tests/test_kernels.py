@@ -7,13 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 import retrograde as rg
 from retrograde import kernels
 from retrograde.accuracy import Evidence
 from retrograde.feedback import state_problem
-from retrograde.kernels import arrays, choice, iterations
+from retrograde.kernels import accelerations, arrays, choice, iterations
 from retrograde.nearing import adjoint_by_steps, state_by_steps
 from retrograde.solvers.factors import Factors
 
@@ -668,6 +669,53 @@ def test_anderson_of_a_large_sparse_w(f, dtype, solver, plain, monkeypatch):
             assert float((a - b).norm() / b.norm()) < exact
         again, same = solve()
         assert torch.equal(again.x, state.x) and all(map(torch.equal, same, gradients))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("samples", (8, 21))
+def test_rows_cut_into_strips_give_what_whole_rows_give(samples, dtype, monkeypatch):
+    monkeypatch.setattr(choice, "LONE", 1)
+    net = one_slow_mode(600, "tanh", dtype)
+    input = 0.02 * torch.randn(samples, 600, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    def solve():
+        state = net.steady_state(input, solver=rg.Anderson(), adjoint=rg.Anderson())
+        return [state.x.detach(), *torch.autograd.grad((state.x * torch.arange(600)).sum(), list(net.parameters()))]
+
+    whole = solve()
+    monkeypatch.setattr(accelerations, "STRIP", 2**5)
+    cut = solve()
+    assert not torch.equal(cut[0], whole[0])  # as sums are taken in another order
+    close(cut, whole, steps=100)
+    torch.set_num_threads(2)
+    assert all(map(torch.equal, solve(), cut))
+
+
+@pytest.mark.parametrize("threads", (1, 2, 3))
+@pytest.mark.parametrize("n", (1, 16, 17, 100))
+def test_a_piece_of_a_row_lies_in_one_strip(n, threads):
+    random = np.random.default_rng(n)
+    full = random.normal(size=(n, n)) * (random.random((n, n)) < 0.2)
+    full[: n // 3] = 0
+    M = scipy.sparse.csr_array(full)
+    neurons = random.permutation(n)
+    place = np.argsort(neurons).astype(np.uint32)
+    Mt = scipy.sparse.csr_array(M.T)
+    given = Mt.indptr.astype(np.uint32), place[Mt.indices], Mt.data, neurons, np.uint32(4)
+    first, rooms = np.linspace(0, n, threads + 1).astype(int), (np.empty(M.nnz, np.uint32), np.empty(M.nnz))
+    (starts, others, values), row_of, shares = choice.cpu_kernels().strips.cut(*given, first, *rooms)
+    found, entries = np.zeros((n, n)), 0
+    for strip, share in enumerate(shares):
+        assert (np.diff(row_of[share[0] : share[-1]].astype(int)) > 0).all()
+        for thread in range(threads):
+            for piece in range(share[thread], share[thread + 1]):
+                columns = others[starts[piece] : starts[piece + 1]]
+                assert len(columns) and set(columns // 16) == {strip}
+                assert first[thread] <= row_of[piece] < first[thread + 1]
+                found[row_of[piece], columns] += values[starts[piece] : starts[piece + 1]]
+                entries += len(columns)
+    assert entries == M.nnz
+    assert np.array_equal(found, full[neurons][:, neurons])
 
 
 def test_anderson_is_what_a_large_sparse_w_gets_first(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectivity import Operator, Sparse
-from retrograde.kernels.arrays import array, dtype_of, side_by_side, two_states, unsigned
+from retrograde.kernels.arrays import array, dtype_of, rooms, side_by_side, unsigned
 from retrograde.kernels.choice import cpu_kernels, is_large, number, why_plain
 from retrograde.kernels.numbering import by_degree
 from retrograde.kernels.threads import ask_for, most
@@ -18,6 +18,9 @@ from retrograde.nonlinearity import Nonlinearity
 
 # So few samples are quicker one after another than side by side.
 _ONE_BY_ONE = 4
+
+# Of so many neurons a line each fills a megabyte, which is near; half as many or twice as many do as well.
+STRIP = 2**14
 
 Accelerate = Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor, Tensor]]
 
@@ -67,29 +70,52 @@ def _accelerate(
     samples, n = z.shape
     one_by_one = samples <= _ONE_BY_ONE
     threads, scattered = ask_for(most()), transposed and one_by_one
-    neurons, renumbered, others = by_degree(structure)
-    starts, values = unsigned(structure.row_starts), array(weight)
-    if transposed and not scattered:
-        starts = unsigned(structure.column_starts)
-        values = cpu.sampled.taken(values, array(structure.order))
-        others = cpu.sampled.taken(renumbered, array(structure.rows_by_column))
+    cuts = not one_by_one and n > 4 * STRIP  # else the samples of all neurons are near as they are
+    M, row_of, shares = _rows(structure, weight, transposed and not scattered, threads, cuts)
+    _, renumbered, _ = by_degree(structure)
     eps = torch.finfo(z.dtype).eps
-    numbers = kind, memory, delay, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15), threads
+    numbers = kind, memory, delay, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15)
     found, residual = np.empty((samples, n), dtype_of(z)), np.empty(samples, dtype_of(z))
     steps, stays = np.empty(samples, np.int64), np.empty(samples, bool)
     groups = [slice(k, k + 1) for k in range(samples)] if one_by_one else side_by_side(samples, z.itemsize)
     for some in groups:
         size = some.stop - some.start
         lanes = 1 if one_by_one else cpu.structures.lanes_for(size, z.itemsize)
-        rows = np.arange(some.start, some.start + lanes).clip(max=samples - 1)  # the last one again, to fill the line
-        start, drive, slopes = (
-            np.ascontiguousarray(array(each)[rows][:, neurons].T if len(each) else np.empty((0, lanes), found.dtype))
-            for each in (z, c, D)
-        )
-        about = renumbered, scattered, drive, slopes, *numbers
-        room = two_states(n, lanes, found.dtype)
-        told = cpu.anderson.iterate((starts, others, values), *about, room, start)
-        found[some] = start[renumbered].T[:size]
+        start, drive, slopes = states = rooms(3, n, lanes, found.dtype)
+        for given, lines in zip((z, c, D), states, strict=True):
+            if len(given):
+                cpu.anderson.to_lines(array(given)[some], renumbered, threads, lines)
+        about = row_of, shares, scattered, drive, slopes, *numbers
+        told = cpu.anderson.iterate(M, *about, rooms(5 + 2 * memory, n, lanes, found.dtype), start)
+        cpu.anderson.from_lines(start, renumbered, threads, found[some])
         for each, of_these in zip((residual, steps, stays), told, strict=True):
             each[some] = of_these[:size]
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(stays)
+
+
+def _rows(
+    structure: Sparse, weight: Tensor, transposed: bool, threads: int, cuts: bool
+) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
+    """M, which is W or Wᵀ, as `cpu.anderson.product` wants it, in strips if it cuts."""
+    cpu = cpu_kernels()
+    neurons, renumbered, columns = by_degree(structure)
+    ends = structure.row_starts, structure.column_starts
+    starts, others, values = unsigned(ends[transposed != cuts]), columns, array(weight)
+    if transposed != cuts:  # to cut M, its transpose is wanted
+        values = cpu.sampled.taken(values, array(structure.order))
+        others = cpu.sampled.taken(renumbered, array(structure.rows_by_column))
+    lengths = ends[transposed].diff().numpy()
+    if not cuts:
+        return (starts, others, values), renumbered, _shared_out(lengths, threads)[None]
+    share = _shared_out(lengths[neurons], threads)
+    bits = others.dtype.type(STRIP.bit_length() - 1)
+    told: tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray] = cpu.strips.cut(
+        starts, others, values, neurons, bits, share, np.empty_like(others), np.empty_like(values)
+    )
+    return told
+
+
+def _shared_out(lengths: np.ndarray, threads: int) -> np.ndarray:
+    """The first row of each thread, and the end, (threads + 1,), for about equally many connections."""
+    ends = np.cumsum(lengths)
+    return np.array([0, *ends.searchsorted(np.arange(1, threads) * ends[-1] // threads), len(lengths)])

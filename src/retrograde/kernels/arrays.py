@@ -123,13 +123,13 @@ def side_by_side(samples: int, itemsize: int) -> Iterator[slice]:
         yield slice(first, min(first + lanes, samples))
 
 
-def two_states(n: int, lanes: int, dtype: np.dtype) -> np.ndarray:
-    """Room for two states of n neurons, samples side by side, (2, n, lanes).
+def rooms(states: int, n: int, lanes: int, dtype: np.dtype) -> np.ndarray:
+    """Room for so many states of n neurons, samples side by side, (states, n, lanes).
 
     It is made here, and not by a kernel: NumPy asks for huge pages from 4 MiB on, of which a product that takes a line
     here and a line there meets few.
     """
-    return np.empty((2, n, lanes), dtype)
+    return np.empty((states, n, lanes), dtype)
 
 
 def together(W: Operator) -> int:

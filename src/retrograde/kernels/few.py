@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from retrograde.connectivity import Operator
-from retrograde.kernels.arrays import count, dtype_of, leaks, matrix, side_by_side, two_states
+from retrograde.kernels.arrays import count, dtype_of, leaks, matrix, rooms, side_by_side
 from retrograde.kernels.choice import cpu_kernels, number
 from retrograde.kernels.threads import ask_for, most
 from retrograde.nonlinearity import Nonlinearity
@@ -34,7 +34,7 @@ def forward_of_few(
     for some in side_by_side(samples, dtype.itemsize):
         (varying, constant, flat), strides = _without_axes((*given, path), some, dtype)
         size = some.stop - some.start
-        room = two_states(n, cpu.structures.lanes_for(size, dtype.itemsize), dtype)
+        room = rooms(2, n, cpu.structures.lanes_for(size, dtype.itemsize), dtype)
         finite &= cpu.few.forward(A, varying, constant, a, number(f), threads, T, size, flat, strides, room)
     return path.view(T + 1, *batch), finite
 
@@ -67,7 +67,7 @@ def adjoint_of_few(
     for some in side_by_side(samples, dtype.itemsize):
         (slopes, rewards, *flat), strides = _without_axes((y, g, *ends, s, l), some, dtype)
         size = some.stop - some.start
-        room = two_states(n, cpu.structures.lanes_for(size, dtype.itemsize), dtype)
+        room = rooms(2, n, cpu.structures.lanes_for(size, dtype.itemsize), dtype)
         cpu.few.adjoint(A, slopes, rewards, *about, threads, size, *flat, strides, room)
     return s.view(shape), None if l is None else l.view(shape)
 

@@ -15,29 +15,50 @@ from numba import njit, prange
 
 from retrograde.kernels.cpu.fixed_point import WINDOW
 from retrograde.kernels.cpu.functions import FAST, SLOPES, apply, times_slope
-from retrograde.kernels.cpu.structures import gather
+from retrograde.kernels.cpu.structures import gather_onto
 
 _CHUNK = 1024  # neurons, of which all that is remembered is met in one go
 
 
-@njit(parallel=True, error_model="numpy", fastmath=FAST | {"reassoc"}, cache=True)
-def product(M, renumbered, scattered, x, room, u):
-    """u = Mx, x and u (n, lanes) by the new numbers, M as compressed rows; or u = Mᵀx, one lane, if `scattered`.
+@njit(parallel=True, error_model="numpy", cache=True)
+def to_lines(x, place, threads, lines):
+    """lines[place[j]] = x[:, j], x (samples, n) and lines (n, lanes): the last sample again in lanes that are left."""
+    (samples, n), lanes = x.shape, lines.shape[1]
+    for thread in prange(threads):
+        for j in range(n * thread // threads, n * (thread + 1) // threads):
+            line = lines[place[j]]
+            for k in range(lanes):
+                line[k] = x[min(k, samples - 1), j]
 
-    `renumbered` gives a row's new number; `others` of M are such numbers already. `room` is (threads, n), or
-    (threads, 0) where nothing is scattered.
+
+@njit(parallel=True, error_model="numpy", cache=True)
+def from_lines(lines, place, threads, x):
+    """x[:, j] = lines[place[j]], the way back."""
+    samples, n = x.shape
+    for thread in prange(threads):
+        for j in range(n * thread // threads, n * (thread + 1) // threads):
+            line = lines[place[j]]
+            for k in range(samples):
+                x[k, j] = line[k]
+
+
+@njit(parallel=True, error_model="numpy", fastmath=FAST | {"reassoc"}, cache=True)
+def product(M, row_of, shares, scattered, x, room, u):
+    """u = Mx, x and u (n, lanes) by the new numbers; or u = Mᵀx, one lane, if `scattered`.
+
+    M is in compressed rows, whose `others` are new numbers already; `row_of` gives the new number of each, and
+    `shares`, (strips, threads + 1), the first of each thread's. Of several lanes there may be several strips, and a
+    row in pieces, one a strip (see `strips`). `room` is (threads, n), or (threads, 0) where nothing is scattered.
     """
     starts, others, values = M
-    n, threads = len(renumbered), len(room)
-    edges = len(values)
+    n, threads = len(u), len(room)
     if scattered:
         z, out = x[:, 0], u[:, 0]
         for thread in prange(threads):
-            top, end = _rows(starts, edges, thread, threads)
             y = room[thread]
             y[:] = 0
-            for i in range(top, end):
-                one = z[renumbered[i]]
+            for i in range(shares[0, thread], shares[0, thread + 1]):
+                one = z[row_of[i]]
                 if one != 0:
                     for e in range(starts[i], starts[i + 1]):
                         y[others[e]] += values[e] * one
@@ -50,42 +71,34 @@ def product(M, renumbered, scattered, x, room, u):
     elif x.shape[1] == 1:
         z, out = x[:, 0], u[:, 0]
         for thread in prange(threads):
-            top, end = _rows(starts, edges, thread, threads)
-            for i in range(top, end):
+            for i in range(shares[0, thread], shares[0, thread + 1]):
                 total = values[:0].sum()
                 for e in range(starts[i], starts[i + 1]):
                     total += values[e] * z[others[e]]
-                out[renumbered[i]] = total
+                out[row_of[i]] = total
     else:
         for thread in prange(threads):
-            top, end = _rows(starts, edges, thread, threads)
-            for i in range(top, end):
-                gather(others, values, x, u, renumbered[i], starts[i], starts[i + 1])
-
-
-@njit(error_model="numpy", inline="always")
-def _rows(starts, edges, thread, threads):
-    """A thread's share of the rows, of about equally many connections."""
-    n = len(starts) - 1
-    top = np.searchsorted(starts[:n], edges * thread // threads) if thread > 0 else 0
-    end = np.searchsorted(starts[:n], edges * (thread + 1) // threads) if thread < threads - 1 else n
-    return top, end
+            u[n * thread // threads : n * (thread + 1) // threads] = 0
+        for thread in prange(threads):
+            for k in range(len(shares)):
+                for i in range(shares[k, thread], shares[k, thread + 1]):
+                    gather_onto(others, values, x, u, row_of[i], starts[i], starts[i + 1])
 
 
 @njit(parallel=True, error_model="numpy", fastmath=FAST | {"reassoc"}, cache=True)
-def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max_steps, floor, ridge, threads, xu, z):
+def iterate(M, row_of, shares, scattered, c, D, kind, memory, delay, rtol, tiny, max_steps, floor, ridge, work, z):
     """Take turns until each lane's residual has fallen to rtol, or the lane has failed: written to z (n, lanes).
 
     step(z) = f(Mz + c) with f by its number, or D (Mz + c) with the slopes D, (n, lanes), as are c and z: all of them
-    by the neurons' new numbers; `xu` is room for x and step(x), (2, n, lanes). Returns residual, steps, and whether the
-    answer is where the dynamics lead, (lanes,): see `solvers.anderson`.
+    by the neurons' new numbers; `work` is room for x, step(x) and what is remembered, (5 + 2 memory, n, lanes).
+    Returns residual, steps, and whether the answer is where the dynamics lead, (lanes,): see `solvers.anderson`.
     """
     n, lanes = z.shape
     pieces = (n + _CHUNK - 1) // _CHUNK
-    x, u, room = xu[0], xu[1], np.empty((threads, n if scattered else 0), z.dtype)
-    x[:] = z
-    r_before, u_before, best = np.zeros_like(z), np.zeros_like(z), np.zeros_like(z)
-    dR, dU = np.zeros((memory, n, lanes), z.dtype), np.zeros((memory, n, lanes), z.dtype)
+    x, u, r_before, u_before, best = work[0], work[1], work[2], work[3], work[4]
+    dR, dU = work[5 : 5 + memory], work[5 + memory :]  # the newest difference before the first step is of no use
+    room = np.empty((shares.shape[1] - 1, n if scattered else 0), z.dtype)
+    x[:], r_before[:], u_before[:] = z, 0, 0
     inner = np.zeros((memory, memory, lanes))  # products of the differences of residuals,
     right = np.zeros((memory, lanes))  # and of these with r
     sums = np.empty((pieces, memory + 3, lanes))
@@ -97,7 +110,8 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max
     at_mark, stays = np.zeros(lanes), np.ones(lanes, np.bool_)
     count, head = 0, 0
     while True:
-        product(M, renumbered, scattered, x, room, u)
+        product(M, row_of, shares, scattered, x, room, u)
+        filled = min(count + 1, memory)
         # The step itself, what changed since the last, and its inner products with all that is remembered.
         for p in prange(pieces):
             top, end = _CHUNK * p, min(_CHUNK * (p + 1), n)
@@ -112,7 +126,7 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max
             new_R, new_U = dR[head, top:end], dU[head, top:end]
             _differences(flat, before, r_before[top:end], u_before[top:end], new_R, new_U)
             sums[p] = 0
-            for m in range(memory):
+            for m in range(filled):
                 _dots(dR[m, top:end], new_R, sums[p, m])
             r = r_before[top:end]
             _dots(r, new_R, sums[p, memory])
@@ -176,7 +190,7 @@ def iterate(M, renumbered, scattered, c, D, kind, memory, delay, rtol, tiny, max
                 onward[:] = kept if worse[0] else now
                 if better[0]:
                     kept[:] = now
-            for m in range(memory):
+            for m in range(filled):
                 _subtract(onward, dU[m, top:end], share[m])
         count += 1
         head = (head + 1) % memory

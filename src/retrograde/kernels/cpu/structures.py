@@ -226,8 +226,8 @@ def _one_row(starts, others, values, x, u):
         u[i] += total
 
 
-def _gather_lanes(share):
-    """`gather` of the samples that fill such a share of a line, as a function for Numba."""
+def _gather_lanes(share, onto):
+    """`gather` of the samples that fill such a share of a line, as a function for Numba; or, if onto, `gather_onto`."""
 
     @intrinsic
     def some(typingctx, others, values, given, found, i, first, last):
@@ -242,12 +242,13 @@ def _gather_lanes(share):
             size = dtype.bitwidth // 8
             lanes, real, int64 = LINE // (share * size), context.get_value_type(dtype), ir.IntType(64)
             vector = ir.VectorType(real, lanes)
-            zero, width = ir.Constant(vector, [0.0] * lanes), ir.Constant(int64, LINE // share)
+            width = ir.Constant(int64, LINE // share)
 
             def row(array, k):
                 start = builder.add(builder.ptrtoint(array.data, int64), builder.mul(k, width))
                 return builder.inttoptr(start, vector.as_pointer())
 
+            at_first = builder.load(row(found, i), align=size) if onto else ir.Constant(vector, [0.0] * lanes)
             before, loop = builder.block, builder.append_basic_block("gather")
             end = builder.append_basic_block("gather.end")
             builder.cbranch(builder.icmp_signed("<", first, last), loop, end)
@@ -261,12 +262,12 @@ def _gather_lanes(share):
             added = builder.fadd(total, term, flags=("contract", "nsz"))
             e_next = builder.add(e, ir.Constant(int64, 1))
             builder.cbranch(builder.icmp_signed("<", e_next, last), loop, end)
-            for phi, start, again in ((e, first, e_next), (total, zero, added)):
+            for phi, start, again in ((e, first, e_next), (total, at_first, added)):
                 phi.add_incoming(start, before)
                 phi.add_incoming(again, loop)
             builder.position_at_end(end)
             whole = builder.phi(vector)
-            whole.add_incoming(zero, before)
+            whole.add_incoming(at_first, before)
             whole.add_incoming(added, loop)
             builder.store(whole, row(found, i), align=size)
             return context.get_dummy_value()
@@ -277,7 +278,8 @@ def _gather_lanes(share):
     return some
 
 
-_gather_line, _gather_half = _gather_lanes(1), _gather_lanes(2)
+_gather_line, _gather_half = _gather_lanes(1, onto=False), _gather_lanes(2, onto=False)
+_gather_line_onto, _gather_half_onto = _gather_lanes(1, onto=True), _gather_lanes(2, onto=True)
 
 
 @register_jitable
@@ -294,3 +296,12 @@ def gather(others, values, given, found, i, first, last):
         _gather_line(others, values, given, found, i, first, last)
     else:
         _gather_half(others, values, given, found, i, first, last)
+
+
+@njit(error_model="numpy", inline="always")
+def gather_onto(others, values, given, found, i, first, last):
+    """The same added to found[i]."""
+    if given.shape[1] * values.itemsize == LINE:
+        _gather_line_onto(others, values, given, found, i, first, last)
+    else:
+        _gather_half_onto(others, values, given, found, i, first, last)
