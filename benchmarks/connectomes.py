@@ -1,8 +1,8 @@
 """Connectomes: Retrograde beside what their users run, on the worm and the fly's motion pathway.
 
-``python -m benchmarks.connectomes FOLDER`` with the edge lists in FOLDER. connectome-interpreter takes part where it is
-installed. For ConnectomeInfluenceCalculator, which solves x = αWx + b by GMRES, stands SciPy's GMRES: for the worm
-with an incomplete LU factorisation, as there.
+``python -m benchmarks.connectomes FOLDER`` with the edge lists in FOLDER, beside connectome-interpreter. For
+ConnectomeInfluenceCalculator, which solves x = αWx + b by GMRES, stands SciPy's GMRES: for the worm with an incomplete
+LU factorisation, as there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -87,17 +86,14 @@ def through_time(folder: Path) -> None:
     W, sensory = motion_pathway(folder)
     random = torch.Generator().manual_seed(0)
     target = (torch.rand(W.shape[0], generator=random) < 0.01).double()
-    ours = retrograde(W, sensory, torch.float32)
-    peer = interpreter(W, sensory, torch.float32) if find_spec("connectome_interpreter") else None
-    exact = interpreter(W, sensory, torch.float64) if peer else retrograde(W, sensory, torch.float64)
+    calls = {"retrograde": (retrograde, 9), "connectome-interpreter": (interpreter, 3)}
+    made = {name: (call(W, sensory, torch.float32), repeats) for name, (call, repeats) in calls.items()}
+    exact = interpreter(W, sensory, torch.float64)
     print(f"\n{STEPS} steps through {W.nnz:,} connections, gradient in the input of {len(sensory):,} photoreceptors")
     for batch in (1, 16):
         input = 0.2 * torch.rand(STEPS, batch, len(sensory), generator=random)
         known = exact(input, target)
-        for name, call, repeats in (("retrograde", ours, 9), ("connectome-interpreter", peer, 3)):
-            if call is None:
-                print(f"{name:24} is not installed")
-                continue
+        for name, (call, repeats) in made.items():
             error = float((call(input, target).double() - known).norm() / known.norm())
             took = timed(lambda call=call, input=input: call(input, target), repeats)  # type: ignore[misc]
             print(f"{name:24} batch {batch:2}: {took}, relative error of the gradient {error:.0e}")
