@@ -355,11 +355,14 @@ def test_no_two_compiled_functions_have_one_name():
     """The linker would take either for the other where one came from disk: silently wrong sums."""
     from numba.core.dispatcher import Dispatcher
 
-    from retrograde.kernels.cpu import tiles
+    from retrograde.kernels.cpu import functions, tiles
     from retrograde.kernels.cpu.products import add_product
 
     A, x = in_blocks(np.eye(40, dtype=np.float32), True, 1), np.ones((11, 40), np.float32)
     add_product(A, x, x.copy(), 0, len(A))
+    for dtype in (np.float32, np.float64):
+        functions.apply(0, np.ones(3, dtype))
+        functions.times_slope(3, np.ones(3, dtype), np.ones(3, dtype))
     named = {}
     for each in (one for one in gc.get_objects() if issubclass(type(one), Dispatcher)):
         function = each.py_func
@@ -369,6 +372,7 @@ def test_no_two_compiled_functions_have_one_name():
             name = function.__module__, function.__qualname__, types
             named.setdefault(name, set()).add((function.__code__, around))
     assert any(module == tiles.__name__ and "add" in name for module, name, _ in named)
+    assert {"in_its_precision._tanh", "in_its_precision._expm1"} <= {name for _, name, _ in named}
     assert all(len(meanings) == 1 for meanings in named.values())
 
 
@@ -671,9 +675,16 @@ def test_anderson_of_a_large_sparse_w(f, dtype, solver, plain, monkeypatch):
         assert torch.equal(again.x, state.x) and all(map(torch.equal, same, gradients))
 
 
+@pytest.fixture
+def never_new(monkeypatch):
+    """Memory that was used before: whoever reads what was not written there finds NaN."""
+    made = accelerations.rooms
+    monkeypatch.setattr(accelerations, "rooms", lambda *about: np.full_like(made(*about), np.nan))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("samples", (8, 21))
-def test_rows_cut_into_strips_give_what_whole_rows_give(samples, dtype, monkeypatch):
+@pytest.mark.parametrize("samples", (9, 21))
+def test_rows_cut_into_strips_give_what_whole_rows_give(samples, dtype, never_new, monkeypatch):
     monkeypatch.setattr(choice, "LONE", 1)
     net = one_slow_mode(600, "tanh", dtype)
     input = 0.02 * torch.randn(samples, 600, dtype=dtype, generator=torch.Generator().manual_seed(0))
@@ -691,6 +702,16 @@ def test_rows_cut_into_strips_give_what_whole_rows_give(samples, dtype, monkeypa
     assert all(map(torch.equal, solve(), cut))
 
 
+@pytest.mark.parametrize("memory", (1, 5))
+@pytest.mark.parametrize("samples", (1, 5, 9))
+def test_anderson_reads_what_it_has_written(samples, memory, never_new, plain, monkeypatch):
+    monkeypatch.setattr(choice, "LONE", 1)
+    net, b = one_slow_mode(300, "relu", torch.float64), torch.rand(samples, 300, dtype=torch.float64)
+    for solver in (rg.Anderson(memory=memory), rg.Anderson(memory=memory, delay=5)):
+        state = net.steady_state(b, solver=solver)
+        close([state.x.detach()], [plain(lambda s=solver: net.steady_state(b, solver=s)).x.detach()], steps=100)
+
+
 @pytest.mark.parametrize("threads", (1, 2, 3))
 @pytest.mark.parametrize("n", (1, 16, 17, 100))
 def test_a_piece_of_a_row_lies_in_one_strip(n, threads):
@@ -701,7 +722,7 @@ def test_a_piece_of_a_row_lies_in_one_strip(n, threads):
     neurons = random.permutation(n)
     place = np.argsort(neurons).astype(np.uint32)
     Mt = scipy.sparse.csr_array(M.T)
-    given = Mt.indptr.astype(np.uint32), place[Mt.indices], Mt.data, neurons, np.uint32(4)
+    given = Mt.indptr.astype(np.uint32), place[Mt.indices], Mt.data, neurons, 4
     first, rooms = np.linspace(0, n, threads + 1).astype(int), (np.empty(M.nnz, np.uint32), np.empty(M.nnz))
     (starts, others, values), row_of, shares = choice.cpu_kernels().strips.cut(*given, first, *rooms)
     found, entries = np.zeros((n, n)), 0

@@ -19,7 +19,7 @@ from retrograde.nonlinearity import Nonlinearity
 # So few samples are quicker one after another than side by side.
 _ONE_BY_ONE = 4
 
-# Of so many neurons a line each fills a megabyte, which is near; half as many or twice as many do as well.
+# Of so many neurons, a power of two, a line each fills a megabyte, which is near; half or twice as many do as well.
 STRIP = 2**14
 
 Accelerate = Callable[[Tensor, int, int, float, int, float], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -70,26 +70,28 @@ def _accelerate(
     samples, n = z.shape
     one_by_one = samples <= _ONE_BY_ONE
     threads, scattered = ask_for(most()), transposed and one_by_one
-    cuts = not one_by_one and n > 4 * STRIP  # else the samples of all neurons are near as they are
+    # Half a line of each neuron, or all lines of fewer, are near as they are.
+    cuts = n > 4 * STRIP and cpu.structures.lanes_for(samples, z.itemsize) * z.itemsize == cpu.structures.LINE
     M, row_of, shares = _rows(structure, weight, transposed and not scattered, threads, cuts)
     _, renumbered, _ = by_degree(structure)
     eps = torch.finfo(z.dtype).eps
     numbers = kind, memory, delay, rtol, eps**2, max_steps, floor, max(eps ** (4 / 3), 1e-15)
     found, residual = np.empty((samples, n), dtype_of(z)), np.empty(samples, dtype_of(z))
     steps, stays = np.empty(samples, np.int64), np.empty(samples, bool)
+    given = [array(each) for each in (z, c, D)]
     groups = [slice(k, k + 1) for k in range(samples)] if one_by_one else side_by_side(samples, z.itemsize)
     for some in groups:
         size = some.stop - some.start
         lanes = 1 if one_by_one else cpu.structures.lanes_for(size, z.itemsize)
         start, drive, slopes = states = rooms(3, n, lanes, found.dtype)
-        for given, lines in zip((z, c, D), states, strict=True):
-            if len(given):
-                cpu.anderson.to_lines(array(given)[some], renumbered, threads, lines)
+        for each, lines in zip(given, states, strict=True):
+            if len(each):
+                cpu.anderson.to_lines(each[some], renumbered, threads, lines)
         about = row_of, shares, scattered, drive, slopes, *numbers
         told = cpu.anderson.iterate(M, *about, rooms(5 + 2 * memory, n, lanes, found.dtype), start)
         cpu.anderson.from_lines(start, renumbered, threads, found[some])
-        for each, of_these in zip((residual, steps, stays), told, strict=True):
-            each[some] = of_these[:size]
+        for all_of_it, of_these in zip((residual, steps, stays), told, strict=True):
+            all_of_it[some] = of_these[:size]
     return torch.from_numpy(found), torch.from_numpy(residual), torch.from_numpy(steps), torch.from_numpy(stays)
 
 
@@ -108,9 +110,8 @@ def _rows(
     if not cuts:
         return (starts, others, values), renumbered, _shared_out(lengths, threads)[None]
     share = _shared_out(lengths[neurons], threads)
-    bits = others.dtype.type(STRIP.bit_length() - 1)
     told: tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray] = cpu.strips.cut(
-        starts, others, values, neurons, bits, share, np.empty_like(others), np.empty_like(values)
+        starts, others, values, neurons, STRIP.bit_length() - 1, share, np.empty_like(others), np.empty_like(values)
     )
     return told
 

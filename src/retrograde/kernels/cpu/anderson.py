@@ -96,7 +96,7 @@ def iterate(M, row_of, shares, scattered, c, D, kind, memory, delay, rtol, tiny,
     n, lanes = z.shape
     pieces = (n + _CHUNK - 1) // _CHUNK
     x, u, r_before, u_before, best = work[0], work[1], work[2], work[3], work[4]
-    dR, dU = work[5 : 5 + memory], work[5 + memory :]  # the newest difference before the first step is of no use
+    dR, dU = work[5 : 5 + memory], work[5 + memory :]  # the first turn's own difference is of no use
     room = np.empty((shares.shape[1] - 1, n if scattered else 0), z.dtype)
     x[:], r_before[:], u_before[:] = z, 0, 0
     inner = np.zeros((memory, memory, lanes))  # products of the differences of residuals,

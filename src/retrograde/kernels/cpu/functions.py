@@ -155,7 +155,12 @@ def _in_its_precision(stub, place):
     @overload(stub)
     def found(u):
         function = _IN[u][place]
-        return lambda u: function(u)
+
+        def called(u):
+            return function(u)
+
+        called.__qualname__ = f"in_its_precision.{stub.__name__}"  # by which the linker tells one from another
+        return called
 
 
 for _place, _stub in enumerate((_tanh, _sigmoid, _softplus, _expm1)):

@@ -1,7 +1,7 @@
 """A sparse M cut into strips of columns: what a product takes here and there then comes from a near cache.
 
 Beside one another, the samples of one neuron fill a line of the cache, and those of 100,000 neurons no cache but the
-last. A product that ends with one strip before it begins with the next meets a few thousand of them at a time.
+last. A product that ends with one strip before it begins with the next meets some thousands of them at a time.
 """
 
 from __future__ import annotations
