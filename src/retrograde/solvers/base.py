@@ -60,8 +60,7 @@ class Problem:
             return self.tangent(z)
         if not self.affine:
             raise ValueError(
-                "solver: expected a problem with a tangent, v -> J(z) v; the state of an Equilibrium has none: use "
-                "FixedPoint, Anderson or Newton"
+                "solver: expected a problem with a tangent, v -> J(z) v; without one use FixedPoint, Anderson or Newton"
             )
         c = self.step(torch.zeros_like(z))
         return lambda v: self.step(v) - c

@@ -39,7 +39,7 @@ class Homotopy(Iteration):
         max_steps: how many steps along the path a sample may take.
 
     Raises:
-        ValueError: at the solve, a problem that has no gain: an adjoint, or an Equilibrium.
+        ValueError: at the solve, a problem that has no gain, such as an adjoint.
 
     References:
         Chow, Mallet-Paret and Yorke, "Finding zeroes of maps: homotopy methods that are constructive with probability
@@ -54,9 +54,7 @@ class Homotopy(Iteration):
     def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
         """Of each sample: z and t of the path's last two points, the direction at the first, the length of a step."""
         if problem.at_gain is None:
-            raise ValueError(
-                "solver: Homotopy needs a problem with a gain; an affine one, an adjoint, or an Equilibrium has none"
-            )
+            raise ValueError("solver: Homotopy needs a problem with a gain, which an adjoint has not")
         t = z.new_zeros(len(z), 1)
         length = z.new_full((len(z), 1), 0.1)
         point = problem.at_gain(t).step(z)
