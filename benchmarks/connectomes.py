@@ -53,7 +53,8 @@ def interpreter(W: scipy.sparse.csr_matrix, sensory: np.ndarray, dtype: torch.dt
 
     coo, values = W.tocoo(), torch.from_numpy(W.data).to(dtype)
     weights = torch.sparse_coo_tensor(np.array([coo.row, coo.col]), values, W.shape, check_invariants=True).coalesce()
-    net = MultilayeredNetwork(weights, sensory.tolist(), STEPS, threshold=0.0, activation_function=torch.tanh)
+    how = {"threshold": 0.0, "activation_function": torch.tanh, "device": torch.device("cpu")}
+    net = MultilayeredNetwork(weights, sensory.tolist(), STEPS, **how)
 
     def gradient(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         given = input.to(dtype).permute(1, 2, 0).clone().requires_grad_()  # (batch, sensory, time)

@@ -15,7 +15,18 @@ import torch
 from typer.testing import CliRunner
 
 from retrograde.cli.app import app
-from retrograde.connectome import example, importance, matrices, memory, padding, read, simulate, stimulate, tables
+from retrograde.connectome import (
+    example,
+    importance,
+    influence,
+    matrices,
+    memory,
+    padding,
+    read,
+    simulate,
+    stimulate,
+    tables,
+)
 from retrograde.connectome.recordings import recordings_of
 from retrograde.connectome.tables import Source
 
@@ -215,6 +226,14 @@ def test_a_table_that_memory_would_not_hold(edges, tmp_path, monkeypatch, suffix
     monkeypatch.setattr(memory, "available", lambda: 1e6)
     line = said("influence", tmp_path / f"edges{suffix}", "--source", "a")
     assert re.search(r"about [67],\d{3} rows, to read which takes [\d.e+]+ GB of memory; 0.001 GB are free", line), line
+
+
+def test_groups_that_memory_would_not_hold(edges, monkeypatch):
+    c = read(edges)
+    influence(c, target={"one": ["a"], "other": ["b"]}, scale=0.5)
+    monkeypatch.setattr(memory, "available", lambda: 1e2)
+    with pytest.raises(ValueError, match=r"target: 2 groups, which with \d neurons take [\d.e-]+ GB of memory; 1e-07"):
+        influence(c, target={"one": ["a"], "other": ["b"]}, scale=0.5)
 
 
 @pytest.mark.parametrize("name", ("W.npz", "W.npy", "full.npz", "array", "sparse", "tensor", "frame"))

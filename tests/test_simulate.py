@@ -219,7 +219,7 @@ def test_the_package_itself_has_the_same_layers_and_gradient(c):
     ):
         bias = {"default_bias": theirs.pop("bias")} if "bias" in theirs else {}
         known = {"idx_to_group": types} if "slope_dict" in theirs else {}
-        peer = MultilayeredNetwork(M, driven, steps, **theirs, **bias, **known)
+        peer = MultilayeredNetwork(M, driven, steps, **theirs, **bias, **known, device=torch.device("cpu"))
         net = layered(c, "ci-2.9", **how)
         given, own = u.clone().requires_grad_(), u.permute(2, 1, 0).double().requires_grad_()
         want, got = peer(given), net(own, torch.tensor(driven))

@@ -357,10 +357,12 @@ def test_the_package_itself_finds_the_same_input(c):
 
     wanted = {("g", 3): 0.4, ("h", 4): 0.7}
     found = stimulate(c, wanted, allowed=list("abc"), steps=4, scale=None, preset="ci-2.9", seed=7, turns=20)
-    peer = MultilayeredNetwork(c.W.dense().detach().float().to_sparse(), [0, 1, 2], 4)
+    cpu = torch.device("cpu")
+    peer = MultilayeredNetwork(c.W.dense().detach().float().to_sparse(), [0, 1, 2], 4, device=cpu)
     torch.manual_seed(7)
     targets = TargetActivation({2: {6: 0.4}, 3: {7: 0.7}})
-    u, x, *_ = activation_maximisation(peer, targets, num_iterations=20, use_tqdm=False, print_output=False)
+    quietly = {"use_tqdm": False, "print_output": False}
+    u, x, *_ = activation_maximisation(peer, targets, num_iterations=20, device=cpu, **quietly)
     inputs = found.pivot(index="id", columns="time", values="input").reindex(index=list("abc"), columns=range(4))
     np.testing.assert_allclose(inputs.fillna(0).to_numpy(), u, atol=1e-4)
     got = found.set_index(["time", "id"])["activity"]

@@ -106,6 +106,6 @@ def test_the_command_sums_so_too(found, rows, types, tmp_path):
         figure = ["--figure", str(tmp_path / "it.png")]
         done = CliRunner().invoke(app, start + args + figure)
         assert done.exit_code == 0, done.output
-        pd.testing.assert_frame_equal(pd.DataFrame(json.loads(done.stdout)), want.head(20))
+        pd.testing.assert_frame_equal(pd.DataFrame(json.loads(done.stdout)), want)
     bad = CliRunner().invoke(app, [*start, "--by", "cell_type", "id"])
     assert bad.exit_code == 2 and "--by: expected one column of the neurons, neuropil, or both" in bad.stderr

@@ -178,6 +178,17 @@ def test_male_cns_in_three_tables_and_what_no_sign_was_given_for():
     assert list(read(weights, (nts, types), columns={"side": "somaSide"}).neurons["side"]) == list("LRL")
 
 
+def test_signs_may_name_a_transmitter_that_no_neuron_here_has():
+    edges = pd.DataFrame({"pre": ["a", "b"], "post": ["b", "a"], "count": [1, 2]})
+    neurons = pd.DataFrame({"id": ["a", "b"], "transmitter": ["gaba", "acetylcholine"]})
+    c = read(edges, neurons, signs={"gaba": -1, "glut": -1, "dopamine": -1})
+    assert c.edges.set_index("pre")["weight"].to_dict() == {"a": -1, "b": 2}
+    assert summary(c)["neurons of a transmitter named in signs: dopamine, glutamate"] == 0
+    assert read(edges, neurons, exclude_transmitters=["glutamate"]).edges["weight"].sum() == 3
+    with pytest.raises(ValueError, match="no neuron's transmitter is 'glutamat'; there are acetylcholine, gaba"):
+        read(edges, neurons, signs={"gaba": -1, "glutamat": -1})
+
+
 def test_the_command_takes_several_neuron_tables(tmp_path):
     for name, table in MALE_CNS.items():
         table.to_csv(tmp_path / f"{name}.csv", index=False)

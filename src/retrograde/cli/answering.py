@@ -166,7 +166,7 @@ def _write(asked: Asked, answer: Answer, command: str) -> None:
 
 def _print(asked: Asked, answer: Answer) -> None:
     if asked.json:
-        typer.echo(as_json(answer.table.head(asked.top)))
+        typer.echo(as_json(answer.table[: asked.rows]))
         for note in answer.notes:  # that the targets are not met, say, which no row tells
             err.print(note, markup=False, soft_wrap=True)
         return
@@ -176,7 +176,7 @@ def _print(asked: Asked, answer: Answer) -> None:
     if answer.source:
         err.print(answer.source, markup=False, soft_wrap=True)
     for title, table in answer.tables.items():
-        out.print(shown(table.head(asked.top), title))
+        out.print(shown(table[: asked.rows], title))
     for note in answer.notes:
         out.print(note, markup=False, soft_wrap=True)
     for path in (asked.out, asked.figure, asked.report):

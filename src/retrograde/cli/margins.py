@@ -64,7 +64,7 @@ def stability(
         + ("stable" if found.stable_discrete else "unstable")
     ]
     try:
-        ranked = found.synapses(None if asked.out is not None else max(LISTED, asked.top))
+        ranked = found.synapses(max(LISTED, asked.rows) if asked.rows and asked.out is None else None)
     except ConvergenceError as error:
         notes.append(f"no synapses are ranked: {error}")
         tables = {"neurons in the leading mode": found.neurons, "leading eigenvalues": found.eigenvalues}

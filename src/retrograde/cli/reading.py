@@ -64,7 +64,7 @@ class Asked:
     ids: Annotated[Path | None, _reading("Of a matrix: the ids of its rows, in a table or a .txt with one a line.")] = (
         None
     )
-    top: Annotated[int, _answer("How many rows to print.", min=1)] = 20
+    top: Annotated[int | None, _answer("How many rows to print. \\[default: 20, as JSON all]", min=1)] = None
     out: Annotated[Path | None, _answer("Write all rows, as CSV or Parquet by its suffix.")] = None
     json: Annotated[bool, _answer("Print the rows as JSON; notes go to the standard error.", "--json")] = False
     figure: Annotated[Path | None, _answer("Draw the answer, as PNG, SVG or PDF by its suffix.")] = None
@@ -72,6 +72,11 @@ class Asked:
     seed: Annotated[int | None, _answer("Of whatever is random. \\[default: 0]", min=0, show_default=False)] = None
     threads: Annotated[int | None, _answer("How many to compute with.", min=1, show_default=False)] = None
     steps: Steps = field(default_factory=Steps)
+
+    @property
+    def rows(self) -> int | None:
+        """How many to print, None for all."""
+        return 20 if self.top is None and not self.json else self.top
 
     def step(self, what: str, done: int | None = None, total: int | None = None) -> None:
         """Tell the progress bar what is being done, and how far it is where that is known."""

@@ -51,6 +51,9 @@ _SHORT = {"ach": "acetylcholine", "glut": "glutamate", "glu": "glutamate", "oct"
           "ser": "serotonin", "5ht": "serotonin", "5-ht": "serotonin", "da": "dopamine",
           "his": "histamine"}  # fmt: skip
 
+TRANSMITTERS = frozenset(_SHORT.values()) | {"gaba", "tyramine"}
+"""Those that connectomes have, whether a table has neurons of each or not."""
+
 
 def transmitter(name: str) -> str:
     """A transmitter's name in one spelling: lower case, and in full."""

@@ -27,6 +27,7 @@ from retrograde.connectome.linear import (
     solvers_for,
     states,
 )
+from retrograde.connectome.memory import check_groups
 from retrograde.connectome.presets import PRESETS, Preset, differences
 from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.scales import check_scale
@@ -117,6 +118,7 @@ def influence(
     ends = ends_of(c, source, target, by)
     if len(scales) > 1 and len(ends.looked_at) > 1:
         raise ValueError("scale: expected one, where there are several groups")
+    check_groups(ends.what, len(ends.looked_at), len(c))
     silenced = silenced_of(c, silence, ends)
     b = None if drive is None else at(c, drive, "drive")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _CONNECTION = 150  # bytes that one takes at the peak of its reading, with what is made of it
+_INFLUENCE = 60  # bytes that one group's influence on one neuron takes, likewise
 _INFINITE = float("inf")
 
 
@@ -18,6 +19,16 @@ def check_room(what: str, count: float, of: str = "rows") -> None:
         raise ValueError(
             f"{what}: about {count:,.0f} {of}, to read which takes {size / 1e9:.2g} GB of memory; "
             f"{room / 1e9:.2g} GB are free"
+        )
+
+
+def check_groups(what: str, groups: int, neurons: int) -> None:
+    """ValueError where memory would not hold the influences of so many groups, or on them."""
+    size, room = float(groups * neurons * _INFLUENCE), available()
+    if size > room:
+        raise ValueError(
+            f"{what}: {groups:,} groups, which with {neurons:,} neurons take {size / 1e9:.2g} GB of memory; "
+            f"{room / 1e9:.2g} GB are free: ask for fewer at a time"
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from retrograde.connectome.columns import SIGNS, transmitter
+from retrograde.connectome.columns import SIGNS, TRANSMITTERS, transmitter
 from retrograde.connectome.edges import check_signs
 from retrograde.connectome.naming import did_you_mean
 
@@ -47,22 +47,28 @@ def check_column(table: pd.DataFrame) -> None:
 
 
 def told_of(signs: str | Mapping[str, int] | None, table: pd.DataFrame) -> list[tuple[str, int]]:
-    """For the summary: which neurons are +1 as no sign was given for what they release, or it is not known."""
+    """For the summary: which neurons are +1 as no sign was given for what they release, or it is not known.
+
+    And which signs were given for what no neuron releases.
+    """
     known = SIGNS.get(signs, {}) if isinstance(signs, str) else signs or {}
     told = table["transmitter"]
-    others = told[(told != "") & ~told.isin([transmitter(name) for name in known])]
+    named = sorted({transmitter(name) for name in known})
+    others = told[(told != "") & ~told.isin(named)]
     rows = [("neurons without a transmitter", int((told == "").sum()))]
     if len(others):
         rows.append((f"+1, not named in signs: {', '.join(sorted(set(others)))}", len(others)))
+    if absent := sorted(set(named) - set(told)):
+        rows.append((f"neurons of a transmitter named in signs: {', '.join(absent)}", 0))
     return rows
 
 
 def check_transmitters(table: pd.DataFrame, what: str, named: Iterable[str] = ()) -> None:
-    """ValueError where none is told, or not one that is named."""
+    """ValueError where none is told, or where one is named that neither a neuron has nor any connectome."""
     present = sorted(set(table["transmitter"]) - {""})
     if not present:
         raise ValueError(f"{what}: no transmitter is told by the neuron table, nor by the edges")
-    absent = [name for name in named if transmitter(name) not in present]
+    absent = [name for name in named if transmitter(name) not in TRANSMITTERS.union(present)]
     if absent:
         hint = did_you_mean(absent[0], present)
         raise ValueError(f"{what}: no neuron's transmitter is {absent[0]!r}; there are {', '.join(present)}{hint}")

@@ -107,14 +107,14 @@ def read(
             the part of what is left after the threshold alone, and what is excluded leaves that as it is, as it leaves
             a column: ConnectomeInfluenceCalculator's order.
         signs: transmitter -> +1 or -1, by which the weights of a neuron's outgoing connections are multiplied; what is
-            not named is +1, and what is named has to be there. Or a preset's name, see
+            not named is +1, and a name that is no transmitter's is an error. Or a preset's name, see
             ``retrograde.connectome.SIGNS``; or "column", for a column of signs, +1 or -1, in the edges, else in the
             neuron table. None leaves all weights as they are. Transmitters that edges tell are voted on, by count; of
             their probabilities (``gaba_avg``, ``ach_avg``, ...) the one that is largest on average over a neuron's
             synapses is taken. The summary tells which transmitters are +1 because nothing names them.
         threshold: connections of a smaller count, by absolute value, are dropped.
         exclude: neurons to leave out, by id, or as COLUMN:VALUE: ``"cell_type:T4a"``.
-        exclude_transmitters: transmitters whose neurons' outgoing connections are dropped; they have to be there.
+        exclude_transmitters: transmitters whose neurons' outgoing connections are dropped.
         silence: neurons whose outgoing connections are given weight 0, likewise.
         columns: role -> column, for columns that are not recognised: roles "pre", "post", "count", "norm", "weight",
             "sign", "transmitter" of the edges, "id", "cell_type", ... of the neurons.
