@@ -54,7 +54,7 @@ class Homotopy(Iteration):
     def start(self, problem: Problem, z: Tensor) -> tuple[Tensor, ...]:
         """Of each sample: z and t of the path's last two points, the direction at the first, the length of a step."""
         if problem.at_gain is None:
-            raise ValueError("solver: Homotopy needs a problem with a gain, which an adjoint has not")
+            raise ValueError("solver: Homotopy needs a problem with a gain; an affine one, an adjoint, has none")
         t = z.new_zeros(len(z), 1)
         length = z.new_full((len(z), 1), 0.1)
         point = problem.at_gain(t).step(z)
