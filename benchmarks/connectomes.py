@@ -20,7 +20,8 @@ import scipy.sparse.linalg
 import torch
 
 import retrograde as rg
-from retrograde.connectome.linear import largest_real_eigenvalue, solvers_for
+from retrograde.connectome.eigenvalues import largest_real_eigenvalue
+from retrograde.connectome.linear import solvers_for
 
 STEPS, SCALE, FEW = 10, 0.99, 10_000
 

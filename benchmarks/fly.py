@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
 
 import retrograde as rg
-from retrograde.connectome.linear import adjoints, largest_real_eigenvalue
+from retrograde.connectome.eigenvalues import largest_real_eigenvalue
+from retrograde.connectome.linear import adjoints
 
 NEURONS, CONNECTIONS = 138_639, 15_091_983
 
@@ -40,8 +42,8 @@ def fly(neurons: int = NEURONS, connections: int = CONNECTIONS, seed: int = 0) -
     return pre, post, random.geometric(0.25, connections) * sign[pre]
 
 
-def together(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The least time of each, in seconds: in turns, for a machine that others use too."""
+def compare(calls: dict[str, Callable[[], object]], repeats: int) -> None:
+    """Print the least time of each, and in multiples of the first: in turns, for a machine that others use too."""
     for call in calls.values():
         call()
     least = dict.fromkeys(calls, np.inf)
@@ -50,7 +52,9 @@ def together(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
             start = time.perf_counter()
             call()
             least[name] = min(least[name], time.perf_counter() - start)
-    return least
+    product, *_ = least.values()
+    for name, took in least.items():
+        print(f"{name}: {1e3 * took:.1f} ms, {took / product:.1f} products")
 
 
 def held(what: str) -> float:
@@ -72,6 +76,12 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
+    solves(given)
+    as_asked(given)
+
+
+def solves(given: argparse.Namespace) -> None:
+    """A state, its adjoint and the gradient, and influence by the solves alone, in float32."""
     n = given.neurons
     start = time.perf_counter()
     pre, post, weight = fly(n, given.connections)
@@ -107,10 +117,7 @@ def main() -> None:
         "influence on one target": influence,
         f"influence on {given.targets} targets": lambda: influence(given.targets),
     }
-    times = together(calls, given.repeats)
-    product = times["a product of torch's, one sample"]
-    for name, took in times.items():
-        print(f"{name}: {1e3 * took:.1f} ms, {took / product:.1f} products")
+    compare(calls, given.repeats)
     print(f"memory: {before:.2f} GiB before, {more:.2f} GiB more at the peak of the gradient")
     DW = scipy.sparse.diags(1 - state.x.detach().numpy() ** 2) @ scipy.sparse.csr_array(
         (W.weight.detach().numpy(), W.columns.numpy(), W.row_starts.numpy()), W.shape
@@ -123,6 +130,31 @@ def main() -> None:
     exact = rg.Network(rg.Sparse(matrix.double()), f="tanh", b=b.double())
     _, known = gradient(exact)
     print(f"relative error of the gradient: {float((found - known).norm() / known.norm()):.1e}")
+
+
+def as_asked(given: argparse.Namespace) -> None:
+    """The questions themselves, of a table with ids as FlyWire has them, in float64: with ranks and tables."""
+    first_id, scale = 720_575_940_600_000_000, given.scale
+    pre, post, weight = fly(given.neurons, given.connections)
+    start = time.perf_counter()
+    edges = pd.DataFrame({"pre": first_id + pre, "post": first_id + post, "weight": weight})
+    c = rg.connectome.read(edges, weights="weight")
+    print(f"as asked, in float64: {len(edges):,} rows read in {time.perf_counter() - start:.1f} s")
+    matrix = torch.sparse_csr_tensor(
+        c.W.row_starts, c.W.columns, c.W.weight.detach(), c.W.shape, check_invariants=False
+    )
+    x, target = torch.randn(len(c), 1, dtype=torch.float64), int(c.ids[5])
+    driven = c.ids[100:110].tolist()
+    start = time.perf_counter()
+    rg.connectome.influence(c, target=target, scale=scale)
+    print(f"the first influence on a target, W's eigenvalue too: {time.perf_counter() - start:.1f} s")
+    calls: dict[str, Callable[[], object]] = {
+        "a product of torch's": lambda: matrix @ x,
+        "influence on one target": lambda: rg.connectome.influence(c, target=target, scale=scale),
+        "influence of one source": lambda: rg.connectome.influence(c, source=target, scale=scale),
+        "importance of all for one target": lambda: rg.connectome.importance(c, driven, target, scale=scale),
+    }
+    compare(calls, given.repeats)
 
 
 if __name__ == "__main__":

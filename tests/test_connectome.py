@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import retrograde as rg
 from retrograde.cli.app import app
 from retrograde.connectome import importance, influence, memory, read, tables
-from retrograde.connectome.linear import largest_real_eigenvalue
+from retrograde.connectome.eigenvalues import largest_real_eigenvalue
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 WORM = DATA / "celegans_edgelist.csv", DATA / "celegans_meta.csv"
@@ -472,7 +472,7 @@ def test_an_eigenvalue_that_is_not_found_is_told(edges, monkeypatch):
     def fails(*args, **kwargs):
         raise scipy.sparse.linalg.ArpackNoConvergence("No convergence", np.empty(0), np.empty((5, 0)))
 
-    monkeypatch.setattr("retrograde.connectome.linear.SMALL", 1)
+    monkeypatch.setattr("retrograde.connectome.eigenvalues.SMALL", 1)
     monkeypatch.setattr("scipy.sparse.linalg.eigs", fails)
     with pytest.raises(rg.ConvergenceError, match="Arnoldi"):
         influence(read(edges), "a")
@@ -522,7 +522,7 @@ def test_large_networks_take_the_iterative_way(monkeypatch):
     table = pd.DataFrame({"pre": rng.integers(80, size=900), "post": rng.integers(80, size=900)}).assign(count=1.0)
     c = read(table)
     want = values(influence(c, source=[3], scale=0.8), c), values(influence(c, target=[3], scale=0.8), c)
-    monkeypatch.setattr("retrograde.connectome.linear.SMALL", 10)
+    monkeypatch.setattr("retrograde.connectome.eigenvalues.SMALL", 10)
     found = influence(c, source=[3], scale=0.8)
     assert np.allclose(values(found, c), want[0], rtol=1e-9)
     assert np.allclose(values(influence(c, target=[3], scale=0.8), c), want[1], rtol=1e-9)

@@ -13,7 +13,7 @@ import retrograde as rg
 from retrograde.cli.app import app
 from retrograde.connectome import adjustable, fit, misfit, read, sensitivities
 from retrograde.connectome.certainty import certainty
-from retrograde.connectome.linear import largest_real_eigenvalue
+from retrograde.connectome.eigenvalues import largest_real_eigenvalue
 
 TYPES = list("ABC")
 PLAIN = {"tanh": np.tanh, "sigmoid": lambda u: 1 / (1 + np.exp(-u)), "softplus": lambda u: np.log1p(np.exp(u))}

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import exactly, importance, influence, influences, linear, memory, read
+from retrograde.connectome import eigenvalues, exactly, importance, influence, influences, memory, read
+from retrograde.connectome.paths import reached
 from retrograde.report import paths
 
 
@@ -400,8 +401,8 @@ def test_every_command_takes_w_as_it_is_with_scale_none(tmp_path, said):
 
 def test_the_eigenvalue_is_computed_once_for_the_same_weights(monkeypatch):
     computed = []
-    largest = linear.largest_real_eigenvalue
-    monkeypatch.setattr(linear, "largest_real_eigenvalue", lambda W: computed.append(1) or largest(W))
+    largest = eigenvalues.largest_real_eigenvalue
+    monkeypatch.setattr(eigenvalues, "largest_real_eigenvalue", lambda W: computed.append(1) or largest(W))
     c = network(signed=False)
     first = influence(c, "n03", scale=0.5, preset="cic-2026")
     for scale in (0.5, 0.7):
@@ -416,13 +417,29 @@ def test_the_eigenvalue_is_computed_once_for_the_same_weights(monkeypatch):
     assert np.allclose(in_order(again, c), in_order(first, c))
 
 
+@pytest.mark.parametrize("f", ("identity", "tanh"))
+@pytest.mark.parametrize("per_neuron", (3, 220), ids=("few", "many"))  # many: by acceleration
+@pytest.mark.parametrize("what", ("source", "target"))
+def test_products_leave_exact_zeros_where_no_path_leads(what, per_neuron, f):
+    n, rng = 2700, np.random.default_rng(0)
+    post = np.repeat(np.arange(n), per_neuron)
+    third = post // 900  # each third of the neurons is a network by itself, and also sends to the next
+    pre = 900 * np.where(rng.random(len(post)) < 0.1, np.maximum(third - 1, 0), third) + rng.integers(0, 900, len(post))
+    table = pd.DataFrame({"pre": pre, "post": post, "weight": rng.normal(size=len(post))})
+    c = read(table.drop_duplicates(["pre", "post"]), weights="weight")
+    drive = None if f == "identity" else [100, 1000, 2000]
+    x = in_order(influence(c, **{what: [int(c.ids[np.searchsorted(c.ids, 1300)])]}, scale=0.9, f=f, drive=drive), c)
+    without, there = (c.ids < 900, c.ids >= 900) if what == "source" else (c.ids >= 1800, c.ids < 1800)
+    assert (x[without] == 0).all() and not np.signbit(x[without]).any() and np.mean(x[there] != 0) > 0.9
+
+
 @pytest.mark.parametrize("backwards", (False, True))
 def test_what_is_reached_from_several_groups_is_what_powers_of_w_reach(backwards):
     rng = np.random.default_rng(3)
     M = (rng.random((30, 30)) < 0.04) * 1.0
     driven = (rng.random((4, 30)) < 0.05) * 1.0
     driven[3] = 0
-    net = rg.Recurrence(rg.Sparse(scipy.sparse.csr_array(M)), "identity")
+    W = rg.Sparse(scipy.sparse.csr_array(M)).bind()
     after = np.linalg.matrix_power(np.eye(30) + (M.T if backwards else M), 30) > 0
     want = (driven @ after.T) > 0
-    assert (linear.reached(net, torch.from_numpy(driven), backwards) == want).all() and 0 < want.sum() < want[:3].size
+    assert (reached(W, torch.from_numpy(driven), backwards) == want).all() and 0 < want.sum() < want[:3].size

@@ -50,11 +50,11 @@ def test_a_file_that_is_interrupted_leaves_what_was_there(found, tmp_path, monke
     monkeypatch.setattr(importances, "_ROWS", 7)
     piece, calls = importances.Importance._piece, []
 
-    def interrupted(self, rows):
+    def interrupted(self, rows, ends):
         calls.append(rows)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return piece(self, rows)
+        return piece(self, rows, ends)
 
     monkeypatch.setattr(importances.Importance, "_piece", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -121,9 +121,7 @@ class Sparse(Connectivity):
     @property
     def edges(self) -> tuple[Tensor, Tensor]:
         """(post, pre): the two ends of each connection, sorted by post, then pre."""
-        counts = self.row_starts.diff().long()
-        post = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        return post, self.columns.long()
+        return torch.repeat_interleave(self.row_starts.diff().long()), self.columns.long()
 
     @staticmethod
     def of_sorted(post: Tensor, pre: Tensor, order: Tensor, weight: Tensor, n: int) -> Sparse:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retrograde.connectivity import Operator
 from retrograde.connectome.certainty import Certainty
-from retrograde.connectome.linear import SMALL, largest_real_eigenvalue
+from retrograde.connectome.eigenvalues import SMALL, largest_real_eigenvalue
 from retrograde.connectome.recordings import Recordings
 from retrograde.connectome.tied import Kind
 from retrograde.connectome.wiring import Connectome

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from retrograde.connectome.adjustable import Adjustable
 from retrograde.connectome.certainty import Certainty, certainty
-from retrograde.connectome.linear import SMALL, scaled
+from retrograde.connectome.eigenvalues import SMALL
+from retrograde.connectome.linear import scaled
 from retrograde.connectome.misfit import Misfit, Progress
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.recordings import held_out, recordings_of

@@ -21,13 +21,14 @@ from retrograde.connectome.ends import ends_of, silenced_of
 from retrograde.connectome.linear import (
     adjoints,
     indicators,
-    reached,
+    is_factored,
     rescaled,
     scaled,
     solvers_for,
     states,
 )
 from retrograde.connectome.memory import check_groups
+from retrograde.connectome.paths import reached
 from retrograde.connectome.presets import PRESETS, Preset, differences
 from retrograde.connectome.ranks import normalise, ranked, swept
 from retrograde.connectome.scales import check_scale
@@ -168,7 +169,7 @@ def _preset(name: str | None, f: Nonlinearity) -> Preset:
 def _times(factor: float, net: Recurrence) -> Recurrence:
     """The network with all weights times the factor."""
     W = net.W.bind()
-    return Recurrence(W.bind(*(factor * weight for weight in W.weights)), net.f)
+    return net if factor == 1 else Recurrence(W.bind(*(factor * weight for weight in W.weights)), net.f)
 
 
 def _worst(receipts: list[dict[str, float]]) -> dict[str, float]:
@@ -189,8 +190,8 @@ def _answered(
         attrs = {"margin": stable_margin(net, "drive", "drive"), "state_residual": float(state.residual.max())}
         driven = driven if backwards else D * driven
     found, residual = adjoints(net, driven) if backwards else states(net, driven)
-    # What no path leads to is 0, whatever rounding or an iteration left there.
-    found = np.where(reached(net, driven, backwards=backwards), found, 0.0)
+    if is_factored(net):  # what no path leads to is 0, whatever rounding left there; products leave exact zeros
+        found = np.where(reached(net.W.bind(), driven, backwards=backwards), found, 0.0)
     if not any(bool((part < 0).any()) for part in (*net.W.bind().weights, driven)):
         found = np.abs(found)  # rounding leaves nothing below 0
     if D is not None and backwards:

@@ -13,23 +13,24 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import scipy.sparse
 import torch
 from torch import Tensor
 
 from retrograde.connectome.advice import advising
 from retrograde.connectome.amounts import at
-from retrograde.connectome.linear import SMALL, matrix, scaled, solvers_for
+from retrograde.connectome.eigenvalues import SMALL
+from retrograde.connectome.linear import scaled, solvers_for
 from retrograde.connectome.naming import column_of
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.scales import check_scale
+from retrograde.connectome.steadiness import times_rows
 from retrograde.connectome.threads import one_blas_thread
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Nonlinearity, Tanh, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
 from retrograde.spectrum.components import within_components
-from retrograde.spectrum.eigen import Leading, Modes, Product, leading_modes
+from retrograde.spectrum.eigen import Leading, Modes, leading_modes
 from retrograde.spectrum.first_order import Linear, of_modes
 from retrograde.spectrum.jacobians import slopes
 from retrograde.steady import steady_state
@@ -210,16 +211,11 @@ def _modes(DW: Linear, k: int, ways: tuple[Leading, Leading]) -> tuple[Modes, Te
         other = values[(values.real if ways[1] == "real" else values.abs()).argmax()]
         return every.take(torch.arange(min(k, n))[None]), other
 
-    # Thousands of products of one vector: SciPy's need no more than the two matrices.
-    M = (scipy.sparse.diags_array(DW.d[0].double().numpy()) @ matrix(DW.W)).tocsr()
-
-    def times(A: Any) -> Product:
-        return lambda v: torch.from_numpy(A @ v.double().numpy()).to(v)
-
-    there, back = times(M), times(M.T.tocsr())
+    M = times_rows(DW.d[0], DW.W).held()
+    how: dict[str, Any] = {"like": DW.d[0], "rtol": _TOLERANCE}
     with one_blas_thread():
-        found = leading_modes(there, k, by=ways[0], transposed=back, like=DW.d[0], rtol=_TOLERANCE)
-        other = leading_modes(there, 1, by=ways[1], like=DW.d[0], rtol=_TOLERANCE).values[0]
+        found = leading_modes(M.__matmul__, k, by=ways[0], transposed=M.T.__matmul__, **how)
+        other = leading_modes(M.__matmul__, 1, by=ways[1], **how).values[0]
     return found.each(lambda part: part[None]), other
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from retrograde.connectome.linear import largest_real_eigenvalue, matrix
+from retrograde.connectivity import Operator
+from retrograde.connectome.eigenvalues import largest_real_eigenvalue, matrix
 from retrograde.nonlinearity import Identity
 from retrograde.recurrence import Recurrence
 
@@ -15,10 +16,14 @@ _POWERS = 50
 def linearised(net: Recurrence, x: Tensor, b: Tensor) -> tuple[Tensor, Recurrence]:
     """The slopes D at the steady state x = f(Wx + b), and the linear network of DW around it."""
     D = net.f.slope_at(net.W @ x + b)
-    W = net.W.bind()
+    return D, Recurrence(times_rows(D, net.W.bind()), Identity())
+
+
+def times_rows(D: Tensor, W: Operator) -> Operator:
+    """DW, of a sparse W."""
     (weight,) = W.weights
     post, _pre, _ = W.entries()
-    return D, Recurrence(W.bind(D[post] * weight), Identity())
+    return W.bind(D[post] * weight)
 
 
 def is_stable(around: Recurrence) -> bool:

@@ -14,6 +14,7 @@ import torch
 from retrograde.connectivity import Sparse
 from retrograde.connectome.columns import EDGES, NEURONS, transmitter
 from retrograde.connectome.edges import merged, numbered, of_list
+from retrograde.connectome.eigenvalues import Eigenvalues
 from retrograde.connectome.matrices import matrix_of, of_matrix
 from retrograde.connectome.naming import meant
 from retrograde.connectome.neurons import ids_by_row, neuron_table
@@ -47,7 +48,7 @@ class Connectome:
     W: Sparse
     summary: pd.DataFrame = field(repr=False)
     reading: Reading = field(repr=False)
-    _eigenvalues: dict[bytes, float] = field(default_factory=dict, init=False)  # of weights, by their digest
+    _eigenvalues: Eigenvalues = field(default_factory=Eigenvalues, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
