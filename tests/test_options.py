@@ -188,3 +188,23 @@ def test_the_presets_of_signs():
         c = rg.connectome.read(edges, neurons, signs=name)
         full = ["acetylcholine", "gaba", "glutamate", "octopamine", "serotonin", "dopamine"]
         assert c.edges.sort_values("pre")["weight"].tolist() == [-1.0 if each in those else 1.0 for each in full]
+
+
+def test_another_of_the_tables_is_written(worm, tmp_path):
+    found = rg.connectome.stability(worm)
+    same(rows("stability", *WORM, "--table", "Eigenvalues"), found.eigenvalues)
+    drive = "--source", "ADAL", "--target", "AVAL"
+    want = rg.connectome.importance(worm, "ADAL", "AVAL").synapses()
+    same(rows("importance", *WORM, *drive, "--table", "synapses"), want)
+    path = tmp_path / "synapses.csv"
+    done = CliRunner().invoke(app, ["importance", *WORM, *drive, "--table", "synapses", "--out", str(path)])
+    assert done.exit_code == 0 and f"all {len(want):,} rows" in done.output
+    assert len(pd.read_csv(path)) == len(want) == len(worm.edges)
+    shown = CliRunner().invoke(app, ["stability", *WORM, "--table", "mode"], env={"COLUMNS": "200"}).output
+    assert shown.index("neurons in the leading mode") < shown.index("leading eigenvalues")
+
+
+@pytest.mark.parametrize("part", ("nothing", "s"))
+def test_a_table_that_is_not_told_from_others_is_an_error_with_their_titles(part):
+    done = CliRunner().invoke(app, ["stability", *WORM, "--table", part])
+    assert done.exit_code == 2 and "leading eigenvalues; neurons in the leading mode" in " ".join(done.output.split())

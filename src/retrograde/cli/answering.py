@@ -6,7 +6,7 @@ import inspect
 import json
 import random
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -48,9 +48,8 @@ def question(ask: Callable[..., Answer]) -> Callable[..., None]:
             _check(asked)
             with asked.steps:
                 answer = ask(asked, **given)
-                answer = replace(
-                    answer, source=asked.source, notes=[as_options(note, context) for note in answer.notes]
-                )
+                notes = [as_options(note, context) for note in answer.notes]
+                answer = replace(answer, source=asked.source, notes=notes, tables=_by_title(asked.table, answer.tables))
                 _write(asked, answer, as_typed(context))
             _print(asked, answer)
 
@@ -141,6 +140,16 @@ def use_threads(threads: int) -> None:
     except ModuleNotFoundError:  # it comes with scikit-learn
         return
     threadpool_limits(threads, user_api="blas")
+
+
+def _by_title(part: str | None, tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables, that of which the title has this part first."""
+    if part is None:
+        return dict(tables)
+    found = [title for title in tables if part.lower() in title.lower()]
+    if len(found) != 1:
+        raise InputError(f"--table: expected a part of one title among {'; '.join(tables)}; got {part!r}")
+    return {found[0]: tables[found[0]], **tables}
 
 
 def _write(asked: Asked, answer: Answer, command: str) -> None:

@@ -64,6 +64,9 @@ class Asked:
     ids: Annotated[Path | None, _reading("Of a matrix: the ids of its rows, in a table or a .txt with one a line.")] = (
         None
     )
+    table: Annotated[
+        str | None, _answer("Which of the tables comes first and is written, by a part of its title: eigenvalues, say.")
+    ] = None
     top: Annotated[int | None, _answer("How many rows to print. \\[default: 20, as JSON all]", min=1)] = None
     out: Annotated[Path | None, _answer("Write all rows, as CSV or Parquet by its suffix.")] = None
     json: Annotated[bool, _answer("Print the rows as JSON; notes go to the standard error.", "--json")] = False

@@ -22,6 +22,7 @@ from retrograde.connectome.eigenvalues import SMALL
 from retrograde.connectome.linear import scaled
 from retrograde.connectome.misfit import Misfit, Progress
 from retrograde.connectome.presets import Preset
+from retrograde.connectome.printed import Printed
 from retrograde.connectome.recordings import held_out, recordings_of
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.threads import one_blas_thread
@@ -34,8 +35,8 @@ from retrograde.result import ConvergenceError
 FEW = 400  # parameters, up to which the Jacobian is computed at every step
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit(Printed):
     """A connectome's parameters, fitted, and how far they can be trusted.
 
     Attributes:
@@ -71,6 +72,12 @@ class Fit:
     network: Recurrence
     bias: Tensor
     gain: Tensor
+
+    def _sentence(self) -> str:
+        return "; ".join(["at a minimum" if self.converged else "not at a minimum", *self.notes])
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {"errors": self.errors, "parameters": self.parameters}
 
 
 def fit(

@@ -21,6 +21,7 @@ from retrograde.connectome.linear import scaled, solvers_for
 from retrograde.connectome.naming import column_of
 from retrograde.connectome.neuropils import by_connection
 from retrograde.connectome.presets import Preset
+from retrograde.connectome.printed import ROWS, Printed
 from retrograde.connectome.rollups import by_neuropil, by_pair
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.steadiness import linearised, stable_margin
@@ -33,8 +34,8 @@ _ROWS = 2**20  # synapses in a piece of the table that is written
 _SUMMED = ("activity", "sensitivity", "silencing", "flipping", "silencing_exact", "flipping_exact")
 
 
-@dataclass(frozen=True, eq=False)
-class Importance:
+@dataclass(frozen=True, eq=False, repr=False)
+class Importance(Printed):
     """How a reward R depends on the neurons and the synapses of a connectome, at the steady state x.
 
     Attributes:
@@ -126,6 +127,13 @@ class Importance:
         by = None if by is None else column_of(self._connectome.neurons, by, "by")
         found = by_connection(self._connectome, edges, columns or {})
         return by_neuropil(self._connectome, found, self._carried(*self._ends), by)
+
+    def _sentence(self) -> str:
+        state, adjoint = self.attrs["residual"], self.attrs["adjoint_residual"]
+        return f"what the reward, {self.reward:.6g}, depends on; residuals: state {state:.1e}, adjoint {adjoint:.1e}"
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {"neurons": self.neurons, "synapses()": self.synapses(ROWS)}
 
     @property
     def _ends(self) -> tuple[np.ndarray, np.ndarray]:

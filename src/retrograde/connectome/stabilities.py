@@ -22,6 +22,7 @@ from retrograde.connectome.eigenvalues import SMALL
 from retrograde.connectome.linear import scaled, solvers_for
 from retrograde.connectome.naming import column_of
 from retrograde.connectome.presets import Preset
+from retrograde.connectome.printed import Printed
 from retrograde.connectome.scales import check_scale
 from retrograde.connectome.steadiness import times_rows
 from retrograde.connectome.threads import one_blas_thread
@@ -40,8 +41,8 @@ from retrograde.steady import steady_state
 _TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class ConnectomeStability:
+@dataclass(frozen=True, eq=False, repr=False)
+class ConnectomeStability(Printed):
     """The leading eigenvalues of DW at a steady state of a connectome, and what they depend on.
 
     Attributes:
@@ -109,6 +110,16 @@ class ConnectomeStability:
         part = self.neurons.assign(neurons=1, part=self.neurons["amplitude"] ** 2)
         grouped = part.groupby(column, dropna=False)[["neurons", "part"]].sum().reset_index()
         return grouped.sort_values("part", ascending=False, kind="stable", ignore_index=True)
+
+    def _sentence(self) -> str:
+        ways = {"continuous": self.margin_continuous, "discrete": self.margin_discrete}
+        return "; ".join(
+            f"{'stable' if margin > 0 else 'unstable'} in {time} time, by a margin of {margin:.4g}"
+            for time, margin in ways.items()
+        )
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {"eigenvalues": self.eigenvalues, "neurons": self.neurons}
 
 
 def stability(

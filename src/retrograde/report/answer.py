@@ -35,7 +35,8 @@ class Answer:
 
     Args:
         title: of the page.
-        tables: title -> table, the most important rows first. The first is what ``--out`` and ``--json`` give.
+        tables: title -> table, the most important rows first. The first, or the one that ``--table`` names, is what
+            ``--out`` and ``--json`` give.
         figures: the first is what ``--figure`` draws.
         receipts: what was solved -> how: a mapping from names to numbers or text, or a receipt that prints itself.
         notes: sentences that are printed below the tables.
