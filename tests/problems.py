@@ -105,6 +105,7 @@ SOLVERS = {
     "NewtonKrylov": rg.NewtonKrylov(),
     "PseudoTransient": rg.PseudoTransient(),
     "Homotopy": rg.Homotopy(),
+    "Multistart": rg.Multistart(rg.Newton()),
     "Cascade": rg.Cascade(rg.FixedPoint(max_steps=3), rg.Newton()),
 }
 ADJOINTS = {

@@ -331,6 +331,8 @@ def test_by_hand(call, parts):
     delta_infinite=(lambda: rg.PseudoTransient(delta=INF), "delta", "inf"),
     cascade_empty=(lambda: rg.Cascade(), "solvers", "none"),
     cascade_word=(lambda: rg.Cascade("newton"), "solvers", "str"),
+    multistart_of_none=(lambda: rg.Multistart(rg.Newton(), starts=0), "starts", "0"),
+    multistart_word=(lambda: rg.Multistart("newton"), "solver", "str"),
     cascade_class=(lambda: rg.Cascade(rg.Newton), "solvers", "FixedPoint()"),
 )
 def test_solvers(call, parts):

@@ -32,6 +32,7 @@ SOLVERS = {
     "Newton": rg.Newton(),
     "PseudoTransient": rg.PseudoTransient(),
     "Homotopy": rg.Homotopy(),
+    "Multistart": rg.Multistart(rg.Newton()),
     "NewtonKrylov": rg.NewtonKrylov(),
 }
 ADJOINTS = {

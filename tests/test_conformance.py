@@ -55,6 +55,7 @@ SOLVERS = [
     rg.NewtonKrylov(),
     rg.PseudoTransient(),
     rg.Homotopy(),
+    rg.Multistart(rg.Newton()),
     rg.Neumann(),
     rg.Neumann(terms=3),
     rg.Direct(),

@@ -153,6 +153,44 @@ def test_a_path_that_leaves_for_infinity_is_told():
     assert not rg.steady_state(W, b, "relu", throw=False).converged
 
 
+def relu_states(M, b):
+    """How many steady states x = max(Mx + b, 0) has, by trial of every set of neurons that may be on."""
+    n = len(M)
+    on = (torch.arange(2**n)[:, None] >> torch.arange(n) & 1).to(M)
+    x = torch.linalg.solve(torch.eye(n, dtype=DTYPE) - on[:, :, None] * M, on * b)
+    return int((dense_residual(M, torch.relu, x, b).nan_to_num(0) < 1e-9).sum())
+
+
+def test_nearly_all_relu_networks_that_have_a_steady_state_are_found():
+    every = found = by_other_starts = 0
+    for seed in range(40):
+        n = 2 + seed % 7
+        gain, b = 5 * torch.rand((), generator=torch.Generator().manual_seed(seed)), randn(4, n, seed=seed)
+        M = gain * randn(n, n, seed=100 + seed) / n**0.5
+        exist = torch.tensor([relu_states(M, each) > 0 for each in b])
+        state = rg.steady_state(M, b, "relu", throw=False)
+        assert (exist | ~state.converged).all()
+        assert (dense_residual(M, torch.relu, state.x, b).nan_to_num(0) < 1e-12)[state.converged].all()
+        every, found = every + int(exist.sum()), found + int(state.converged.sum())
+        last = len(state.solver.solvers) - 1
+        by_other_starts += int((state.converged & (state.attempt == last)).sum())
+    assert found > 0.98 * every > 100 and by_other_starts > 0.04 * every
+
+
+def test_the_starts_are_the_same_in_any_batch_and_an_affine_problem_gets_the_callers():
+    W, b = rg.Dense(randn(8, 8)), randn(8, 8)
+    solver = rg.Multistart(rg.Newton(max_steps=6), starts=2)
+    together = rg.steady_state(W, b, "relu", solver=solver, throw=False)
+    assert 0 < together.converged.sum() < len(b) and together.steps.max() > 4
+    for k in range(len(b)):
+        alone = rg.steady_state(W, b[k], "relu", solver=solver, throw=False)
+        assert alone.converged == together.converged[k] and alone.steps == together.steps[k]
+        assert torch.allclose(alone.x, together.x[k], rtol=1e-9)
+    few = 0.1 * W.dense().detach()
+    at_once = rg.steady_state(few, b, "identity", solver=rg.Multistart(rg.FixedPoint()))
+    assert torch.equal(at_once.x, rg.steady_state(few, b, "identity", solver=rg.FixedPoint()).x)
+
+
 def test_a_problem_without_a_gain_has_no_path():
     net = rg.Network(not_normal(3), b=False)
     with pytest.raises(ValueError, match="gain"):

@@ -170,7 +170,8 @@ def test_newton_takes_few_steps_on_a_strongly_nonlinear_problem():
 def test_by_default_nothing_but_a_full_W_or_one_of_low_rank_is_factored(structure):
     state = rg.Network(STRUCTURES[structure]()).steady_state(randn(12))
     state.x.sum().backward()
-    assert "Newton(" not in state.method and "Direct" not in state.receipt.method
+    before_the_last_resorts, *_ = state.method.partition("Homotopy")
+    assert "Newton(" not in before_the_last_resorts and "Direct" not in state.receipt.method
     full = rg.Network(STRUCTURES["Dense"]()).steady_state(randn(12))
     full.x.sum().backward()
     assert "Newton" in full.method and "Direct" in full.receipt.method

@@ -26,6 +26,7 @@ NAMES = [
     "Homotopy",
     "Identity",
     "Krylov",
+    "Multistart",
     "Network",
     "Neumann",
     "Newton",

@@ -21,6 +21,7 @@ from retrograde.solvers import (
     FixedPoint,
     Homotopy,
     Krylov,
+    Multistart,
     Neumann,
     Newton,
     NewtonKrylov,

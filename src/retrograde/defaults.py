@@ -16,6 +16,7 @@ from retrograde.solvers import (
     FixedPoint,
     Homotopy,
     Krylov,
+    Multistart,
     Newton,
     NewtonKrylov,
     PseudoTransient,
@@ -48,10 +49,10 @@ _SETTLE = FixedPoint(max_steps=100)
 
 _AHEAD = Anderson(max_steps=100, delay=5)
 _LINEAR = Cascade(_AHEAD, Krylov(), FixedPoint(), PseudoTransient(max_steps=50))
-_PATH = Homotopy(max_steps=500)
-_BY_FACTORS = Cascade(_SETTLE, Newton(max_steps=20), PseudoTransient(max_steps=50), _PATH)
+_LAST_RESORTS = Homotopy(max_steps=500), Multistart(Newton(max_steps=10))
+_BY_FACTORS = Cascade(_SETTLE, Newton(max_steps=20), PseudoTransient(max_steps=50), *_LAST_RESORTS)
 _OF_MANY = Cascade(_SETTLE, NewtonKrylov(max_steps=1000), PseudoTransient(max_steps=50))
-_BY_PRODUCTS = Cascade(*_OF_MANY.solvers, _PATH)
+_BY_PRODUCTS = Cascade(*_OF_MANY.solvers, *_LAST_RESORTS)
 
 
 def default_solver(W: Operator, f: Nonlinearity) -> Solver:

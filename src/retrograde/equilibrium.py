@@ -38,8 +38,8 @@ class Equilibrium(nn.Module):
         fn: (x, *inputs) -> the next x, a function or a module, whose parameters then train. It keeps shape and dtype,
             gives the same answer when it is called again, and is made of torch operations that autograd can follow.
         solver: of the state; None for the default: FixedPoint, and for the samples on which it fails Newton,
-            PseudoTransient and Homotopy, where a sample holds at most 256 numbers; else Anderson, NewtonKrylov and
-            PseudoTransient.
+            PseudoTransient, Homotopy and Multistart, where a sample holds at most 256 numbers; else Anderson,
+            NewtonKrylov and PseudoTransient.
         adjoint: the solver of the backward; None for the default: FixedPoint for 30 steps, then GMRES.
         coupled: whether samples depend on one another, as with BatchNorm in training. They are then one state with one
             residual.

@@ -57,7 +57,8 @@ def steady_state(
         solver: None for the default: FixedPoint (for a sparse W of hundreds of thousands of connections first
             Anderson after a few plain steps), then where it is needed Newton (for a full W of up to 1024 neurons,
             or a W of up to that rank) or NewtonKrylov, then PseudoTransient, then for a network small enough to be
-            factored Homotopy. A sparse W in which most connections lead one way is solved level by level.
+            factored Homotopy and Multistart. A sparse W in which most connections lead one way is solved level by
+            level.
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
             left, where there is one) for such a W, else GMRES; up to rank 64 the factorisation at once; level by level
             likewise. Neurons of slope 0 are left out where they are many.

@@ -13,7 +13,7 @@ from retrograde.nearing import Told, adjoint_by_steps, state_by_steps
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import Status
-from retrograde.solvers import Blockwise, Cascade, FixedPoint, Neumann, Problem, Solution, Solver
+from retrograde.solvers import Blockwise, Cascade, FixedPoint, Multistart, Neumann, Problem, Solution, Solver
 from retrograde.solvers.base import check_number, default_rtol, relative_residual
 
 _FIRST = 1.0  # times grad_rtol may a residual of the adjoint be at first,
@@ -31,8 +31,8 @@ def with_rtol(solver: Solver, rtol: float, dtype: torch.dtype) -> Solver:
     """The solver with that tolerance, or with the dtype's where it is larger; a solver without one as it is."""
     if isinstance(solver, Cascade):
         return Cascade(*(with_rtol(each, rtol, dtype) for each in solver.solvers))
-    if isinstance(solver, Blockwise):
-        return Blockwise(with_rtol(solver.solver, rtol, dtype))
+    if isinstance(solver, Blockwise | Multistart):
+        return replace(solver, solver=with_rtol(solver.solver, rtol, dtype))
     return replace(solver, rtol=max(rtol, default_rtol(dtype))) if hasattr(solver, "rtol") else solver  # type: ignore[type-var]  # a dataclass, as all that have one
 
 
@@ -52,7 +52,9 @@ def check_grad_rtol(grad_rtol: float | None, **solvers: Solver | None) -> None:
 
 def parts_of(solver: Solver | None) -> list[Solver | None]:
     """The solvers that it tries, or itself."""
-    inner = solver.solvers if isinstance(solver, Cascade) else [solver.solver] if isinstance(solver, Blockwise) else []
+    if isinstance(solver, Blockwise | Multistart):
+        return parts_of(solver.solver)
+    inner = solver.solvers if isinstance(solver, Cascade) else []
     return [part for each in inner for part in parts_of(each)] or [solver]
 
 

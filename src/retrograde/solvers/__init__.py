@@ -7,6 +7,7 @@ from retrograde.solvers.cascade import Cascade
 from retrograde.solvers.fixed_point import FixedPoint
 from retrograde.solvers.homotopy import Homotopy
 from retrograde.solvers.krylov import Krylov
+from retrograde.solvers.multistart import Multistart
 from retrograde.solvers.neumann import Neumann
 from retrograde.solvers.newton import Direct, Newton
 from retrograde.solvers.newton_krylov import NewtonKrylov
@@ -21,6 +22,7 @@ __all__ = [
     "Homotopy",
     "Iteration",
     "Krylov",
+    "Multistart",
     "Neumann",
     "Newton",
     "NewtonKrylov",
