@@ -114,6 +114,17 @@ def test_the_options_of_a_simulation(worm, tmp_path):
     assert set(typed["id"]) == {"AVAL", "AVAR"} and typed["time"].max() == 5
 
 
+def test_numbers_of_some_neurons(worm):
+    own = "--tau", "cell_type:AVA=3", "ASHL=2", "--bias", "ASHL=0.2", "AVAL=-0.1"
+    typed = rows("simulate", *WORM, "--source", "ASHL", "--duration", 5, *own, "--scale", 0.8)
+    how = {"tau": {"cell_type:AVA": 3, "ASHL": 2}, "bias": {"ASHL": 0.2, "AVAL": -0.1}}
+    same(typed, rg.connectome.simulate(worm, {"ASHL": 1.0}, duration=5, scale=0.8, **how))
+    brought = "--target", "AVAL@3=0.1", "--steps", 3, "--allowed", "ASHL", "ASHR", "--scale", 0.8
+    typed = rows("stimulate", *WORM, *brought, *own)
+    want = rg.connectome.stimulate(worm, {("AVAL", 3): 0.1}, steps=3, allowed=["ASHL", "ASHR"], scale=0.8, **how)
+    same(typed, want)
+
+
 def test_a_simulation_draws_means_by_type(tmp_path):
     rows("simulate", *WORM, "--source", "ASHL", "--duration", 5, "--report", tmp_path / "it.html")
     assert "Means by cell type" in (tmp_path / "it.html").read_text(encoding="utf-8")
@@ -140,6 +151,7 @@ def test_the_options_of_a_fit(worm, tmp_path):
     for more, others in (
         (("--hold-out-by", "neuron", "--no-uncertainty"), {"hold_out_by": "neuron", "uncertainty": False}),
         (("--method", "lbfgs"), {"method": "lbfgs"}),
+        (("--start", "gain=0.9", "bias=0.05"), {"start": {"gain": 0.9, "bias": 0.05}}),
     ):
         files = "--recorded", tmp_path / "recorded.csv", "--drive", tmp_path / "drive.csv", "--seed", 3
         typed = rows("fit", *WORM, *args, *files, *more)

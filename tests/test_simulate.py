@@ -358,6 +358,9 @@ def test_the_command_gives_what_the_function_gives(c, pulses, files, tmp_path):
         (["--stimulus", "nowhere.csv"], "no such file"),
         (["--source", "a", "--duration", "3", "--tau", "slow"], "--tau: expected a column of the neurons"),
         (["--source", "a", "--duration", "3", "--tau", "0.5"], "tau: expected at least dt"),
+        (["--source", "a", "--duration", "3", "--tau", "3", "4"], "--tau: expected one number or column"),
+        (["--source", "a", "--duration", "3", "--tau", "3", "a=4"], "--tau: expected a number behind each id"),
+        (["--source", "a", "--duration", "3", "--bias", "a=x"], "--bias: expected a number behind each ="),
     ),
 )
 def test_bad_words_are_told_in_a_line(files, words, message):

@@ -10,7 +10,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
-from retrograde.cli.reading import Asked
+from retrograde.cli.reading import Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, fits
 
@@ -47,6 +47,12 @@ def fit(
     tie: Annotated[str, typer.Option(help="The column whose groups share a parameter; id ties nothing.")] = "cell_type",
     f: Annotated[str, typer.Option("--f", help="The nonlinearity: tanh, relu, sigmoid, softplus, identity.")] = "tanh",
     scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, before the fit")] = 0.99,
+    start: Annotated[
+        Several,
+        typer.Option(
+            help="Where each starts, and stays unless it is fitted: KIND=NUMBER. \\[default: 1, bias 0, tau 10 dt]"
+        ),
+    ] = None,
     dt: Annotated[float | None, typer.Option(help="The length of a step, for activities over time.")] = None,
     hold_out: Annotated[float, typer.Option(help="Which part is held out, to be predicted; 0 for none.")] = 0.2,
     hold_out_by: Annotated[By, typer.Option(help="Whole conditions, or whole neurons.")] = By.condition,
@@ -73,6 +79,7 @@ def fit(
         scale=scale,
         silence=asked.silence or (),
         dt=dt,
+        start=numbers_of(start, "--start"),
         hold_out=hold_out,
         hold_out_by=hold_out_by.value,
         seed=asked.seed or 0,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from retrograde import connectome
+from retrograde.cli.cells import number_or_name
 from retrograde.cli.progress import Steps
 from retrograde.connectome import SIGNS
 from retrograde.connectome.naming import did_you_mean
@@ -20,6 +21,7 @@ from retrograde.training import InputError
 
 Several = list[str] | None
 WHO = "ID, or COLUMN:VALUE such as cell_type:AVA"  # how neurons are named
+EACH = "a number, a column of the neurons, or ID=NUMBER of some"  # how each is given its own
 _READING, _ANSWER = "Reading the connectome", "The answer"
 
 
@@ -164,6 +166,19 @@ def numbers_of(given: Several, option: str, usual: float = 1) -> dict[str, float
         return {name: float(number) for name, number in pairs.items()}
     except ValueError:
         raise InputError(f"{option}: expected a number behind each =, got {', '.join(given or ())}") from None
+
+
+def per_neuron_of(given: Several, option: str) -> Any:
+    """A number for all, the name of a column, or ID=NUMBER of several; None where nothing is given."""
+    if not given:
+        return None
+    if any("=" in each for each in given):
+        if any("=" not in each for each in given):
+            raise InputError(f"{option}: expected a number behind each id, as ID=NUMBER, got {', '.join(given)}")
+        return numbers_of(given, option)
+    if len(given) > 1:
+        raise InputError(f"{option}: expected one number or column, or ID=NUMBER of several, got {', '.join(given)}")
+    return number_or_name(given[0])
 
 
 def _ids(path: Path) -> Any:

@@ -12,8 +12,8 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
-from retrograde.cli.cells import Cutoff, Steepness, cell_of, number_or_name
-from retrograde.cli.reading import WHO, Asked, Several, numbers_of
+from retrograde.cli.cells import Cutoff, Steepness, cell_of
+from retrograde.cli.reading import EACH, WHO, Asked, Several, numbers_of, per_neuron_of
 from retrograde.cli.scales import scaling
 from retrograde.connectome.naming import column_of
 from retrograde.report import Answer, Figure, drawings
@@ -32,8 +32,8 @@ def simulate(
     form: Annotated[str, typer.Option(help="rate, or voltage: τ dv/dt = −v + W f(v) + b.")] = "rate",
     f: Annotated[str, typer.Option("--f", help="tanh, relu, sigmoid, softplus, identity.")] = "tanh",
     dt: Annotated[float, typer.Option(help="How long a step is, in the unit of the stimulus' times.")] = 1.0,
-    tau: Annotated[str | None, typer.Option(help="τ: a number, or a column of the neurons. \\[default: dt]")] = None,
-    bias: Annotated[str, typer.Option(help="Input that is always there: a number, or a column of the neurons.")] = "0",
+    tau: Annotated[Several, typer.Option(help=f"τ: {EACH}. \\[default: dt]")] = None,
+    bias: Annotated[Several, typer.Option(help=f"Input that is always there: {EACH}. \\[default: 0]")] = None,
     duration: Annotated[float | None, typer.Option(help="How long. \\[default: to the end of the stimulus]")] = None,
     start: Annotated[str, typer.Option(help="rest, or steady: the steady state without the stimulus.")] = "rest",
     scale: Annotated[
@@ -62,7 +62,8 @@ def simulate(
         raise InputError(f"--stimulus: expected a table or --source, got {'neither' if source is None else 'both'}")
     c = asked.connectome()
     by = None if by is None else column_of(c.neurons, by, "by")
-    how: dict[str, Any] = {"form": form, "f": f, "dt": dt, "tau": number_or_name(tau), "bias": number_or_name(bias)}
+    how: dict[str, Any] = {"form": form, "f": f, "dt": dt}
+    how |= {"tau": per_neuron_of(tau, "--tau"), "bias": per_neuron_of(bias, "--bias") or 0}
     how |= {"duration": duration, "start": start, "scale": scale, "silence": asked.silence or (), "preset": preset}
     how |= cell_of(cutoff, steepness)
     asked.step("simulating")

@@ -12,8 +12,8 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
-from retrograde.cli.cells import Cutoff, Steepness, cell_of, number_or_name
-from retrograde.cli.reading import WHO, Asked, Several, numbers_of
+from retrograde.cli.cells import Cutoff, Steepness, cell_of
+from retrograde.cli.reading import EACH, WHO, Asked, Several, numbers_of, per_neuron_of
 from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, drawings
 from retrograde.training import InputError
@@ -39,8 +39,8 @@ def stimulate(
     budget: Annotated[float, typer.Option(help="For a maximum: all input together.")] = float("inf"),
     f: Annotated[str, typer.Option("--f", help="tanh, relu, sigmoid, softplus, identity.")] = "tanh",
     scale: Annotated[float | None, scaling("The largest real part of an eigenvalue, after scaling")] = 0.99,
-    bias: Annotated[str, typer.Option(help="Input that is always there: a number, or a column of the neurons.")] = "0",
-    tau: Annotated[str | None, typer.Option(help="τ in steps: a number, or a column of the neurons.")] = None,
+    bias: Annotated[Several, typer.Option(help=f"Input that is always there: {EACH}. \\[default: 0]")] = None,
+    tau: Annotated[Several, typer.Option(help=f"τ in steps: {EACH}.")] = None,
     cutoff: Cutoff = None,
     steepness: Steepness = None,
     preset: Annotated[
@@ -67,7 +67,8 @@ def stimulate(
     asked.step("searching")
     told = partial(asked.step, "searching")
     how: dict[str, Any] = {"least": least, "lower": lower, "upper": upper, "steps": steps, "maximum": maximum}
-    how |= {"budget": budget, "f": f, "scale": scale, "bias": number_or_name(bias), "tau": number_or_name(tau)}
+    how |= {"budget": budget, "f": f, "scale": scale}
+    how |= {"bias": per_neuron_of(bias, "--bias") or 0, "tau": per_neuron_of(tau, "--tau")}
     how |= cell_of(cutoff, steepness)
     found = connectome.stimulate(
         c, wanted, allowed=allowed, silence=asked.silence or (), preset=preset, seed=asked.seed or 0, told=told, **how
