@@ -163,7 +163,9 @@ def _optimistix(method: str) -> Callable[[rg.Nonlinearity, Tensor, Tensor], Tens
         found = optimistix.root_find(
             lambda x, _: x - f_jax(A @ x + c), solver, jnp.zeros_like(c), max_steps=300, throw=False
         )
-        return torch.from_numpy(np.array(found.value))
+        x = torch.from_numpy(np.array(found.value))
+        jax.clear_caches()  # each call has compiled a function of its own
+        return x
 
     return solve
 

@@ -726,6 +726,15 @@ def test_json_of_what_json_has_no_numbers_for():
     ]
 
 
+def test_what_connections_are_ranked_by_is_shown_however_narrow_the_terminal_is():
+    ids = {name: [720575940600000000 + k] for k, name in enumerate(("pre", "post"))}
+    rows = pd.DataFrame({**ids, "count": [3], "weight": [3.0], "gradient": [0.25], "importance": [0.75]})
+    table = answering.shown(rows, "t", 70)
+    assert [each.header for each in table.columns] == ["pre", "post", "count", "importance"]
+    assert table.caption == "not shown: weight, gradient"
+    assert len(answering.shown(rows, "t", 200).columns) == 6
+
+
 def test_a_narrow_terminal_shows_fewer_columns():
     rows = pd.DataFrame({"id": [720575940612453042], "influence": [0.25], "cell_type": ["x" * 30], "none": [""]})
     console = Console(width=50)

@@ -206,18 +206,24 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
+_RANKED = ("importance", "removal")  # what connections are ranked by, which stands behind all else
+
+
 def shown(rows: pd.DataFrame, title: str, width: int | None = None) -> Table:
-    """The rows for a terminal, without columns that say nothing, and without the last ones where it is narrow."""
+    """The rows for a terminal, without columns that say nothing, and without the last ones where it is narrow.
+
+    What they are ranked by stays.
+    """
     names = [name for name in rows.columns if rows[name].notna().any() and (rows[name].astype(str) != "").any()]
     cells = {name: [f"{each:.6g}" if isinstance(each, float) else str(each) for each in rows[name]] for name in names}
-    room = (out.width if width is None else width) - 1
+    needs = {name: 3 + max(len(str(name)), *map(len, cells[name])) for name in names}
+    room = (out.width if width is None else width) - 1 - sum(needs[name] for name in names if name in _RANKED)
     fit: list[Any] = []
     for name in names:
-        room -= 3 + max(len(str(name)), *map(len, cells[name]))
-        if room < 0 and len(fit) > 1:
-            break
-        fit.append(name)
-    left = [str(name) for name in names[len(fit) :]]
+        room -= 0 if name in _RANKED else needs[name]
+        if name in _RANKED or room >= 0 or len(fit) < 2:
+            fit.append(name)
+    left = [str(name) for name in names if name not in fit]
     table = Table(title=escape(title), caption=escape(f"not shown: {', '.join(left)}") if left else None)
     for name in fit:
         table.add_column(escape(str(name)), justify="right" if pd.api.types.is_float_dtype(rows[name]) else "left")
