@@ -29,7 +29,8 @@ def has_one(M: Tensor, b: Tensor) -> bool:
     """Whether some set of neurons that are on gives a steady state."""
     n = len(M)
     on = (torch.arange(2**n)[:, None] >> torch.arange(n) & 1).to(M)
-    x = torch.linalg.solve(torch.eye(n).to(M) - on[:, :, None] * M, on * b)
+    x, _ = torch.linalg.solve_ex(torch.eye(n).to(M) - on[:, :, None] * M, (on * b)[..., None])
+    x = x[..., 0]
     return bool((residual(M, b, x) < 1e-9).any())
 
 

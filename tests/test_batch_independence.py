@@ -32,7 +32,7 @@ SOLVERS = {
     "Newton": rg.Newton(),
     "PseudoTransient": rg.PseudoTransient(),
     "Homotopy": rg.Homotopy(),
-    "Multistart": rg.Multistart(rg.Newton()),
+    "Multistart": rg.Multistart(rg.Newton(max_steps=4)),
     "NewtonKrylov": rg.NewtonKrylov(),
 }
 ADJOINTS = {

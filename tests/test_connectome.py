@@ -17,6 +17,7 @@ import retrograde as rg
 from retrograde.cli.app import app
 from retrograde.connectome import importance, influence, memory, read, tables
 from retrograde.connectome.eigenvalues import largest_real_eigenvalue
+from retrograde.connectome.linear import is_factored
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 WORM = DATA / "celegans_edgelist.csv", DATA / "celegans_meta.csv"
@@ -522,7 +523,10 @@ def test_large_networks_take_the_iterative_way(monkeypatch):
     table = pd.DataFrame({"pre": rng.integers(80, size=900), "post": rng.integers(80, size=900)}).assign(count=1.0)
     c = read(table)
     want = values(influence(c, source=[3], scale=0.8), c), values(influence(c, target=[3], scale=0.8), c)
-    monkeypatch.setattr("retrograde.connectome.eigenvalues.SMALL", 10)
+    for where in ("eigenvalues", "linear"):
+        monkeypatch.setattr(f"retrograde.connectome.{where}.SMALL", 10)
+    c = read(table)  # whose eigenvalue is not known yet
+    assert not is_factored(rg.Recurrence(c.W.bind(), "identity"))
     found = influence(c, source=[3], scale=0.8)
     assert np.allclose(values(found, c), want[0], rtol=1e-9)
     assert np.allclose(values(influence(c, target=[3], scale=0.8), c), want[1], rtol=1e-9)

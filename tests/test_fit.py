@@ -417,6 +417,8 @@ BAD = [
     (lambda r, d: (r, d), {"parameters": "gains"}, "parameters: expected some of gain, bias, tau, strength"),
     (lambda r, d: (r, d), {"parameters": []}, "parameters: expected some of .* got none"),
     (lambda r, d: (r, d), {"parameters": "tau"}, "parameters: tau decides on no steady state"),
+    (lambda r, d: (r, d), {"start": {"gains": 1}}, "start: expected some of gain, bias, tau, strength"),
+    (lambda r, d: (r, d), {"start": {"tau": 1}}, "start: tau decides on no steady state"),
     (lambda r, d: (r, d), {"tie": "colour"}, "tie: expected a column of the neurons"),
     (lambda r, d: (r, d), {"start": {"gain": -1}}, "start, gain: expected numbers > 0, got -1"),
     (lambda r, d: (r, d), {"start": {"gain": {"Z": 1}}}, "start, gain: there is no group 'Z'"),
@@ -486,6 +488,8 @@ def test_the_command_says_what_is_wrong(files):
     assert run.exit_code == 1 and "after 2 evaluations" in run.output
     run = CliRunner().invoke(app, [*said, "--parameters", "tau"])
     assert run.exit_code == 2 and "tau decides on no steady state" in run.output
+    run = CliRunner().invoke(app, [*said, "--start", "bias"])
+    assert run.exit_code == 2 and "--start: expected NAME=VALUE, got 'bias'" in run.output
     run = CliRunner().invoke(app, [*said[:-1], str(folder / "nothing.csv")])
     assert run.exit_code == 2 and "nothing.csv" in run.output
 

@@ -415,14 +415,15 @@ def test_what_a_failure_advises_was_not_tried_and_can_be_done():
 
     brief, damped, newton = rg.FixedPoint(max_steps=9), rg.FixedPoint(max_steps=9, damping=0.5), rg.Newton(max_steps=9)
     path = rg.Homotopy(max_steps=2)
-    assert told(brief).startswith("FixedPoint(damping=0.5), Newton(), Homotopy() or another x0;")
+    assert told(brief).startswith("FixedPoint(damping=0.5), Newton(), Homotopy(), Multistart(Newton()) or another x0;")
     assert told(brief, n=2000).startswith(
         "FixedPoint(damping=0.5), NewtonKrylov() or another x0;"
     )  # too many to factor
-    assert told(rg.Cascade(brief, newton)).startswith("FixedPoint(damping=0.5), Homotopy() or another x0;")
-    assert told(rg.Cascade(brief, rg.Cascade(damped, newton, path))).startswith(
-        "Homotopy(max_steps=5000) or another x0;"
-    )
+    tried = rg.Cascade(brief, rg.Cascade(damped, newton, path))
+    others = rg.Multistart(newton)
+    assert told(tried).startswith("Homotopy(max_steps=5000), Multistart(Newton()) or another x0;")
+    assert told(rg.Cascade(brief, others)).startswith("FixedPoint(damping=0.5), Homotopy() or another x0;")
+    assert told(rg.Cascade(tried, others)).startswith("Homotopy(max_steps=5000) or another x0;")
 
 
 def test_divergence_is_told_from_slowness():

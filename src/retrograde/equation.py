@@ -14,7 +14,6 @@ from torch.autograd import forward_ad
 from retrograde.equation_graph import Graph
 from retrograde.result import Status, SteadyState, convergence_error
 from retrograde.solvers import (
-    Cascade,
     FixedPoint,
     Homotopy,
     Newton,
@@ -26,6 +25,7 @@ from retrograde.solvers import (
 )
 from retrograde.solvers.base import Linear
 from retrograde.solvers.factors import Factors
+from retrograde.solvers.given import parts_of
 
 if TYPE_CHECKING:
     from retrograde.warm import Visit
@@ -197,7 +197,7 @@ def check_converged(state: SteadyState) -> None:
 
 def _advice(state: SteadyState) -> str:
     """What was not tried yet."""
-    tried = state.solver.solvers if isinstance(state.solver, Cascade) else (state.solver,)
+    tried = parts_of(state.solver)
     others: list[Solver] = [] if any(isinstance(each, FixedPoint) and each.damping < 1 for each in tried) else [_DAMPED]
     others += [] if any(isinstance(each, Newton) for each in tried) else [NewtonKrylov()]
     others += [] if any(isinstance(each, Homotopy) for each in tried) else [Homotopy()]

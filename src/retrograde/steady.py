@@ -21,12 +21,12 @@ from retrograde.nonlinearity import Nonlinearity, as_nonlinearity
 from retrograde.receipt import Receipt
 from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Status, SteadyState, Wants, convergence_error
-from retrograde.solvers import FixedPoint, Homotopy, Newton, Solver
+from retrograde.solvers import FixedPoint, Homotopy, Multistart, Newton, Solver
 from retrograde.solvers.at_once import begin, go_on
 from retrograde.solvers.factors import Factors
-from retrograde.solvers.given import check_solver, check_throw
+from retrograde.solvers.given import check_solver, check_throw, parts_of
 from retrograde.structure import SMALL, factor_size
-from retrograde.targeting import check_grad_rtol, for_the_state, parts_of, settle
+from retrograde.targeting import check_grad_rtol, for_the_state, settle
 from retrograde.transforms import from_autocast, opaque, transformed, uncompiled
 from retrograde.warm import Visit, WarmStart
 
@@ -245,6 +245,8 @@ def _advice(solver: Solver, W: Operator, status: Tensor) -> str:
         others.append("Homotopy()")
     elif (failed == Status.MAX_STEPS).any() and not others:
         others.append("Homotopy(max_steps=5000)")
+    if W.shape[0] <= SMALL and not any(isinstance(each, Multistart) for each in tried):
+        others.append("Multistart(Newton())")
     what = f"{', '.join(others)} or another x0" if others else "another x0"
     return f"Try {what}; where f is unbounded, a network with a large W may have no steady state."
 

@@ -15,6 +15,7 @@ from retrograde.recurrence import Recurrence, adjoint_step
 from retrograde.result import Status
 from retrograde.solvers import Blockwise, Cascade, FixedPoint, Multistart, Neumann, Problem, Solution, Solver
 from retrograde.solvers.base import check_number, default_rtol, relative_residual
+from retrograde.solvers.given import parts_of
 
 _FIRST = 1.0  # times grad_rtol may a residual of the adjoint be at first,
 _FIRST_STATE = 0.5  # and so much of it one of the state,
@@ -48,14 +49,6 @@ def check_grad_rtol(grad_rtol: float | None, **solvers: Solver | None) -> None:
             raise ValueError(f"{name}: expected a solver without rtol, as grad_rtol chooses it, got {solver!r}")
         if any(isinstance(part, Neumann) for part in parts):
             raise ValueError(f"{name}: expected a solver that can be exact beside grad_rtol, got {solver!r}")
-
-
-def parts_of(solver: Solver | None) -> list[Solver | None]:
-    """The solvers that it tries, or itself."""
-    if isinstance(solver, Blockwise | Multistart):
-        return parts_of(solver.solver)
-    inner = solver.solvers if isinstance(solver, Cascade) else []
-    return [part for each in inner for part in parts_of(each)] or [solver]
 
 
 def for_the_state(solver: Solver, grad_rtol: float, dtype: torch.dtype) -> Solver:

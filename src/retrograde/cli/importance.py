@@ -107,9 +107,10 @@ def importance(
         with written(synapses) as path:
             found.write_synapses(path)
     title = f"what the reward, {found.reward:.6g}, depends on"
-    every = asked.table is not None and (asked.out is not None or asked.json)
+    every = (asked.table or "-").lower() in "synapses" and (asked.out is not None or asked.json)
     ranked = found.synapses(None if every else max(paths.LARGEST, asked.rows or 0))
-    tables = {title: table} if by or by_pair else {title: table, "synapses": ranked if every else ranked.head(1000)}
+    tables = {f"{'sums' if by or by_pair else 'neurons'}: {title}": table}
+    tables |= {} if by or by_pair else {"synapses": ranked if every else ranked.head(1000)}
     receipts = {"the state, x = f(αWx + b), and its adjoint": {"reward": found.reward, **found.attrs}}
     residuals = f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"
     if "exact_residual" in found.attrs:

@@ -15,6 +15,17 @@ from retrograde.result import ConvergenceError
 SMALL = 2000  # neurons, for which eigenvalues and solutions are found by dense factorisations
 
 
+def without(W: Operator, silenced: np.ndarray) -> Operator:
+    """A sparse W with weights of 0 for what the silenced neurons, by their places, send."""
+    structure, (weight,) = W.structure, W.weights
+    assert isinstance(structure, Sparse)  # as a connectome's is
+    if not len(silenced):
+        return W
+    cut = torch.zeros(W.shape[1], dtype=torch.bool)
+    cut[torch.from_numpy(silenced)] = True
+    return W.bind(torch.where(cut[structure.columns], 0, weight))
+
+
 class Eigenvalues:
     """The largest of a connectome, each found once: by who is silenced, for as long as the weights stay what they are.
 
@@ -22,18 +33,19 @@ class Eigenvalues:
     """
 
     def __init__(self) -> None:
-        self._weight = torch.empty(0)
-        self._found: dict[bytes, float] = {}
+        self._known: tuple[Tensor, dict[bytes, float]] = torch.empty(0), {}
 
-    def of(self, W: Operator, silenced: np.ndarray, active: Tensor) -> float:
-        """That of `active`: the weights of W, but 0 of what the silenced neurons, by their places, send."""
+    def of(self, W: Operator, silenced: np.ndarray) -> float:
+        """That of W without what the silenced neurons send."""
         (weight,) = W.weights
-        if weight.dtype != self._weight.dtype or not torch.equal(weight, self._weight):
-            self._weight, self._found = weight.detach().clone(), {}
+        of_these, found = self._known
+        if weight.dtype != of_these.dtype or not torch.equal(weight, of_these):
+            found = {}
+            self._known = weight.detach().clone(), found
         key = np.sort(silenced).tobytes()
-        if key not in self._found:
-            self._found[key] = largest_real_eigenvalue(W.bind(active))
-        return self._found[key]
+        if key not in found:
+            found[key] = largest_real_eigenvalue(without(W, silenced))
+        return found[key]
 
 
 def largest_real_eigenvalue(W: Operator) -> float:

@@ -64,10 +64,11 @@ class Importance(Printed):
         W is the scaled αW, and the gradient dR/dW. The importance is how much of R the connection carries: what R
         loses, to first order, without it; of a silenced neuron's connections, which carry nothing, it is 0.
         """
-        table = self._piece(slice(None), self._ends)
-        size = table["importance"].abs().to_numpy()
-        if top is not None and top < len(size):
-            table = table.iloc[np.argpartition(-size, top)[:top]]
+        ends = self._ends
+        rows: slice | np.ndarray = slice(None)
+        if top is not None and top < len(self._weight):
+            rows = np.sort(np.argpartition(-np.abs(self._carried(*ends)), top)[:top])
+        table = self._piece(rows, ends)
         return table.sort_values("importance", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
     def write_synapses(self, path: str | Path) -> None:
@@ -144,7 +145,7 @@ class Importance(Printed):
     def _carried(self, post: np.ndarray, pre: np.ndarray) -> np.ndarray:
         return self._s[post] * self._x[pre] * self._weight
 
-    def _piece(self, rows: slice, ends: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
+    def _piece(self, rows: slice | np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
         post, pre = (end[rows] for end in ends)
         gradient = self._s[post] * self._x[pre]
         return self._connectome.edges.iloc[rows].assign(gradient=gradient, importance=gradient * self._weight[rows])

@@ -190,6 +190,7 @@ def _answered(
         attrs = {"margin": stable_margin(net, "drive", "drive"), "state_residual": float(state.residual.max())}
         driven = driven if backwards else D * driven
     found, residual = adjoints(net, driven) if backwards else states(net, driven)
+    found = found + 0.0  # no -0
     if is_factored(net):  # what no path leads to is 0, whatever rounding left there; products leave exact zeros
         found = np.where(reached(net.W.bind(), driven, backwards=backwards), found, 0.0)
     if not any(bool((part < 0).any()) for part in (*net.W.bind().weights, driven)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retrograde.adjoint import steady_gradients
-from retrograde.connectome.eigenvalues import SMALL
+from retrograde.connectome.eigenvalues import SMALL, without
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity
@@ -26,18 +26,14 @@ def scaled(
 ) -> tuple[Recurrence, float, float]:
     """The network αW, without the outputs of the silenced neurons; the eigenvalue of W that α is by; and α."""
     (weight,) = (w.detach() for w in c.W.weights)
-    active = weight
-    if len(silenced):
-        cut = torch.zeros(len(c), dtype=torch.bool)
-        cut[torch.from_numpy(silenced)] = True
-        active = torch.where(cut[c.W.columns], 0, weight)
-    whole, nobody = c.W.bind(weight), silenced[:0]
+    W = c.W.bind(weight)
+    (active,) = without(W, silenced).weights
     anew = how.rescale_after_silencing or not len(silenced)
-    eigenvalue = c._eigenvalues.of(whole, silenced if anew else nobody, active if anew else weight)
+    eigenvalue = c._eigenvalues.of(W, silenced if anew else silenced[:0])
     alpha = 1.0 if scale is None else rescaled(eigenvalue, scale, how)
     if isinstance(f or Identity(), Identity) and (scale is None or (len(silenced) and bool((weight < 0).any()))):
         # Without the neurons that inhibit, the others may excite one another beyond all bounds.
-        here = alpha * (eigenvalue if anew else c._eigenvalues.of(whole, silenced, active))
+        here = alpha * (eigenvalue if anew else c._eigenvalues.of(W, silenced))
         if here >= 1:
             raise ValueError(
                 f"scale: the linear network is unstable, for the largest real part of an eigenvalue of αW is {here:.3g}"
@@ -88,7 +84,7 @@ def is_factored(net: Recurrence) -> bool:
 
 
 def solvers_for(net: Recurrence) -> tuple[Solver | None, Solver | None]:
-    """For the states and for the adjoints a factorisation, or else the defaults, which take products alone."""
+    """For the states and for the adjoints a factorisation, or else the defaults, of so many neurons products alone."""
     return (Newton(), Direct()) if is_factored(net) else (None, None)
 
 

@@ -1,4 +1,7 @@
-"""What an answer of several tables prints as: a few lines, and in a notebook HTML."""
+"""What an answer of several tables prints as: a few lines, and in a notebook HTML.
+
+`retrograde.tables` prints numbers that are told sample by sample; these are tables of pandas, which prints them itself.
+"""
 
 from __future__ import annotations
 

@@ -71,13 +71,14 @@ def kinds_of(
         ValueError: a kind that is not known, or a time constant at a steady state; no such column; starts that are no
             numbers, not positive where they have to be, or of no group.
     """
-    strange = [name for name in (*fitted, *start) if name not in KINDS]
-    if strange:
-        raise ValueError(f"parameters: expected some of {', '.join(KINDS)}, got {strange[0]!r}")
     if not fitted:
         raise ValueError(f"parameters: expected some of {', '.join(KINDS)}, got none")
-    if dt is None and "tau" in (*fitted, *start):
-        raise ValueError("parameters: tau decides on no steady state; give dt, and activities over time")
+    for what, kinds in (("parameters", fitted), ("start", start)):
+        for strange in kinds:
+            if strange not in KINDS:
+                raise ValueError(f"{what}: expected some of {', '.join(KINDS)}, got {strange!r}")
+        if dt is None and "tau" in kinds:
+            raise ValueError(f"{what}: tau decides on no steady state; give dt, and activities over time")
     tie = column_of(c.neurons, tie, "tie")
     groups = labels(c.neurons, tie)
     typed = groups != ""
