@@ -44,7 +44,7 @@ def asked(name: str, M: Tensor, b: Tensor) -> bool:
             return False
 
 
-def main(networks: int = 200) -> None:
+def main(networks: int = 60) -> None:
     """Print how many exist, and how many each finds."""
     random, found = torch.Generator().manual_seed(0), Counter[str]()
     for _ in range(networks):
