@@ -40,7 +40,7 @@ def asked(name: str, M: Tensor, b: Tensor) -> bool:
         warnings.simplefilter("ignore")
         try:
             return bool(residual(M, b, PEERS[name](rg.ReLU(), M, b)) <= BELIEVED)
-        except Exception:
+        except Exception:  # whatever it raises, it has found none
             return False
 
 
