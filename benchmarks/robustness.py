@@ -180,14 +180,19 @@ if find_spec("optimistix"):
     PEERS |= {f"optimistix, {method}": _optimistix(method) for method in ("Newton", "Dogleg")}
 
 
-def _asked(name: str, given: Problem, sample: int) -> bool:
-    """Whether the peer finds the steady state of that sample."""
+def answer_of(name: str, f: rg.Nonlinearity, M: Tensor, b: Tensor) -> Tensor:
+    """What the peer answers; NaN where it raises, whatever that is."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            x = PEERS[name](F[given.f], given.M, given.input[sample].double())
+            return PEERS[name](f, M, b)
         except Exception:
-            return False
+            return torch.full_like(b, torch.nan)
+
+
+def _asked(name: str, given: Problem, sample: int) -> bool:
+    """Whether the peer finds the steady state of that sample."""
+    x = answer_of(name, F[given.f], given.M, given.input[sample].double())
     residual = given.residual(x[None].expand(len(given.input), -1))[sample]
     return bool(residual <= BELIEVED)
 

@@ -10,7 +10,7 @@ import typer
 
 from retrograde import connectome
 from retrograde.cli.answering import question
-from retrograde.cli.reading import Asked, Several, numbers_of, pairs_of
+from retrograde.cli.reading import Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, fits
 
@@ -36,12 +36,6 @@ class Method(StrEnum):
 
     gauss_newton = "gauss-newton"
     lbfgs = "lbfgs"
-
-
-def start_of(given: Several) -> dict[str, float]:
-    """KIND=NUMBER, as numbers."""
-    pairs_of(given, "--start")  # what has no number is refused
-    return numbers_of(given, "--start")
 
 
 @question
@@ -85,7 +79,7 @@ def fit(
         scale=scale,
         silence=asked.silence or (),
         dt=dt,
-        start=start_of(start),
+        start=numbers_of(start, "--start", usual=None),
         hold_out=hold_out,
         hold_out_by=hold_out_by.value,
         seed=asked.seed or 0,

@@ -159,9 +159,9 @@ def pairs_of(given: Several, option: str) -> dict[str, str]:
     return found
 
 
-def numbers_of(given: Several, option: str, usual: float = 1) -> dict[str, float]:
-    """ID or ID=NUMBER, which is else the usual one."""
-    pairs = pairs_of([each if "=" in each else f"{each}={usual}" for each in given or ()], option)
+def numbers_of(given: Several, option: str, usual: float | None = 1) -> dict[str, float]:
+    """ID or ID=NUMBER, which is else the usual one; where there is none, each has to have its own."""
+    pairs = pairs_of([each if "=" in each or usual is None else f"{each}={usual}" for each in given or ()], option)
     try:
         return {name: float(number) for name, number in pairs.items()}
     except ValueError:
