@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from helpers import assert_close, gradient, slopes
 from problems import DTYPE, NONLINEARITIES, STRUCTURES, each_structure, inputs_of_f, manufactured, not_normal, randn
@@ -535,3 +536,149 @@ def test_eigenvalues_of_all_are_those_of_numpy():
 def test_an_input_that_does_not_fit_the_states_is_refused():
     with pytest.raises(ValueError, match=r"input: expected shape \(5,\) or one that broadcasts to it, got \(3, 5\)"):
         rg.stability(rg.Network(5), torch.zeros(5), input=torch.randn(3, 5))
+
+
+# --- the stability radius
+
+
+def least_on_the_boundary(J, continuous):
+    """The least singular value of zI - J, looked for at very many points."""
+    t = np.linspace(0, 3 * np.linalg.norm(J, 2) if continuous else np.pi, 20001)
+    z = 1 + 1j * t if continuous else np.exp(1j * t)
+    return np.linalg.svd(z[:, None, None] * np.eye(len(J)) - J, compute_uv=False)[:, -1].min()
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("leak", [None, 0.3])
+@pytest.mark.parametrize("norm", [0.9, 2.5])
+def test_the_radius_is_the_least_on_the_boundary_and_at_most_the_margin(norm, leak, continuous):
+    net, x, b = network(not_normal(6, norm), leak=leak, batch=8)
+    found = rg.stability(net, x)
+    radius = found.radius(continuous)
+    stable, margin = (found.stable_continuous, found.margin_continuous) if continuous else (found.stable, found.margin)
+    assert radius.shape == (8,) and stable.any() and ((radius > 0) == stable).all()
+    assert (radius <= margin.clamp(min=0) * (1 + 1e-9)).all()
+    for i, J in enumerate(jacobians(net, x, b)):
+        J = J if leak is None or continuous else (1 - leak) * np.eye(6) + leak * J
+        if stable[i]:
+            assert radius[i].item() == pytest.approx(least_on_the_boundary(J, continuous), rel=1e-4)
+
+
+def normal_matrix(pairs):
+    """A normal matrix with the eigenvalues a ± ib of these pairs."""
+    J = np.kron(np.diag([a for a, _ in pairs]), np.eye(2)) + np.kron(np.diag([b for _, b in pairs]), [[0, -1], [1, 0]])
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal(J.shape))[0]
+    return torch.from_numpy(Q @ J @ Q.T)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1.2345, 2.0, math.pi])
+@pytest.mark.parametrize("continuous", [False, True])
+def test_a_radius_at_a_narrow_place_of_the_boundary_is_found(angle, continuous):
+    # Others are near all along it, and one is nearer, in a place far narrower than what is looked at first.
+    others = np.linspace(0, math.pi, 19)
+    if continuous:
+        pairs = [(0.9, 10 * each) for each in others] + [(0.9999, 10 * angle)]
+    else:
+        pairs = [(r * math.cos(a), r * math.sin(a)) for r, a in [*((0.9, each) for each in others), (0.9999, angle)]]
+    net = rg.Network(normal_matrix(pairs), f="identity", b=False)
+    assert rg.stability(net, torch.zeros(40, dtype=DTYPE)).radius(continuous).item() == pytest.approx(1e-4, rel=1e-6)
+
+
+def hidden(continuous):
+    """Of many eigenvalues that are near to the boundary none tells where σ is least: a chain of fainter ones does."""
+    near = [(0.9, 10 * a) if continuous else (0.9 * math.cos(a), 0.9 * math.sin(a)) for a in np.linspace(0.3, 0.7, 6)]
+    a, b = (0.5, 20.0) if continuous else (0.5 * math.cos(2), 0.5 * math.sin(2))
+    chain = np.kron(np.eye(4), [[a, -b], [b, a]]) + np.kron(np.diag([0.8] * 3, 1), np.eye(2))
+    return scipy.linalg.block_diag(normal_matrix(near).numpy(), chain)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_a_radius_far_from_the_leading_eigenvalues_is_found(continuous):
+    J = hidden(continuous)
+    net = rg.Network(torch.from_numpy(J), f="identity", b=False)
+    found = rg.stability(net, torch.zeros(len(J), dtype=DTYPE)).radius(continuous).item()
+    assert found == pytest.approx(least_on_the_boundary(J, continuous), rel=1e-3) and found < 0.08
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_no_smaller_change_makes_it_unstable_and_one_of_this_size_does(continuous):
+    J = not_normal(8, 1.5).numpy()
+    J = J * 0.9 / np.abs(np.linalg.eigvals(J)).max()
+    found = rg.stability(rg.Network(torch.from_numpy(J), f="identity", b=False), torch.zeros(8, dtype=DTYPE))
+    r, random = found.radius(continuous).item(), np.random.default_rng(0)
+
+    def beyond(E):
+        values = np.linalg.eigvals(J + E)
+        return (values.real if continuous else np.abs(values)).max() - 1
+
+    for _ in range(200):
+        u, v = random.standard_normal((2, 8, 2)) @ [1, 1j]
+        assert beyond(0.999 * r * np.outer(u, v) / np.linalg.norm(u) / np.linalg.norm(v)) < 0
+    t = np.linspace(-3 if continuous else -np.pi, 3 if continuous else np.pi, 40001)
+    z = 1 + 1j * t if continuous else np.exp(1j * t)
+    s = np.linalg.svd(z[:, None, None] * np.eye(8) - J, compute_uv=False)[:, -1]
+    U, _, Vh = np.linalg.svd(z[s.argmin()] * np.eye(8) - J)
+    assert beyond(1.001 * r * np.outer(U[:, -1], Vh[-1])) > 0
+
+
+def turning():
+    """A W whose σ is least where z is complex."""
+    return 0.5 * normal_matrix([(0.3, 1.2), (0.1, 0.4)]) + not_normal(4, 0.4)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("structure", ["Dense", "Sparse", "LowRank", "turning"])
+def test_the_gradient_of_the_radius(structure, continuous):
+    net, x, _ = network(turning() if structure == "turning" else STRUCTURES[structure](), leak=0.4, batch=2)
+    g = torch.tensor([0.7, -1.3], dtype=DTYPE)
+
+    def R(x, leak, *weights):
+        bound = rg.Recurrence(net.W.bind(*weights), net.f, leak)
+        return (g * rg.stability(bound, x).radius(continuous)).sum()
+
+    given = [x, torch.tensor(0.4, dtype=DTYPE), *(weight.detach() for weight in net.W.weights)]
+    given = [each.clone().requires_grad_() for each in given]
+    assert torch.autograd.gradcheck(R, given, eps=1e-5, atol=1e-6, rtol=1e-5)
+
+
+def test_a_radius_of_an_unstable_state_is_zero_and_what_is_not_known_is_refused():
+    W = torch.tensor([[0.2, -0.9], [0.9, 0.2]])
+    stays, leaves = rg.Network(W, f="identity"), rg.Network(2 * W, f="identity")
+    found, beyond = rg.stability(stays, torch.zeros(3, 2)), rg.stability(leaves, torch.zeros(3, 2))
+    assert found.radius().dtype == torch.float32 and (found.radius() > 0.05).all()
+    assert (beyond.radius() == 0).all() and (beyond.radius(continuous=True) > 0.5).all()
+    assert (torch.autograd.grad(beyond.radius().sum(), leaves.W.weight)[0] == 0).all()
+    with pytest.raises(NotImplementedError, match="differentiated once"):
+        torch.autograd.grad(found.radius().sum(), stays.W.weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="at most 512 neurons, got 513"):
+        rg.stability(rg.Network(0.01 * torch.eye(513)), torch.zeros(513), k=1).radius()
+    assert rg.stability(rg.Network(2), torch.zeros(0, 2)).radius().shape == (0,)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_a_radius_that_is_the_same_all_along_the_boundary(continuous):
+    still = rg.stability(rg.Network(torch.zeros(30, 30, dtype=DTYPE), f="identity", b=False), torch.zeros(30).double())
+    assert still.radius(continuous).item() == pytest.approx(1)
+    Q = torch.linalg.qr(randn(60, 60)).Q
+    turning = rg.stability(rg.Network(0.99 * Q, f="identity", b=False), torch.zeros(60, dtype=DTYPE))
+    wanted = (turning.margin_continuous if continuous else turning.margin).item()
+    assert turning.radius(continuous).item() == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.9, 3.0])
+def test_the_radius_of_a_chain_tells_what_its_eigenvalues_do_not(weight):
+    n = 80  # stable, by a margin of 1: and of weight 3 all but unstable
+    chain = rg.Sparse.from_edges(range(n - 1), range(1, n), torch.full((n - 1,), weight, dtype=DTYPE), n)
+    found = rg.stability(rg.Network(chain, f="identity", b=False), torch.zeros(n, dtype=DTYPE))
+    J = chain.dense().detach().numpy()
+    least = np.linalg.svd(np.eye(n) - J, compute_uv=False)[-1]  # at every z of the circle the same
+    assert found.margin == 1 and found.radius().item() == pytest.approx(least, rel=1e-5, abs=1e-14)
+
+
+def test_a_radius_asked_for_after_the_weights_have_moved_is_refused():
+    net, x, _ = network(STRUCTURES["Dense"]())
+    found = rg.stability(net, x)
+    with torch.no_grad():
+        net.W.weight.mul_(0.5)
+    with pytest.raises(RuntimeError, match="overwritten since"):
+        found.radius()

@@ -140,7 +140,7 @@ class _Attached(torch.autograd.Function):
         wanted = g != 0
         if (wanted & ~simple).any():
             raise ConvergenceError(
-                f"stability: of {int(wanted.sum())} eigenvalues that the reward depends on, "
+                f"stability: of {int(wanted.sum())} eigenvalues or singular values that the reward depends on, "
                 f"{int((wanted & ~simple).sum())} have no derivative, as they coincide with others to rounding",
                 values,
             )
