@@ -6,6 +6,7 @@ from helpers import assert_close, conditioning, dense_adjoint
 from problems import DTYPE, Reward, each_nonlinearity, manufactured, randn
 
 import retrograde as rg
+from retrograde.solvers import Blockwise
 
 # --- W = UVᵀ
 
@@ -161,9 +162,31 @@ def test_the_state_and_the_adjoint_in_levels_are_those_of_the_dense_matrix(make,
     assert_close(state.x, x, conditioning=amplified)
     R(state.x).backward()
     assert "Blockwise" in state.receipt.method
+    assert "level by level" in str(state.receipt) and "level by level" in str(state)
     assert_close(b.grad, dense_adjoint(W, f, x, b.detach(), R.gradient(x)), conditioning=amplified)
     plain = rg.Network(W, f=f, b=False).steady_state(b.detach(), x0=x, adjoint=rg.Direct())
     assert_close(state.x, plain.x, conditioning=amplified)
+
+
+class Fails(rg.FixedPoint):
+    """Leaves every sample to the next solver."""
+
+    def solve(self, problem, z):
+        found = super().solve(problem, z)
+        found.status.fill_(int(rg.Status.MAX_STEPS))
+        return found
+
+
+@each_in_levels
+def test_an_error_may_be_asked_for_whichever_solver_ends_in_levels(make):
+    W, f = make(), rg.Tanh()
+    x, b = manufactured(W, f, 3)
+    b.requires_grad_()
+    R, adjoint = Reward(*x.shape), Blockwise(rg.Cascade(Fails(), rg.Krylov()))
+    state = rg.Network(W, f=f, b=False).steady_state(b, adjoint=adjoint, grad_rtol=1e-4)
+    R(state.x).backward()
+    assert (state.receipt.attempt == 1).all() and state.receipt.converged.all()
+    assert_close(b.grad, dense_adjoint(W, f, x, b.detach(), R.gradient(x)), within=1e-4)
 
 
 def test_what_feeds_forward_is_solved_in_one_pass():

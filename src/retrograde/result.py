@@ -89,21 +89,23 @@ class Solved:
 
     def title(self, what: str) -> str:
         """How many converged, by what, and how the others ended."""
-        lines = [f"{int(self.converged.sum())} of {self.status.numel()} {what} converged", *self._found_by()]
+        lines = [f"{int(self.converged.sum())} of {self.status.numel()} {what} converged", *self.found_by]
         for code in self.status[~self.converged].unique().tolist():
             lines.append(f"{int((self.status == code).sum())} {Status(code).message}")
         return "\n".join(lines) if self.status.numel() else f"no samples, by {self.method}"
 
-    def _found_by(self) -> list[str]:
-        """Which solver of a cascade answered how many samples, and how many had failed on them before."""
+    @property
+    def found_by(self) -> list[str]:
+        """Which solver answered, in a line; of a cascade those that did, how many samples, and which failed before."""
         tried = getattr(getattr(self.solver, "solver", self.solver), "solvers", None)
+        before = getattr(self.solver, "before", "")
         if self.attempt is None or not self.attempt.numel() or tried is None:
             return [f"by {self.method}"]
         lines = []
         for k in self.attempt.unique().tolist():
             failed = f", after {', '.join(type(each).__name__ for each in tried[:k])} failed" if k else ""
             on = f" on {self.structure}" if self.structure else ""
-            lines.append(f"{int((self.attempt == k).sum())} by {tried[k]!r}{on}{failed}")
+            lines.append(f"{int((self.attempt == k).sum())} by {tried[k]!r}{on}{failed}{before}")
         return lines
 
 

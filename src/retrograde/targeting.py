@@ -177,8 +177,10 @@ def _is_met(receipt: Receipt, told: Told, grad_rtol: float) -> Tensor:
 
 
 def _led_by_steps(receipt: Receipt) -> Tensor:
-    """Whether plain steps led to s, for each sample."""
+    """Whether plain steps led to s, for each sample. To the levels of a W in levels anything may have."""
     solver, attempt = receipt.solver, receipt.attempt
+    if isinstance(solver, Blockwise):
+        return torch.zeros_like(receipt.converged).reshape(-1)
     parts = solver.solvers if isinstance(solver, Cascade) else (solver,)
     plain = torch.tensor([isinstance(each, FixedPoint) for each in parts], device=receipt.steps.device)
     return plain[(torch.zeros_like(receipt.steps) if attempt is None else attempt).reshape(-1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Blockwise(Solver):
     """
 
     solver: Solver
+    before: ClassVar[str] = ", after a pass level by level"  # what a receipt says of it
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """That of its solver."""
