@@ -1,7 +1,5 @@
 """Simulations against plain loops, against each other's equations, and connectome_interpreter's network by its own."""
 
-from importlib.util import find_spec
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -200,33 +198,6 @@ def test_connectome_interpreters_layers(c, release, tau):
     want = interpreter(dense(c), u, release, driven, tau=tau, bias=-0.02)
     np.testing.assert_allclose(got, want, atol=1e-13)
     assert ((want == 0).any() and (want == 1).any()) or release == "ci-2.10"
-
-
-@pytest.mark.skipif(find_spec("connectome_interpreter") is None, reason="connectome-interpreter is not installed")
-def test_the_package_itself_has_the_same_layers_and_gradient(c):
-    from connectome_interpreter.activation_maximisation import MultilayeredNetwork
-
-    random = np.random.default_rng(8)
-    driven, steps = [0, 2, 5, 6], 6
-    u = torch.from_numpy(random.uniform(-0.3, 1.4, (3, 4, steps))).float()  # samples, neurons, time
-    weights = torch.from_numpy(random.normal(size=(3, N, steps))).float()
-    M = torch.from_numpy(dense(c)).float().to_sparse()
-    types, slopes = dict(enumerate("pppqqqqrr")), {"p": 2.0, "q": 3.0, "r": 5.0}
-    for how, theirs in (
-        ({}, {}),
-        ({"threshold": 0.2, "steepness": 2.0, "bias": -0.02}, {"threshold": 0.2, "tanh_steepness": 2.0, "bias": 0.02}),
-        ({"steepness": {f"cell_type:{name}": slope for name, slope in slopes.items()}}, {"slope_dict": slopes}),
-    ):
-        bias = {"default_bias": theirs.pop("bias")} if "bias" in theirs else {}
-        known = {"idx_to_group": types} if "slope_dict" in theirs else {}
-        peer = MultilayeredNetwork(M, driven, steps, **theirs, **bias, **known, device=torch.device("cpu"))
-        net = layered(c, "ci-2.9", **how)
-        given, own = u.clone().requires_grad_(), u.permute(2, 1, 0).double().requires_grad_()
-        want, got = peer(given), net(own, torch.tensor(driven))
-        (want * weights).sum().backward()
-        (got * weights.permute(2, 1, 0)).sum().backward()
-        torch.testing.assert_close(got.detach(), want.detach().permute(2, 1, 0).double(), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(own.grad, given.grad.permute(2, 1, 0).double(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("release", ("ci-2.9", "ci-2.10"))

@@ -1,6 +1,5 @@
 """The least input: against enumerations, other solvers, differences, and what the simulation makes of it."""
 
-from importlib.util import find_spec
 from itertools import combinations
 
 import numpy as np
@@ -345,28 +344,6 @@ def test_connectome_interpreters_search_is_its_own(c, threshold, steepness):
     got = found.set_index(["time", "id"])["activity"]
     assert got[3, "g"] == pytest.approx(float(x[6, 2])) and got[4, "h"] == pytest.approx(float(x[7, 3]))
     assert found.attrs["loss"] == pytest.approx(float(loss.detach())) and not found.attrs["met"]
-
-
-@pytest.mark.skipif(find_spec("connectome_interpreter") is None, reason="connectome-interpreter is not installed")
-def test_the_package_itself_finds_the_same_input(c):
-    from connectome_interpreter.activation_maximisation import (
-        MultilayeredNetwork,
-        TargetActivation,
-        activation_maximisation,
-    )
-
-    wanted = {("g", 3): 0.4, ("h", 4): 0.7}
-    found = stimulate(c, wanted, allowed=list("abc"), steps=4, scale=None, preset="ci-2.9", seed=7, turns=20)
-    cpu = torch.device("cpu")
-    peer = MultilayeredNetwork(c.W.dense().detach().float().to_sparse(), [0, 1, 2], 4, device=cpu)
-    torch.manual_seed(7)
-    targets = TargetActivation({2: {6: 0.4}, 3: {7: 0.7}})
-    quietly = {"use_tqdm": False, "print_output": False}
-    u, x, *_ = activation_maximisation(peer, targets, num_iterations=20, device=cpu, **quietly)
-    inputs = found.pivot(index="id", columns="time", values="input").reindex(index=list("abc"), columns=range(4))
-    np.testing.assert_allclose(inputs.fillna(0).to_numpy(), u, atol=1e-4)
-    got = found.set_index(["time", "id"])["activity"]
-    assert got[3, "g"] == pytest.approx(x[6, 2], abs=1e-4) and got[4, "h"] == pytest.approx(x[7, 3], abs=1e-4)
 
 
 def test_why_the_search_ended_is_told(c):
