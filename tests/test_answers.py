@@ -395,6 +395,31 @@ def test_what_users_write_is_escaped():
     assert "<script>alert" not in answer.page(evil)
 
 
+def test_the_page_tells_of_every_solve_how_it_was_found(tmp_path):
+    path = tmp_path / "it.html"
+    call("importance", *WORM, "--source", "ADAL", "--target", "AVAL", "--f", "tanh", "--report", path)
+    cells = re.findall(r'<th scope="row">(.*?)</th><td class="n">(.*?)</td>', path.read_text())
+    table = dict(cells)
+    assert float(table["residual"]) < 1e-9 and float(table["adjoint_residual"]) < 1e-9
+    assert int(table["steps"]) > 1 and int(table["adjoint_steps"]) > 1
+    assert "FixedPoint" in table["solver"] and "FixedPoint" in table["adjoint_solver"]
+    assert "error of the gradient" in path.read_text()  # by its receipt
+
+
+@pytest.mark.parametrize("ends", ({"source": "ADAL"}, {"target": "AVAL"}))
+@pytest.mark.parametrize("f", ("identity", "tanh"))
+def test_influence_tells_how_each_solve_was_found(ends, f):
+    worm, how = rg.connectome.example("worm"), {**ends, "f": f, "drive": ["ASHL"] if f == "tanh" else None}
+    told = rg.connectome.influence(worm, **how).attrs
+    assert told["steps"] >= 1 and told["solver"].startswith(("by ", "1 by "))
+    if f == "tanh":
+        assert told["state_steps"] >= 1 and "FixedPoint" in told["state_solver"]
+    scales = [0.9, 0.5, 0.8]
+    each = [rg.connectome.influence(worm, **how, scale=scale).attrs for scale in scales]
+    swept = rg.connectome.influence(worm, **how, scale=scales).attrs
+    assert swept["steps"] == max(one["steps"] for one in each) and swept["solver"] == each[0]["solver"]
+
+
 def test_a_receipt_prints_itself_and_what_is_missing_is_empty():
     net = rg.Network(torch.tensor([[0.0, 0.5], [0.2, 0.0]]).double())
     state = net.steady_state(torch.ones(2).double())

@@ -535,7 +535,7 @@ def test_large_networks_take_the_iterative_way(monkeypatch):
 @pytest.mark.parametrize("question", ("source", "target"))
 def test_what_no_path_leads_to_is_exactly_0(edges, monkeypatch, question):
     c = read(edges, silence=["c"])
-    noise = lambda net, b: (np.full(b.shape, 1e-17), 0.0)
+    noise = lambda net, b: (np.full(b.shape, 1e-17), {"residual": 0.0, "steps": 1, "solver": ""})
     monkeypatch.setattr("retrograde.connectome.influences.states", noise)
     monkeypatch.setattr("retrograde.connectome.influences.adjoints", noise)
     monkeypatch.setattr(

@@ -126,7 +126,9 @@ def test_large_networks_by_products_alone_are_as_small_ones(monkeypatch):
     c = network(80, seed=7)
     small = stability(c, {"n00": 1.0}, scale=1.2)
     monkeypatch.setattr(module, "SMALL", 10)
-    large = stability(c, {"n00": 1.0}, scale=1.2)
+    heard = []
+    large = stability(c, {"n00": 1.0}, scale=1.2, progress=heard.append)
+    assert heard == list(range(1, len(heard) + 1)) and len(heard) > 100
     for name in ("margin_continuous", "margin_discrete"):
         assert np.isclose(getattr(small, name), getattr(large, name), rtol=0, atol=1e-9)
     assert np.allclose(small.synapses()["removal"].abs(), large.synapses()["removal"].abs(), atol=1e-8)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -508,12 +509,16 @@ def gradient_of(model, z):
     return torch.autograd.grad(model(z).sum(), list(model.parameters()))
 
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++, which is not there")
+
+
 @each_model
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_model_gives_the_same_numbers(along_time):
+def test_a_compiled_model_gives_the_same_numbers(along_time, backend):
     model, z = Model(along_time), randn(3, 4)
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend=backend)
     for _ in range(2):
         assert_close(compiled(z), model(z))
         assert_all_close(gradient_of(compiled, z), gradient_of(model, z), conditioning=10)

@@ -358,7 +358,9 @@ def test_a_sweep_tells_the_least_margin_and_the_largest_residual(scales, monkeyp
     single = [influence(network(), scale=each, **how).attrs for each in scales]
     residuals = iter([3e-9, 1e-9] if scales[0] == 0.3 else [1e-9, 3e-9])
     states = influences.states
-    monkeypatch.setattr(influences, "states", lambda *given: (states(*given)[0], next(residuals)))
+    monkeypatch.setattr(
+        influences, "states", lambda *given: (states(*given)[0], {**states(*given)[1], "residual": next(residuals)})
+    )
     found = influence(network(), scale=scales, **how).attrs
     assert np.isclose(found["margin"], min(each["margin"] for each in single), rtol=0, atol=1e-9)
     assert found["residual"] == 3e-9 and found["scale"] == 1.4

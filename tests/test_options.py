@@ -216,6 +216,33 @@ def test_another_of_the_tables_is_written(worm, tmp_path):
     assert shown.index("neurons in the leading mode") < shown.index("leading eigenvalues")
 
 
+TITLES = {
+    "influence --target a": "influence; got",
+    "importance --source a --target b": "neurons; synapses",
+    "importance --source a --target b --by side": "sums; got",
+    "stimulate --target a=1": "input; got",
+    "simulate --source a": "activity; the liveliest",
+    "fit --recorded nothing.csv": "parameters; errors; what the data pin down worst; activities",
+    "stability": "synapses that move the margin; leading eigenvalues",
+}
+
+
+@pytest.mark.parametrize("said", TITLES)
+def test_a_table_that_no_answer_has_is_an_error_before_anything_is_read(said):
+    command, *rest = said.split()
+    done = CliRunner().invoke(app, [command, "nothing.csv", *rest, "--table", "unheard of"])
+    message = " ".join(done.output.split())
+    assert done.exit_code == 2 and f"among {TITLES[said]}" in message and "no such file" not in message
+
+
+def test_all_figures_are_drawn_into_a_folder(tmp_path):
+    done = CliRunner().invoke(app, ["stability", *WORM, "--figure", str(tmp_path)])
+    names = ["if-a-synapse-were-cut.svg", "leading-eigenvalues.svg", "where-the-leading-mode-is.svg"]
+    assert done.exit_code == 0 and f"3 figures in {tmp_path}" in done.output.replace("\n", "")
+    assert sorted(each.name for each in tmp_path.iterdir()) == names
+    assert all("<svg" in (tmp_path / name).read_text() for name in names)
+
+
 @pytest.mark.parametrize("part", ("nothing", "s"))
 def test_a_table_that_is_not_told_from_others_is_an_error_with_their_titles(part):
     done = CliRunner().invoke(app, ["stability", *WORM, "--table", part])

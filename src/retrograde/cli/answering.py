@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,11 +21,11 @@ import typer.core
 from rich.markup import escape
 from rich.table import Table
 
-from retrograde.cli.reading import Asked
+from retrograde.cli.reading import Asked, the_title
 from retrograde.cli.telling import err, out, telling
 from retrograde.cli.wording import as_options
 from retrograde.connectome.writing import written
-from retrograde.report.answer import Answer
+from retrograde.report.answer import Answer, Figure
 from retrograde.training import InputError
 
 _SUFFIXES = {"out": (".csv", ".parquet"), "figure": (".png", ".svg", ".pdf"), "report": (".html",)}
@@ -109,12 +110,13 @@ def as_typed(context: typer.Context) -> str:
     return shlex.join(words)
 
 
-def check_name(path: Path | None, option: str, suffixes: tuple[str, ...]) -> None:
-    """InputError where the name does not say a format, or the folder is not there."""
-    if path is None:
+def check_name(path: Path | None, option: str, suffixes: tuple[str, ...], folder: bool = False) -> None:
+    """InputError where the name does not say a format, or the folder is not there; it may be one where that is told."""
+    if path is None or (folder and path.is_dir()):
         return
     if path.suffix.lower() not in suffixes and (path.is_file() or not path.exists()):
-        raise InputError(f"--{option}: expected a name that ends in {' or '.join(suffixes)}, got {path}")
+        there = ", or a folder that is there" if folder else ""
+        raise InputError(f"--{option}: expected a name that ends in {' or '.join(suffixes)}{there}, got {path}")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"--{option}: expected a file in a folder that is there, got {path}")
 
@@ -122,7 +124,7 @@ def check_name(path: Path | None, option: str, suffixes: tuple[str, ...]) -> Non
 def _check(asked: Asked) -> None:
     """What can be looked at before any work is done; then the seed and the threads."""
     for option, suffixes in _SUFFIXES.items():
-        check_name(getattr(asked, option), option, suffixes)
+        check_name(getattr(asked, option), option, suffixes, folder=option == "figure")
     seed = asked.seed or 0
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -146,10 +148,8 @@ def _by_title(part: str | None, tables: Mapping[str, pd.DataFrame]) -> dict[str,
     """The tables, that of which the title has this part first."""
     if part is None:
         return dict(tables)
-    found = [title for title in tables if part.lower() in title.lower()]
-    if len(found) != 1:
-        raise InputError(f"--table: expected a part of one title among {'; '.join(tables)}; got {part!r}")
-    return {found[0]: tables[found[0]], **tables}
+    first = the_title(part, tables)
+    return {first: tables[first], **tables}
 
 
 def _write(asked: Asked, answer: Answer, command: str) -> None:
@@ -164,8 +164,9 @@ def _write(asked: Asked, answer: Answer, command: str) -> None:
         asked.step(f"drawing {asked.figure}")
         if not answer.figures:
             raise InputError("--figure: there is nothing to draw")
-        with written(asked.figure) as path:
-            answer.figures[0].sketch.save(path, format=asked.figure.suffix[1:].lower())
+        for name, figure in _drawn(asked.figure, answer.figures):
+            with written(name) as path:
+                figure.sketch.save(path, format=name.suffix[1:].lower())
     if asked.report is not None:
         asked.step(f"writing {asked.report}")
         page = answer.page(command)
@@ -173,24 +174,37 @@ def _write(asked: Asked, answer: Answer, command: str) -> None:
             path.write_text(page, encoding="utf-8")
 
 
+def _drawn(at: Path, figures: Sequence[Figure]) -> list[tuple[Path, Figure]]:
+    """The first figure by that name; or in a folder all of them, by their titles."""
+    if not at.is_dir():
+        return [(at, figures[0])]
+    return [(at / f"{re.sub(r'[^a-z0-9]+', '-', each.title.lower()).strip('-')}.svg", each) for each in figures]
+
+
 def _print(asked: Asked, answer: Answer) -> None:
-    if asked.json:
-        typer.echo(as_json(answer.table[: asked.rows]))
-        for note in answer.notes:  # that the targets are not met, say, which no row tells
-            err.print(note, markup=False, soft_wrap=True)
-        return
     if answer.summary is not None:
         for what, number in answer.summary.itertuples(index=False):
             err.print(f"{number:>12,}  {what}", markup=False)
     if answer.source:
         err.print(answer.source, markup=False, soft_wrap=True)
+    if asked.json:
+        typer.echo(as_json(answer.table[: asked.rows]))
+        for note in answer.notes:  # that the targets are not met, say, which no row tells
+            err.print(note, markup=False, soft_wrap=True)
+        return
+    if len(answer.tables) > 1:
+        out.print(answer.title, markup=False, soft_wrap=True)
     for title, table in answer.tables.items():
-        out.print(shown(table[: asked.rows], title))
+        out.print(shown(table[: asked.rows], title if len(answer.tables) > 1 else answer.title))
     for note in answer.notes:
         out.print(note, markup=False, soft_wrap=True)
     for path in (asked.out, asked.figure, asked.report):
         if path is not None:
-            what = f"all {len(answer.table):,} rows are in {path}" if path is asked.out else f"written: {path}"
+            what = f"written: {path}"
+            if path is asked.out:
+                what = f"all {len(answer.table):,} rows are in {path}"
+            elif path is asked.figure and path.is_dir():
+                what = f"written: {len(answer.figures)} figures in {path}"
             out.print(what, markup=False, soft_wrap=True)
 
 

@@ -14,6 +14,8 @@ from retrograde.cli.reading import Asked, Several, numbers_of
 from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, fits
 
+TABLES = "parameters", "errors", "what the data pin down worst", "activities"
+
 
 class By(StrEnum):
     """What is held out together."""
@@ -67,6 +69,7 @@ def fit(
 
     Example: [bold]retrograde fit edges.csv --neurons neurons.csv --recorded activity.csv --drive stimuli.csv[/]
     """
+    asked.check_table(*TABLES)
     c = asked.connectome()
     asked.step("fitting")
     found = connectome.fit(
@@ -90,12 +93,7 @@ def fit(
     )
     errors = {row.numbers: row for row in found.errors.itertuples()}
     title = f"fit of {len(found.parameters)} parameters to {errors['fitted'].number:,} numbers"
-    tables = {
-        "parameters": found.parameters,
-        "errors": found.errors,
-        "what the data pin down worst": found.combinations,
-        "activities": found.activities,
-    }
+    tables = dict(zip(TABLES, (found.parameters, found.errors, found.combinations, found.activities), strict=True))
     rows, shown = found.parameters, found.activities
     post = rows["post"].notna() if "post" in rows else rows["group"].isna()
     names = (rows["kind"] + " " + rows["group"]).where(~post, rows["group"] + " → " + rows.get("post", rows["group"]))

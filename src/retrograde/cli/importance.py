@@ -87,6 +87,8 @@ def importance(
     Any other reward is a function in Python: retrograde.connectome.importance(..., reward=).
     """
     check_name(synapses, "synapses", (".parquet", ".csv"))
+    names = ["sums"] if by or by_pair else ["neurons", "synapses"]
+    asked.check_table(*names)
     c = asked.connectome()
     rows = _rows(asked, c, by or [], by_pair)
     sources, targets = numbers_of(source, "--source"), numbers_of(target, "--target")
@@ -107,11 +109,11 @@ def importance(
         with written(synapses) as path:
             found.write_synapses(path)
     title = f"what the reward, {found.reward:.6g}, depends on"
-    every = (asked.table or "-").lower() in "synapses" and (asked.out is not None or asked.json)
+    every = asked.wants("synapses", names) and (asked.out is not None or asked.json)
     ranked = found.synapses(None if every else max(paths.LARGEST, asked.rows or 0))
-    tables = {f"{'sums' if by or by_pair else 'neurons'}: {title}": table}
-    tables |= {} if by or by_pair else {"synapses": ranked if every else ranked.head(1000)}
-    receipts = {"the state, x = f(αWx + b), and its adjoint": {"reward": found.reward, **found.attrs}}
+    tables = dict(zip(names, (table, ranked if every else ranked.head(1000)), strict=False))
+    solved = {"reward": found.reward, **found.attrs}
+    receipts = {"the state, x = f(αWx + b), and its adjoint": solved, "the gradient": found.receipt}
     residuals = f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"
     if "exact_residual" in found.attrs:
         residuals += f", exact effects {found.attrs['exact_residual']:.1e}"

@@ -70,6 +70,7 @@ def influence(
 
     [bold]retrograde influence edges.csv --source ADAL ADAR --scale 0.5 --out who.csv --report page.html[/]
     """
+    asked.check_table("influence")
     c = asked.connectome()
     how: dict[str, Any] = {
         "scale": 0.99 if not scale else scale[0] if len(scale) == 1 else scale,
@@ -100,7 +101,7 @@ def influence(
         notes.append(note[:1].upper() + note[1:] + ".")
     receipts = {"the solve": dict(found.attrs)}
     table = found if "id" in found else found.reset_index()
-    return Answer(title, {title: table}, figures, receipts, notes, c.summary)
+    return Answer(title, {"influence": table}, figures, receipts, notes, c.summary)
 
 
 def _compared(found: pd.DataFrame, scales: list[float]) -> Figure:

@@ -14,6 +14,7 @@ from retrograde.cli.scales import scaling
 from retrograde.report import Answer, Figure, drawings
 from retrograde.result import ConvergenceError
 
+SYNAPSES, VALUES, NEURONS = "synapses that move the margin", "leading eigenvalues", "neurons in the leading mode"
 LISTED = 1000  # synapses, where not all are written
 
 
@@ -42,6 +43,7 @@ def stability(
 
     Example: [bold]retrograde stability --example worm --drive ADAL ADAR --scale 1.5 --report page.html[/]
     """
+    asked.check_table(SYNAPSES, VALUES, NEURONS)
     c = asked.connectome()
     asked.step("looking for the leading eigenvalues")
     found = connectome.stability(
@@ -52,6 +54,7 @@ def stability(
         silence=asked.silence or (),
         time=time.value,
         k=modes,
+        progress=lambda products: asked.step(f"looking for the leading eigenvalues: {products:,} products with DW"),
     )
     title = f"stability, {found.margin_continuous:+.4g} in continuous and {found.margin_discrete:+.4g} in discrete time"
     values = found.eigenvalues["real"].to_numpy() + 1j * found.eigenvalues["imaginary"].to_numpy()
@@ -67,13 +70,9 @@ def stability(
         ranked = found.synapses(max(LISTED, asked.rows) if asked.rows and asked.out is None else None)
     except ConvergenceError as error:
         notes.append(f"no synapses are ranked: {error}")
-        tables = {"neurons in the leading mode": found.neurons, "leading eigenvalues": found.eigenvalues}
+        tables = {NEURONS: found.neurons, VALUES: found.eigenvalues}
     else:
-        tables = {
-            "synapses that move the margin": ranked,
-            "leading eigenvalues": found.eigenvalues,
-            "neurons in the leading mode": found.neurons,
-        }
+        tables = {SYNAPSES: ranked, VALUES: found.eigenvalues, NEURONS: found.neurons}
         ends = [f"{pre} → {post}" for pre, post in zip(ranked["pre"], ranked["post"], strict=True)]
         figures.append(
             Figure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -67,12 +68,14 @@ class Asked:
         None
     )
     table: Annotated[
-        str | None, _answer("Which of the tables comes first and is written, by a part of its title: eigenvalues, say.")
+        str | None, _answer("Which of the tables comes first and is written, by a part of its name: eigenvalues, say.")
     ] = None
     top: Annotated[int | None, _answer("How many rows to print. \\[default: 20, as JSON all]", min=1)] = None
     out: Annotated[Path | None, _answer("Write all rows, as CSV or Parquet by its suffix.")] = None
     json: Annotated[bool, _answer("Print the rows as JSON; notes go to the standard error.", "--json")] = False
-    figure: Annotated[Path | None, _answer("Draw the answer, as PNG, SVG or PDF by its suffix.")] = None
+    figure: Annotated[
+        Path | None, _answer("Draw the first figure, as PNG, SVG or PDF by its suffix; or all, into a folder.")
+    ] = None
     report: Annotated[Path | None, _answer("Write one HTML page with tables, figures and receipts.")] = None
     seed: Annotated[int | None, _answer("Of whatever is random. \\[default: 0]", min=0, show_default=False)] = None
     threads: Annotated[int | None, _answer("How many to compute with.", min=1, show_default=False)] = None
@@ -82,6 +85,15 @@ class Asked:
     def rows(self) -> int | None:
         """How many to print, None for all."""
         return 20 if self.top is None and not self.json else self.top
+
+    def check_table(self, *titles: str) -> None:
+        """InputError unless ``--table`` is a part of one of these titles: before any work is done."""
+        if self.table is not None:
+            the_title(self.table, titles)
+
+    def wants(self, title: str, titles: Collection[str]) -> bool:
+        """Whether ``--table`` names this one of them."""
+        return self.table is not None and the_title(self.table, titles) == title
 
     def step(self, what: str, done: int | None = None, total: int | None = None) -> None:
         """Tell the progress bar what is being done, and how far it is where that is known."""
@@ -126,6 +138,14 @@ class Asked:
             orientation=self.orientation,  # type: ignore[arg-type]  # which `read` checks
             ids=None if self.ids is None else _ids(self.ids),
         )
+
+
+def the_title(part: str, titles: Collection[str]) -> str:
+    """The title of which this is a part."""
+    found = [title for title in titles if part.lower() in title.lower()]
+    if len(found) != 1:
+        raise InputError(f"--table: expected a part of one title among {'; '.join(titles)}; got {part!r}")
+    return found[0]
 
 
 def signs_of(given: str | None) -> str | dict[str, int] | None:

@@ -19,6 +19,7 @@ from retrograde.connectome.naming import column_of
 from retrograde.report import Answer, Figure, drawings
 from retrograde.training import InputError
 
+ACTIVITY, PEAKS = "activity", "the liveliest, by their peaks"
 SHOWN = 200  # neurons in a figure, the liveliest
 
 
@@ -60,6 +61,7 @@ def simulate(
     """
     if (stimulus is None) == (source is None):
         raise InputError(f"--stimulus: expected a table or --source, got {'neither' if source is None else 'both'}")
+    asked.check_table(ACTIVITY, PEAKS)
     c = asked.connectome()
     by = None if by is None else column_of(c.neurons, by, "by")
     how: dict[str, Any] = {"form": form, "f": f, "dt": dt}
@@ -81,7 +83,7 @@ def simulate(
     elif by is not None:
         figures.append(_by_type(activity, by))
     table = activity.rename(columns=str).reset_index() if wide else found
-    tables = {title: table, "the liveliest, by their peaks": _peaks(activity, key)}
+    tables = {ACTIVITY: table, PEAKS: _peaks(activity, key)}
     receipts = {"the simulation": dict(found.attrs)}
     return Answer(title, tables, figures, receipts, (), c.summary)
 

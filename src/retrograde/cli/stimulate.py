@@ -62,6 +62,7 @@ def stimulate(
     bare = [each for each in target or () if "=" not in each]
     if bare and not maximum and preset is None:
         raise InputError(f"--target: expected ID=ACTIVITY, or --maximum, got {bare[0]!r}")
+    asked.check_table("input")
     c = asked.connectome()
     wanted: Any = targets if targets is not None else _timed(numbers_of(target, "--target"), steps)
     asked.step("searching")
@@ -74,8 +75,8 @@ def stimulate(
         c, wanted, allowed=allowed, silence=asked.silence or (), preset=preset, seed=asked.seed or 0, told=told, **how
     )
     title = "the most that the targets can be driven" if maximum else "the least input that brings the targets there"
-    receipts = {"the search": {name: str(value) for name, value in found.attrs.items()}}
-    return Answer(title, {title: found}, _figures(found), receipts, _notes(found), c.summary)
+    receipts = {"the search": dict(found.attrs)}
+    return Answer(title, {"input": found}, _figures(found), receipts, _notes(found), c.summary)
 
 
 def _timed(given: dict[str, float], steps: int | None) -> dict[Any, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retrograde.adjoint import steady_gradients
 from retrograde.connectome.given import Targets
-from retrograde.connectome.linear import solvers_for
+from retrograde.connectome.linear import how_found, solvers_for
 from retrograde.connectome.steadiness import is_stable, linearised
 from retrograde.nonlinearity import Identity
 from retrograde.recurrence import Recurrence
@@ -92,7 +92,8 @@ class Steady:
         """Move to the input b, (m,)."""
         self.b = self.total(b)
         solver = solvers_for(self.net)[0]
-        self.x = steady_state(self.net.W, self.b, self.net.f, x0=self.x, solver=solver).x.detach()
+        state = steady_state(self.net.W, self.b, self.net.f, x0=self.x, solver=solver)
+        self.x, self.found = state.x.detach(), how_found(state)
 
     def activity(self) -> np.ndarray:
         """(k,), x of the targets."""

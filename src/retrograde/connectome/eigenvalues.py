@@ -56,15 +56,19 @@ def largest_real_eigenvalue(W: Operator) -> float:
     """
     A = matrix(W)
     _, label = scipy.sparse.csgraph.connected_components(A, connection="strong")
-    order, sizes = np.argsort(label, kind="stable"), np.bincount(label)
-    ends = np.cumsum(sizes)
-    largest = A.diagonal()[sizes[label] == 1].max(initial=-np.inf)
-    A = A[order][:, order]
-    for end, size in zip(ends[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-        part = A[end - size : end, end - size : end]
-        with one_blas_thread():
-            values = _by_arnoldi(part) if size > SMALL else np.linalg.eigvals(part.toarray())
-        largest = max(largest, values.real.max())
+    sizes = np.bincount(label)
+    size = sizes[label]
+    largest = A.diagonal()[size == 1].max(initial=-np.inf)
+    few = np.flatnonzero((size > 1) & (size <= SMALL))
+    few = few[np.argsort(label[few], kind="stable")]
+    blocks, end = A[few][:, few], 0
+    with one_blas_thread():
+        for many in np.bincount(label[few])[np.unique(label[few])].tolist():
+            end += many
+            block = blocks[end - many : end, end - many : end]
+            largest = max(largest, np.linalg.eigvals(block.toarray()).real.max())
+        for component in np.flatnonzero(sizes > SMALL):
+            largest = max(largest, _by_arnoldi(W, label == component))
     return float(largest)
 
 
@@ -80,12 +84,25 @@ def matrix(W: Operator) -> scipy.sparse.csr_array:
     return A
 
 
-def _by_arnoldi(A: scipy.sparse.csr_array) -> np.ndarray:
-    start = np.random.default_rng(0).random(A.shape[0])
+def _by_arnoldi(W: Operator, inside: np.ndarray) -> float:
+    """The largest real part, of the component of these neurons alone."""
+    post, pre, weight = W.entries()
+    if not inside.all():
+        here = torch.from_numpy(inside)
+        weight = torch.where(here[post] & here[pre], weight, 0)
+    M, n = W.bind(weight.detach().double()), len(inside)
+    product = scipy.sparse.linalg.LinearOperator(
+        (n, n), matvec=lambda v: (M @ torch.from_numpy(v)).numpy(), dtype=np.float64
+    )
+    start = np.where(inside, np.random.default_rng(0).random(n), 0)
     try:
         # 40 vectors take half the products that the usual 20 take, and more save none.
-        return scipy.sparse.linalg.eigs(A, k=1, which="LR", v0=start, ncv=40, tol=1e-9, return_eigenvectors=False)
+        with torch.no_grad():
+            values = scipy.sparse.linalg.eigs(
+                product, k=1, which="LR", v0=start, ncv=40, tol=1e-9, return_eigenvectors=False
+            )
     except scipy.sparse.linalg.ArpackNoConvergence as error:
         raise ConvergenceError(
             f"the largest eigenvalue of W, by Arnoldi's method: {error}", error.eigenvalues
         ) from None
+    return values.real.max()

@@ -17,7 +17,7 @@ from retrograde.connectome.advice import advising
 from retrograde.connectome.amounts import at
 from retrograde.connectome.eigenvalues import matrix
 from retrograde.connectome.exactly import Reward, Solved, exact_effects
-from retrograde.connectome.linear import scaled, solvers_for
+from retrograde.connectome.linear import how_found, scaled, solvers_for
 from retrograde.connectome.naming import column_of
 from retrograde.connectome.neuropils import by_connection
 from retrograde.connectome.presets import Preset
@@ -28,6 +28,7 @@ from retrograde.connectome.steadiness import linearised, stable_margin
 from retrograde.connectome.wiring import Connectome
 from retrograde.connectome.writing import write_pieces
 from retrograde.nonlinearity import Identity, Nonlinearity, as_nonlinearity
+from retrograde.receipt import Receipt
 from retrograde.steady import steady_state
 
 _ROWS = 2**20  # synapses in a piece of the table that is written
@@ -44,15 +45,19 @@ class Importance(Printed):
             ``flipping``, twice that, if its transmitter's sign is turned; where they were asked for
             ``silencing_exact`` and ``flipping_exact``; and what the neuron table says.
         reward: R.
-        attrs: ``eigenvalue``, ``alpha``, ``residual`` of the state, ``adjoint_residual``; where `f` is not the
-            identity ``margin``, 1 - the largest real part of an eigenvalue of DW at the state; and where exact effects
-            were asked for ``not_exact``, how many of them are NaN, as no stable steady state is known for them, and, if
-            there are others, ``exact_residual``, the largest of the solves that these are from.
+        receipt: of the gradient: its estimated error, the smallest singular value of I - DW, ..., which are computed
+            when they are first asked for.
+        attrs: ``eigenvalue``, ``alpha``, ``residual``, ``steps`` and ``solver`` of the state, and the same of the
+            adjoint, as ``adjoint_residual``, ...; where `f` is not the identity ``margin``, 1 - the largest real part
+            of an eigenvalue of DW at the state; and where exact effects were asked for ``not_exact``, how many of them
+            are NaN, as no stable steady state is known for them, and, if there are others, ``exact_residual``, the
+            largest of the solves that these are from.
     """
 
     neurons: pd.DataFrame
     reward: float
-    attrs: dict[str, float]
+    receipt: Receipt
+    attrs: dict[str, Any]
     _connectome: Connectome
     _x: np.ndarray
     _s: np.ndarray
@@ -236,14 +241,15 @@ def importance(
     attrs = {
         "eigenvalue": eigenvalue,
         "alpha": alpha,
-        "residual": float(state.residual.max()),
-        "adjoint_residual": float(gradient.receipt.residual.max()),
+        **how_found(state),
+        **how_found(gradient.receipt, "adjoint_"),
         **({} if margin is None else {"margin": margin}),
         **exactly,
     }
     return Importance(
         neurons=table.iloc[order.numpy()].reset_index(drop=True),
         reward=float(R),
+        receipt=gradient.receipt,
         attrs=attrs,
         _connectome=c,
         _x=x.double().numpy(),

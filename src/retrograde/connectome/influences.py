@@ -20,6 +20,7 @@ from retrograde.connectome.amounts import at
 from retrograde.connectome.ends import ends_of, silenced_of
 from retrograde.connectome.linear import (
     adjoints,
+    how_found,
     indicators,
     is_factored,
     rescaled,
@@ -83,10 +84,11 @@ def influence(
         ``preset="cic-2026"`` and sources there are its other two scores, ``adjusted_norm_by_targets`` and
         ``adjusted_norm_by_sources_and_targets``: those of the influence divided by the number of neurons in the
         table, and by that of the sources as well. ``.attrs`` holds ``eigenvalue``, that of W with the largest real
-        part, ``alpha``, ``residual``, the solve's, ``margin``, 1 - the largest real part of an eigenvalue of DW, where
-        `f` is not the identity (of a sweep, ``alpha`` at its largest scale, the largest residual and the least
-        margin), and ``note``, where no path leads to any other neuron or none to the target: these influences are
-        exactly 0; or where the preset's tool reads, or scales, otherwise than was to be expected.
+        part, ``alpha``, of the solve ``residual``, ``steps`` and ``solver``, and where `f` is not the identity of the
+        state ``state_residual``, ``state_steps``, ``state_solver``, and ``margin``, 1 - the largest real part of an
+        eigenvalue of DW (of a sweep, ``alpha`` at its largest scale, and the worst of the others); and ``note``, where
+        no path leads to any other neuron or none to the target: these influences are exactly 0; or where the preset's
+        tool reads, or scales, otherwise than was to be expected.
 
     Raises:
         ValueError: neither source nor target, ids or groups that are not there, a scale out of range, a network without
@@ -128,7 +130,7 @@ def influence(
     net, eigenvalue, alpha = scaled(c, largest, silenced, how, nonlinearity)
     driven = indicators(c, ends.looked_at)
     answers: list[np.ndarray] = []
-    receipts: list[dict[str, float]] = []
+    receipts: list[dict[str, Any]] = []
     for each in scales:
         here = alpha if each is None or each == largest else rescaled(eigenvalue, each, how)
         with advising(nonlinearity, *([] if isinstance(nonlinearity, Identity) else ["another drive"])):
@@ -172,24 +174,31 @@ def _times(factor: float, net: Recurrence) -> Recurrence:
     return net if factor == 1 else Recurrence(W.bind(*(factor * weight for weight in W.weights)), net.f)
 
 
-def _worst(receipts: list[dict[str, float]]) -> dict[str, float]:
-    """Of a sweep, the worst of each: they are residuals, but for the margin."""
-    return {name: (min if name == "margin" else max)(told[name] for told in receipts) for name in receipts[0]}
+def _worst(receipts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of a sweep, the worst of each: the least margin, the most steps, the largest residual; and all solvers."""
+    worst: dict[str, Any] = {}
+    for name in receipts[0]:
+        values = [told[name] for told in receipts]
+        if name.endswith("solver"):
+            worst[name] = "; ".join(dict.fromkeys(values))
+        else:
+            worst[name] = min(values) if name == "margin" else max(values)
+    return worst
 
 
 def _answered(
     net: Recurrence, driven: Tensor, backwards: bool, drive: Tensor | None
-) -> tuple[np.ndarray, dict[str, float]]:
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Influences (groups, n) of the groups, or on them; and what the solves say."""
-    attrs = {}
+    attrs: dict[str, Any] = {}
     D = None
     if not isinstance(net.f, Identity):
         b = torch.zeros_like(driven[0]) if drive is None else drive
         state = steady_state(net.W, b, net.f, solver=solvers_for(net)[0])
         D, net = linearised(net, state.x.detach(), b)
-        attrs = {"margin": stable_margin(net, "drive", "drive"), "state_residual": float(state.residual.max())}
+        attrs = {"margin": stable_margin(net, "drive", "drive"), **how_found(state, "state_")}
         driven = driven if backwards else D * driven
-    found, residual = adjoints(net, driven) if backwards else states(net, driven)
+    found, told = adjoints(net, driven) if backwards else states(net, driven)
     found = found + 0.0  # no -0
     if is_factored(net):  # what no path leads to is 0, whatever rounding left there; products leave exact zeros
         found = np.where(reached(net.W.bind(), driven, backwards=backwards), found, 0.0)
@@ -197,7 +206,7 @@ def _answered(
         found = np.abs(found)  # rounding leaves nothing below 0
     if D is not None and backwards:
         found = found * D.double().numpy()
-    return found, {**attrs, "residual": residual}
+    return found, {**attrs, **told}
 
 
 def _scales(given: float | Sequence[float] | None, f: Nonlinearity) -> list[float | None]:

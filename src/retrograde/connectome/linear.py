@@ -15,7 +15,7 @@ from retrograde.connectome.presets import Preset
 from retrograde.connectome.wiring import Connectome
 from retrograde.nonlinearity import Identity, Nonlinearity
 from retrograde.recurrence import Recurrence
-from retrograde.result import ONLY_S
+from retrograde.result import ONLY_S, Solved
 from retrograde.solvers import Direct, Newton, Solver
 from retrograde.steady import steady_state
 from retrograde.transforms import precisely
@@ -88,16 +88,25 @@ def solvers_for(net: Recurrence) -> tuple[Solver | None, Solver | None]:
     return (Newton(), Direct()) if is_factored(net) else (None, None)
 
 
-def states(net: Recurrence, b: Tensor) -> tuple[np.ndarray, float]:
-    """The steady states for the inputs b, (samples, n), and their largest residual."""
+def states(net: Recurrence, b: Tensor) -> tuple[np.ndarray, dict[str, Any]]:
+    """The steady states for the inputs b, (samples, n), and how they were found."""
     state = steady_state(net.W, b, net.f, solver=solvers_for(net)[0])
-    return state.x.detach().double().numpy(), float(state.residual.max())
+    return state.x.detach().double().numpy(), how_found(state)
 
 
 @precisely
-def adjoints(net: Recurrence, g: Tensor) -> tuple[np.ndarray, float]:
-    """The adjoints of dR/dx = g, (samples, n), in a linear network, and their largest residual."""
+def adjoints(net: Recurrence, g: Tensor) -> tuple[np.ndarray, dict[str, Any]]:
+    """The adjoints of dR/dx = g, (samples, n), in a linear network, and how they were found."""
     with torch.no_grad():
         gradient = steady_gradients(net, torch.zeros_like(g), None, g, solvers_for(net)[1], wants=ONLY_S)
     assert gradient.receipt is not None  # a steady state's gradient has one
-    return gradient.s.double().numpy(), float(gradient.receipt.residual.max())
+    return gradient.s.double().numpy(), how_found(gradient.receipt)
+
+
+def how_found(solved: Solved, what: str = "") -> dict[str, Any]:
+    """The largest residual, the most steps and the solvers, for the attrs of an answer; `what` stands before each."""
+    return {
+        f"{what}residual": float(solved.residual.max()),
+        f"{what}steps": int(solved.steps.max()),
+        f"{what}solver": "; ".join(solved.found_by),
+    }

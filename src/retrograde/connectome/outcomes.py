@@ -38,7 +38,7 @@ def of_search(
         attrs["distance_bound"] = float("nan") if there else attrs.get("distance_bound", float("nan"))
         attrs["size_bound"] = attrs["size_bound"] if there else float("nan")
     if isinstance(net, Steady):
-        attrs |= {"from_rest": net.settles(1e-5), "stable": net.stays()}
+        attrs |= {"from_rest": net.settles(1e-5), "stable": net.stays(), **net.found}
         x, input = net.states[None], np.zeros((1, len(c)))
         input[0, places] = b
     else:

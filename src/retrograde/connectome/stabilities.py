@@ -7,8 +7,9 @@ a synapse acts directly, and by moving the state at which the slopes are taken. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from retrograde.connectome.advice import advising
 from retrograde.connectome.amounts import at
 from retrograde.connectome.eigenvalues import SMALL
-from retrograde.connectome.linear import scaled, solvers_for
+from retrograde.connectome.linear import how_found, scaled, solvers_for
 from retrograde.connectome.naming import column_of
 from retrograde.connectome.presets import Preset
 from retrograde.connectome.printed import Printed
@@ -31,7 +32,7 @@ from retrograde.nonlinearity import Nonlinearity, Tanh, as_nonlinearity
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
 from retrograde.spectrum.components import within_components
-from retrograde.spectrum.eigen import Leading, Modes, leading_modes
+from retrograde.spectrum.eigen import Leading, Modes, Product, leading_modes
 from retrograde.spectrum.first_order import Linear, of_modes
 from retrograde.spectrum.jacobians import slopes
 from retrograde.steady import steady_state
@@ -55,7 +56,8 @@ class ConnectomeStability(Printed):
             perturbation of this neuron excites the mode; and what the neuron table says. v and w are those within the
             loops that make the mode, the strongly connected component that λ is of, and 0 elsewhere: a whole
             eigenvector of DW goes on downstream of it, and a left one upstream.
-        attrs: ``eigenvalue`` of W and ``alpha``, by which it is scaled; ``residual`` of the state, ``time``.
+        attrs: ``eigenvalue`` of W and ``alpha``, by which it is scaled; ``residual``, ``steps`` and ``solver`` of the
+            state; ``time``.
     """
 
     margin_continuous: float
@@ -131,6 +133,7 @@ def stability(
     silence: Iterable[Any] = (),
     time: Literal["continuous", "discrete"] = "continuous",
     k: int = 6,
+    progress: Callable[[int], None] | None = None,
 ) -> ConnectomeStability:
     """Leading eigenvalues and modes of DW at rest or at a driven steady state x = f(αWx + b), and both margins.
 
@@ -144,6 +147,7 @@ def stability(
         time: whose leading eigenvalue the modes and `ConnectomeStability.synapses` are about: "continuous", the largest
             real part, or "discrete", the largest modulus.
         k: how many eigenvalues.
+        progress: called with how many products with DW the search has taken so far, of more than 2,000 neurons.
 
     Raises:
         ValueError: ids that are not there, a scale out of range, k that is not a number of eigenvalues.
@@ -183,7 +187,7 @@ def stability(
     plain = replace(plain, W=within_components(plain.W))
     ways: tuple[Leading, Leading] = ("real", "modulus") if time == "continuous" else ("modulus", "real")
     with torch.no_grad(), advising(nonlinearity, "another drive", "k=1"):
-        modes, other = _modes(plain, int(k), ways)
+        modes, other = _modes(plain, int(k), ways, progress)
     leader = of_modes(modes.take(torch.zeros(1, 1, dtype=torch.int64))).attached(DW)[0, 0]
     here = 1 - (leader.real if time == "continuous" else leader.abs())
     gradient: np.ndarray | ConvergenceError
@@ -206,14 +210,16 @@ def stability(
         margin_discrete=discrete,
         eigenvalues=_table(modes),
         neurons=neurons.sort_values("amplitude", ascending=False, kind="stable", ignore_index=True),
-        attrs={"eigenvalue": eigenvalue, "alpha": alpha, "residual": float(state.residual.max()), "time": time},
+        attrs={"eigenvalue": eigenvalue, "alpha": alpha, **how_found(state), "time": time},
         _connectome=c,
         _gradient=gradient,
         _weight=weight.detach().double().numpy(),
     )
 
 
-def _modes(DW: Linear, k: int, ways: tuple[Leading, Leading]) -> tuple[Modes, Tensor]:
+def _modes(
+    DW: Linear, k: int, ways: tuple[Leading, Leading], progress: Callable[[int], None] | None
+) -> tuple[Modes, Tensor]:
     """The k modes that lead in the first way, (1, k), and the eigenvalue that leads in the second."""
     n = DW.d.shape[-1]
     if n <= SMALL:
@@ -224,9 +230,19 @@ def _modes(DW: Linear, k: int, ways: tuple[Leading, Leading]) -> tuple[Modes, Te
 
     M = times_rows(DW.d[0], DW.W).held()
     how: dict[str, Any] = {"like": DW.d[0], "rtol": _TOLERANCE}
+    products = count(1)
+
+    def counted(A: Any) -> Product:
+        def product(v: Tensor) -> Tensor:
+            if progress is not None:
+                progress(next(products))
+            return A @ v
+
+        return product
+
     with one_blas_thread():
-        found = leading_modes(M.__matmul__, k, by=ways[0], transposed=M.T.__matmul__, **how)
-        other = leading_modes(M.__matmul__, 1, by=ways[1], **how).values[0]
+        found = leading_modes(counted(M), k, by=ways[0], transposed=counted(M.T), **how)
+        other = leading_modes(counted(M), 1, by=ways[1], **how).values[0]
     return found.each(lambda part: part[None]), other
 
 

@@ -101,7 +101,7 @@ def stimulate(
           are not, is NaN.
         - ``settled``: whether the search came to rest, and ``stopped``, why it ended; ``from_rest``: whether the
           network comes to this steady state by itself, by its leaky dynamics from x = 0; ``stable``: whether it would
-          stay there.
+          stay there; ``residual``, ``steps`` and ``solver``: how it was found, from the one before.
         - for a maximum, ``reward``, and ``gap``, by how much it may be surpassed: of the linearised network.
 
     Raises:

@@ -75,15 +75,14 @@ class Source:
             )
 
     def read(self, columns: Sequence[str], many: bool = False, ids: Sequence[str] = ()) -> pa.Table:
-        """These columns. Of `many` rows the text is read as a dictionary, and the rows have to fit into memory.
+        """These columns. Of `many` rows the text is read as a dictionary.
 
         In a text file those that are `ids` are text too where any field is padded: 007 is not 7.
 
         Raises:
             ValueError: a table of so many rows that memory would not hold what is made of them.
         """
-        if many:
-            check_room(self.what, self._told(self._rows))
+        check_room(self.what, self._told(self._rows))
         return self._told(lambda: self._read(list(dict.fromkeys(columns)), many, ids))
 
     @property

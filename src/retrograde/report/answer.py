@@ -35,9 +35,9 @@ class Answer:
 
     Args:
         title: of the page.
-        tables: title -> table, the most important rows first. The first, or the one that ``--table`` names, is what
+        tables: name -> table, the most important rows first. The first, or the one that ``--table`` names, is what
             ``--out`` and ``--json`` give.
-        figures: the first is what ``--figure`` draws.
+        figures: the first is what ``--figure`` draws, and all of them into a folder.
         receipts: what was solved -> how: a mapping from names to numbers or text, or a receipt that prints itself.
         notes: sentences that are printed below the tables.
         summary: the connectome's.
