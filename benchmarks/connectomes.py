@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ import torch
 
 import retrograde as rg
 from retrograde.connectome.eigenvalues import largest_real_eigenvalue
+from retrograde.connectome.layered import Layered
 from retrograde.connectome.linear import solvers_for
 
 STEPS, SCALE, FEW = 10, 0.99, 10_000
@@ -48,14 +50,15 @@ def motion_pathway(folder: Path) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
     return W, np.flatnonzero(cells["cell_type"].isin([f"R{k}" for k in range(1, 9)]))
 
 
-def interpreter(W: scipy.sparse.csr_matrix, sensory: np.ndarray, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+def interpreter(
+    W: scipy.sparse.csr_matrix, sensory: np.ndarray, dtype: torch.dtype, **how: Any
+) -> Callable[..., torch.Tensor]:
     """The gradient in the input by connectome-interpreter: z(t) = tanh(W z(t-1)) + input(t) at the photoreceptors."""
     from connectome_interpreter.activation_maximisation import MultilayeredNetwork
 
     coo, values = W.tocoo(), torch.from_numpy(W.data).to(dtype)
     weights = torch.sparse_coo_tensor(np.array([coo.row, coo.col]), values, W.shape, check_invariants=True).coalesce()
-    how = {"threshold": 0.0, "activation_function": torch.tanh, "device": torch.device("cpu")}
-    net = MultilayeredNetwork(weights, sensory.tolist(), STEPS, **how)
+    net = MultilayeredNetwork(weights, sensory.tolist(), STEPS, **how, device=torch.device("cpu"))
 
     def gradient(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         given = input.to(dtype).permute(1, 2, 0).clone().requires_grad_()  # (batch, sensory, time)
@@ -83,22 +86,47 @@ def retrograde(W: scipy.sparse.csr_matrix, sensory: np.ndarray, dtype: torch.dty
     return gradient
 
 
+def as_released(W: scipy.sparse.csr_matrix, sensory: np.ndarray, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    """Its own equations, with its threshold, steepness and clamp, by the preset "ci-2.9"."""
+    rows, columns = (
+        torch.sparse_csr_tensor(*map(torch.from_numpy, (A.indptr, A.indices, A.data)), A.shape, check_invariants=False)
+        for A in (5.0 * W, (5.0 * W).T.tocsr())
+    )
+    net = Layered(rows.to(dtype), columns.to(dtype), 0.01, torch.tensor(0.0), torch.tensor(1.0), "input")
+    driven = torch.from_numpy(sensory)
+
+    def gradient(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        given = input.to(dtype).permute(0, 2, 1).clone().requires_grad_()  # (time, sensory, batch)
+        (target.to(dtype) @ net(given, driven)[-1]).sum().backward()
+        assert given.grad is not None
+        return given.grad.permute(0, 2, 1)
+
+    return gradient
+
+
+PLAIN = {"threshold": 0.0, "activation_function": torch.tanh}
+
+
 def through_time(folder: Path) -> None:
     """Ten steps of backpropagation through time in the input, one sample and sixteen."""
     W, sensory = motion_pathway(folder)
     random = torch.Generator().manual_seed(0)
     target = (torch.rand(W.shape[0], generator=random) < 0.01).double()
-    calls = {"retrograde": (retrograde, 9), "connectome-interpreter": (interpreter, 3)}
-    made = {name: (call(W, sensory, torch.float32), repeats) for name, (call, repeats) in calls.items()}
-    exact = interpreter(W, sensory, torch.float64)
     print(f"\n{STEPS} steps through {W.nnz:,} connections, gradient in the input of {len(sensory):,} photoreceptors")
-    for batch in (1, 16):
-        input = 0.2 * torch.rand(STEPS, batch, len(sensory), generator=random)
-        known = exact(input, target)
-        for name, (call, repeats) in made.items():
-            error = float((call(input, target).double() - known).norm() / known.norm())
-            took = timed(lambda call=call, input=input: call(input, target), repeats)  # type: ignore[misc]
-            print(f"{name:24} batch {batch:2}: {took}, relative error of the gradient {error:.0e}")
+    for what, ours, how in (("tanh", retrograde, PLAIN), ("its threshold, steepness and clamp", as_released, {})):
+        made = {
+            "retrograde": (ours(W, sensory, torch.float32), 9),
+            "connectome-interpreter": (interpreter(W, sensory, torch.float32, **how), 3),
+        }
+        exact = interpreter(W, sensory, torch.float64, **how)
+        print(what)
+        for batch in (1, 16):
+            input = 0.2 * torch.rand(STEPS, batch, len(sensory), generator=random)
+            known = exact(input, target)
+            for name, (call, repeats) in made.items():
+                error = float((call(input, target).double() - known).norm() / known.norm())
+                took = timed(lambda call=call, input=input: call(input, target), repeats)  # type: ignore[misc]
+                print(f"{name:24} batch {batch:2}: {took}, relative error of the gradient {error:.0e}")
 
 
 def influence(name: str, W: scipy.sparse.csr_matrix, sources: np.ndarray) -> None:

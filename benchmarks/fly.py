@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,15 @@ def held(what: str) -> float:
     return int(found[1]) / 2**20
 
 
+@contextmanager
+def at_the_peak(what: str) -> Iterator[None]:
+    """Print how much more memory that takes at the peak."""
+    before = held("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of what was made so far
+    yield
+    print(f"memory: {before:.2f} GiB before, {held('VmHWM') - before:.2f} GiB more at the peak of {what}")
+
+
 def main() -> None:
     """Time it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -71,7 +82,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument("--scale", type=float, default=0.99)
     parser.add_argument(
-        "--drive", type=float, default=1.0, help="of 100 neurons: the smaller, the nearer slopes are to 1"
+        "--drive", type=float, nargs="+", default=[1.0, 0.01], help="of 100 neurons: less, and slopes are nearer to 1"
     )
     parser.add_argument("--targets", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
@@ -95,41 +106,40 @@ def solves(given: argparse.Namespace) -> None:
         W.weight *= given.scale / eigenvalue
     matrix = torch.sparse_csr_tensor(W.row_starts, W.columns, W.weight.detach(), W.shape, check_invariants=False)
     x, nothing = torch.randn(n, 1), torch.zeros(n)
-    b = torch.zeros(n)
-    b[torch.randperm(n, generator=torch.Generator().manual_seed(0))[:100]] = given.drive
-    net, linear = rg.Network(W, f="tanh", b=b), rg.Network(W, f="identity", b=False).requires_grad_(False)
+    driven = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:100]
+    net, linear = rg.Network(W, f="tanh", b=False), rg.Network(W, f="identity", b=False).requires_grad_(False)
     net.W.weight.requires_grad_()
-    before = held("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of what was made so far
+    exact = rg.Network(rg.Sparse(matrix.double()), f="tanh", b=False)
 
-    def gradient(net: rg.Network = net) -> tuple[rg.SteadyState, torch.Tensor]:
-        state = net.steady_state()
+    def gradient(drive: float, net: rg.Network = net) -> tuple[rg.SteadyState, torch.Tensor]:
+        b = nothing.to(net.W.weight.dtype)
+        b[driven] = drive
+        state = net.steady_state(b)
         return state, torch.autograd.grad(state.x[:1000].sum(), net.W.weights)[0]
 
     def influence(targets: int = 1) -> np.ndarray:
         return adjoints(linear.recurrence, torch.eye(targets, n))[0]
 
-    state, found = gradient()
-    more = held("VmHWM") - before
-    calls: dict[str, Callable[[], object]] = {
-        "a product of torch's, one sample": lambda: matrix @ x,
-        "state, adjoint and gradient": gradient,
-        "influence on one target": influence,
-        f"influence on {given.targets} targets": lambda: influence(given.targets),
-    }
-    compare(calls, given.repeats)
-    print(f"memory: {before:.2f} GiB before, {more:.2f} GiB more at the peak of the gradient")
-    DW = scipy.sparse.diags(1 - state.x.detach().numpy() ** 2) @ scipy.sparse.csr_array(
-        (W.weight.detach().numpy(), W.columns.numpy(), W.row_starts.numpy()), W.shape
-    )
-    radius = abs(scipy.sparse.linalg.eigs(DW, k=1, ncv=40, return_eigenvectors=False)[0])
-    print(f"spectral radius of DW: {radius:.4f}")
+    calls: dict[str, Callable[[], object]] = {"a product of torch's, one sample": lambda: matrix @ x}
+    for drive in given.drive:
+        with at_the_peak(f"the gradient at a drive of {drive:g}"):
+            state, found = gradient(drive)
+        DW = scipy.sparse.diags(1 - state.x.detach().numpy() ** 2) @ scipy.sparse.csr_array(
+            (W.weight.detach().numpy(), W.columns.numpy(), W.row_starts.numpy()), W.shape
+        )
+        radius = abs(scipy.sparse.linalg.eigs(DW, k=1, ncv=40, return_eigenvectors=False)[0])
+        _, known = gradient(drive, exact)
+        print(
+            f"a drive of {drive:g}: spectral radius of DW {radius:.4f}, {int(state.steps.max())} steps to the state, "
+            f"{int(state.receipt.steps.max())} to the adjoint, relative error of the gradient "
+            f"{float((found - known).norm() / known.norm()):.1e}"
+        )
+        calls[f"state, adjoint and gradient, spectral radius of DW {radius:.2f}"] = partial(gradient, drive)
     receipt = rg.recurrent_backpropagation(linear, nothing, torch.eye(1, n)[0]).receipt
-    steps = int(state.steps.max()), int(state.receipt.steps.max()), int(receipt.steps.max())
-    print("steps: {} to the state, {} to the adjoint; {} to the influence on a target".format(*steps))
-    exact = rg.Network(rg.Sparse(matrix.double()), f="tanh", b=b.double())
-    _, known = gradient(exact)
-    print(f"relative error of the gradient: {float((found - known).norm() / known.norm()):.1e}")
+    print(f"{int(receipt.steps.max())} steps to the influence on a target")
+    calls["influence on one target"] = influence
+    calls[f"influence on {given.targets} targets"] = lambda: influence(given.targets)
+    compare(calls, given.repeats)
 
 
 def as_asked(given: argparse.Namespace) -> None:
@@ -146,13 +156,22 @@ def as_asked(given: argparse.Namespace) -> None:
     x, target = torch.randn(len(c), 1, dtype=torch.float64), int(c.ids[5])
     driven = c.ids[100:110].tolist()
     start = time.perf_counter()
-    rg.connectome.influence(c, target=target, scale=scale)
+    with at_the_peak("the first influence"):
+        rg.connectome.influence(c, target=target, scale=scale)
     print(f"the first influence on a target, W's eigenvalue too: {time.perf_counter() - start:.1f} s")
+    with at_the_peak("importance"):
+        found = rg.connectome.importance(c, driven, target, scale=scale)
+    start = time.perf_counter()
+    error = float(found.receipt.error_estimate)
+    print(f"the error of its gradient, {error:.1e}, told in {time.perf_counter() - start:.1f} s")
     calls: dict[str, Callable[[], object]] = {
         "a product of torch's": lambda: matrix @ x,
         "influence on one target": lambda: rg.connectome.influence(c, target=target, scale=scale),
         "influence of one source": lambda: rg.connectome.influence(c, source=target, scale=scale),
         "importance of all for one target": lambda: rg.connectome.importance(c, driven, target, scale=scale),
+        "influence on one target, around a state of tanh": lambda: rg.connectome.influence(
+            c, target=target, scale=scale, f="tanh", drive=driven
+        ),
     }
     compare(calls, given.repeats)
 

@@ -1,8 +1,10 @@
 """How many steady states are found, and whether each is one: ``python -m benchmarks.robustness --help``.
 
 Random networks of 1 to 500 neurons, gains 0 to 5, every nonlinearity, structure and both dtypes, each with inputs of
-several sizes. What is claimed is checked: |f(Wx + b) - x| / |x| in float64, with W as a full matrix. Where f is bounded
-a steady state exists; where it is not there may be none, and no rate can be 1.
+several sizes. What is claimed is checked: |f(Wx + b) - x| / |x| in float64, with W as a full matrix; and of each state
+that was found the gradient of a random reward, by LU in float64 at the state that Newton's method leads to from there:
+wrong is one that is said to have converged and is off by more than ten times the error that its receipt tells. Where f
+is bounded a steady state exists; where it is not there may be none, and no rate can be 1.
 
 The peers are given the same problems, in float64, from the same start, and are believed if that residual is at most
 1e-6, whatever they say of themselves; Retrograde only if its own claim holds.
@@ -64,6 +66,17 @@ class Problem:
         D = F[self.f].slope_at(x @ self.M.T + b).abs()
         sums = D * (x.abs() @ self.M_of_sizes.T + b.abs()) + x.abs()
         return torch.finfo(self.input.dtype).eps * sums.norm(dim=-1) / x.norm(dim=-1).clamp(min=1e-14)
+
+    def exact(self, x: Tensor, g: Tensor) -> Tensor:
+        """s of the steady state that Newton's method leads to from x, in float64; NaN where it leads to none."""
+        f, b, one = F[self.f], self.input.double(), torch.eye(x.shape[-1], dtype=torch.float64)
+        x, g, D = x.detach().double(), g.double(), b
+        for _ in range(8):
+            u = x @ self.M.T + b
+            D = f.slope_at(u)
+            x = x + torch.linalg.solve_ex(one - D[..., None] * self.M, f(u) - x)[0]
+        l = torch.linalg.solve_ex(one - self.M.T * D[:, None], g)[0]
+        return torch.where(self.residual(x)[:, None] < 1e-9, D * l, torch.nan)
 
 
 def problem(seed: int, samples: int, largest: int) -> Problem:
@@ -208,6 +221,7 @@ def main(
     """Print, for each nonlinearity, what became of the samples, and what the peers find."""
     ended: dict[str, Counter[str]] = defaultdict(Counter)
     wrong: list[str] = []
+    gradients: Counter[str] = Counter()
     beside: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: Counter[str] = Counter()
     end = time.monotonic() + 60 * minutes
@@ -216,11 +230,15 @@ def main(
             if time.monotonic() > end:
                 break
             begun = time.perf_counter()
-            state = given.net.steady_state(given.input, throw=False)
+            with torch.enable_grad():
+                b = given.input.clone().requires_grad_()
+                state = given.net.steady_state(b, throw=False)
             seconds["retrograde"] += time.perf_counter() - begun
             residual, allowed = given.residual(state.x), state.tolerance + 4 * given.rounding(state.x)
             false = state.converged & ~(residual <= allowed)
             wrong += [f"seed {first + count}, sample {i}: {residual[i]:.1e}" for i in false.nonzero()[:, 0].tolist()]
+            told = _of_gradients(given, b, state, gradients, first + count)
+            wrong += [f"seed {first + count}, sample {i}: gradient, {how}" for i, how in told]
             for status in state.status.tolist():
                 ended[given.f][rg.Status(status).name] += 1
             if count < peers:
@@ -235,8 +253,34 @@ def main(
                     seconds[name] += time.perf_counter() - begun
             if (count + 1) % 20 == 0:
                 print(f"{count + 1} networks, {seconds['retrograde']:.0f} s, {len(wrong)} wrong", flush=True)
-    _tell(ended, wrong, beside, seconds)
+    _tell(ended, wrong, gradients, beside, seconds)
     raise typer.Exit(bool(wrong))
+
+
+def _of_gradients(
+    given: Problem, b: Tensor, state: rg.SteadyState, counted: Counter[str], seed: int
+) -> Iterator[tuple[int, str]]:
+    """Count what became of the gradients of a random reward in the states that were found; and which are wrong."""
+    g = torch.randn(b.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(b.dtype)
+    g = torch.where(state.converged[:, None], g, 0)
+    with torch.enable_grad():
+        (s,) = torch.autograd.grad((g * state.x).sum(), b)
+    receipt = state.receipt
+    assert receipt is not None  # of the backward just now
+    exact = given.exact(state.x, g)
+    error = (s.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
+    estimate = receipt.error_estimate.double()
+    for i in state.converged.nonzero()[:, 0].tolist():
+        counted["asked"] += 1
+        if not bool(receipt.converged[i]):
+            counted["said not to have converged"] += 1
+        elif bool(error[i].isnan()):
+            counted["not known, for Newton's method leads nowhere or the adjoint is 0"] += 1
+        elif bool(error[i] <= 10 * estimate[i] + 1e-15):
+            counted["off by at most ten times what the receipt tells"] += 1
+            counted["of these, off by at most 1e-3"] += bool(error[i] <= 1e-3)
+        else:
+            yield i, f"off by {error[i]:.1e}, and the receipt tells {estimate[i]:.1e}"
 
 
 def _problems(first: int, networks: int, samples: int, largest: int) -> Iterator[Problem]:
@@ -244,11 +288,16 @@ def _problems(first: int, networks: int, samples: int, largest: int) -> Iterator
 
 
 def _tell(
-    ended: dict[str, Counter[str]], wrong: list[str], beside: dict[str, Counter[str]], seconds: Counter[str]
+    ended: dict[str, Counter[str]],
+    wrong: list[str],
+    gradients: Counter[str],
+    beside: dict[str, Counter[str]],
+    seconds: Counter[str],
 ) -> None:
     print("\n| f | samples | " + " | ".join(status.name for status in rg.Status) + " |")
     for f, counts in ended.items():
         print(f"| {f} | {counts.total()} | " + " | ".join(str(counts[status.name]) for status in rg.Status) + " |")
+    print("\ngradients: " + "; ".join(f"{count} {what}" for what, count in gradients.items()))
     print(f"\nclaimed and wrong: {len(wrong)}", *wrong, sep="\n")
     if beside:
         groups = ["bounded", *(f for f in F if f not in BOUNDED)]
