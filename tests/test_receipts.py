@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, count_products, slopes
+from helpers import assert_close, count_products, dense_adjoint, slopes
 from problems import (
     DTYPE,
     NONLINEARITIES,
@@ -26,6 +26,8 @@ from problems import (
 import retrograde as rg
 from retrograde import nearing, targeting
 from retrograde.accuracy import Evidence
+from retrograde.corrections import solver_for
+from retrograde.kernels.choice import is_large
 from retrograde.tables import as_html, as_text
 
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -119,6 +121,30 @@ def test_the_estimate_bounds_the_true_error_and_is_not_empty():
         assert np.mean(true <= WITHIN * estimates) >= 0.99
         assert np.mean(estimates <= WITHIN * np.maximum(true, eps)) >= 0.7
         assert np.median(estimates / np.maximum(true, eps)) < 3
+
+
+@pytest.mark.parametrize("f", ["identity", "tanh"])
+@pytest.mark.parametrize("rtol", [1e-3, 1e-6, None])
+def test_the_estimate_for_a_large_sparse_W_is_accelerated_and_tells_the_same(f, rtol, monkeypatch):
+    n, edges = 600, 6000
+    ends = torch.randint(n, (2, edges), generator=torch.Generator().manual_seed(3))
+    W = rg.Sparse.from_edges(ends[0], ends[1], randn(edges, seed=4).abs(), n)  # one mode far slower than the others
+    with torch.no_grad():
+        W.weight.mul_(0.99 / np.abs(np.linalg.eigvals(W.dense().numpy())).max())
+    net, b, g = rg.Network(W, f=f, b=False), (0.01 * randn(n, seed=5)).requires_grad_(), randn(n, seed=6)
+    exact = net.steady_state(b.detach(), solver=rg.Newton()).x.detach()
+    s = dense_adjoint(W, net.f, exact, b.detach(), g)
+    told = []
+    for least in (1, 10**9):
+        monkeypatch.setattr("retrograde.kernels.choice.LONE", least)
+        assert isinstance(solver_for(n, False, False, large=is_large(W.bind())).solvers[0], rg.Anderson) == (least == 1)
+        state = net.steady_state(b, solver=rg.Anderson(rtol=rtol), adjoint=rg.Anderson(rtol=rtol))
+        (ds,) = torch.autograd.grad(state.x, b, g)
+        receipt, off = state.receipt, float((state.x.detach() - exact).norm() / exact.norm())
+        assert (ds - s).norm() / s.norm() <= receipt.error_estimate
+        assert float(receipt.state_error) == pytest.approx(off, rel=0.1)
+        told.append(float(receipt.error_estimate))
+    assert told[0] == pytest.approx(told[1], rel=0.1)
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-4])

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from retrograde import kernels
 from retrograde.corrections import Correction, Inner, Samples, StateCorrection, correct, correct_state, solver_for
 from retrograde.held import Holder
 from retrograde.recurrence import Recurrence
@@ -93,7 +94,7 @@ class Evidence(Holder):
         dtype = low if quick and not rounded else torch.float64
         inner = W.bind(*(w.detach().to(low if quick else dtype) for w in W.weights))
         W = W.bind(*(w.detach().to(dtype) for w in W.weights))
-        solver = solver_for(n, self.factored, quick, settles)
+        solver = solver_for(n, self.factored, quick, settles, kernels.is_large(W))
         at_once = max(1, _ROOM // (dtype.itemsize * n * max(150, 9 * n if self.factored else 0)))
         turns = []
         with torch.no_grad():

@@ -15,7 +15,7 @@ from retrograde.connectivity import Operator
 from retrograde.feedback import adjoint_problem, tangent_problem
 from retrograde.nonlinearity import Nonlinearity
 from retrograde.result import Status
-from retrograde.solvers import Cascade, Direct, FixedPoint, Krylov, Solver
+from retrograde.solvers import Anderson, Cascade, Direct, FixedPoint, Krylov, Solver
 from retrograde.solvers.factors import Factors
 from retrograde.structure import factor_size
 
@@ -211,13 +211,15 @@ class _Noise:
         return _EPS * (signs * size.reshape(self._turns, self._samples, n)).reshape(-1, n)
 
 
-def solver_for(n: int, factored: bool, quick: bool, settles: bool = True) -> Solver:
+def solver_for(n: int, factored: bool, quick: bool, settles: bool = True, large: bool = False) -> Solver:
     """Iteration, as long as it costs less than a factorisation would; then that, or a search.
 
     Where nothing `settles` the iteration is left out: what is slow would hide from it. Factors take no longer for more.
+    For a `large` W, of which one mode is often far slower than all others, it is accelerated.
     """
     rtol = _QUICK_RTOL if quick and (settles or not factored) else _RTOL
-    settle = (FixedPoint(rtol=rtol, max_steps=30 + n // 4),) if settles else ()
+    plain = Anderson(rtol=rtol, max_steps=100) if large else FixedPoint(rtol=rtol, max_steps=30 + n // 4)
+    settle = (plain,) if settles else ()
     if factored:
         return Cascade(*settle, Direct(rtol=rtol))
     return Cascade(*settle, Krylov(rtol=rtol, max_steps=300), FixedPoint(rtol=rtol))

@@ -112,6 +112,9 @@ def importance(
     every = asked.wants("synapses", names) and (asked.out is not None or asked.json)
     ranked = found.synapses(None if every else max(paths.LARGEST, asked.rows or 0))
     tables = dict(zip(names, (table, ranked if every else ranked.head(1000)), strict=False))
+    if asked.report is not None:
+        asked.step("estimating the error of the gradient")
+        str(found.receipt)  # which computes what the page tells of it
     solved = {"reward": found.reward, **found.attrs}
     receipts = {"the state, x = f(αWx + b), and its adjoint": solved, "the gradient": found.receipt}
     residuals = f"residuals: state {found.attrs['residual']:.1e}, adjoint {found.attrs['adjoint_residual']:.1e}"
