@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import retrograde as rg
 from retrograde.cli.app import app
-from retrograde.connectome import importance, influence, memory, read, tables
+from retrograde.connectome import eigenvalues, importance, influence, memory, read, tables
 from retrograde.connectome.eigenvalues import largest_real_eigenvalue
 from retrograde.connectome.linear import is_factored
 
@@ -457,16 +457,29 @@ def test_the_eigenvalue_of_a_large_network_that_leads_one_way(loop):
             influence(c, source=[pre.min()])
 
 
-def test_the_eigenvalue_is_that_of_the_whole_matrix():
+@pytest.mark.parametrize("small", (2000, 10))  # neurons of a component that is decomposed: all of them, or all but two
+@pytest.mark.parametrize("leader", range(6))
+def test_the_eigenvalue_is_that_of_the_whole_matrix(small, leader, monkeypatch):
+    monkeypatch.setattr("retrograde.connectome.eigenvalues.SMALL", small)
     rng = np.random.default_rng(1)
-    parts = [rng.normal(size=(k, k)) for k in (1, 1, 4, 7, 12)]
-    M = np.triu(rng.normal(size=(25, 25)), 1)
-    where = np.cumsum([0, 1, 1, 4, 7])
+    parts = [rng.normal(size=(k, k)) for k in (1, 1, 4, 7, 42, 50)]
+    parts[leader] += 20 * np.eye(len(parts[leader]))  # where the largest one is
+    M = np.triu(rng.normal(size=(105, 105)), 1)
+    where = np.cumsum([0, 1, 1, 4, 7, 42])
     for first, part in zip(where, parts, strict=True):
         M[first : first + len(part), first : first + len(part)] = part
-    mixed = rng.permutation(25)
+    mixed = rng.permutation(105)
     c = read(signed_table(M[mixed][:, mixed]), weights="weight")
-    assert abs(largest_real_eigenvalue(c.W.bind()) - np.linalg.eigvals(M).real.max()) < 1e-10
+    assert largest_real_eigenvalue(c.W.bind()) == pytest.approx(np.linalg.eigvals(M).real.max(), rel=1e-8)
+
+
+def test_arnoldi_looks_at_one_component_alone():
+    rng = np.random.default_rng(2)
+    M = np.triu(rng.normal(size=(90, 90)))
+    M[:40, :40], M[40:, 40:] = 5 + rng.normal(size=(40, 40)), rng.normal(size=(50, 50))
+    A, first = scipy.sparse.csr_array(M), np.arange(90) < 40
+    assert eigenvalues._by_arnoldi(A, first) == pytest.approx(np.linalg.eigvals(M[:40, :40]).real.max(), rel=1e-8)
+    assert eigenvalues._by_arnoldi(A, ~first) == pytest.approx(np.linalg.eigvals(M[40:, 40:]).real.max(), rel=1e-8)
 
 
 def test_an_eigenvalue_that_is_not_found_is_told(edges, monkeypatch):
