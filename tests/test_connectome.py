@@ -18,6 +18,7 @@ from retrograde.cli.app import app
 from retrograde.connectome import eigenvalues, importance, influence, memory, read, tables
 from retrograde.connectome.eigenvalues import largest_real_eigenvalue
 from retrograde.connectome.linear import is_factored
+from retrograde.connectome.packaged import files
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 WORM = DATA / "celegans_edgelist.csv", DATA / "celegans_meta.csv"
@@ -422,23 +423,29 @@ def test_unknown_ids_are_told_with_the_nearest(edges):
         influence(c, source="AVAK")
 
 
-@needs_worm
-def test_the_numbers_of_the_method_of_the_calculator_for_the_worm():
-    c = read(*WORM)
+@pytest.mark.parametrize("worm", [pytest.param(WORM, marks=needs_worm), files("worm")], ids=["its own", "ours"])
+def test_the_numbers_of_the_method_of_the_calculator_for_the_worm(worm):
+    c = read(*worm)
     found = influence(c, source=["ADAL", "ADAR"], scale=0.5)
     x = found.set_index("id")["influence"]
     assert abs(found.attrs["eigenvalue"] - 106.083430) < 1e-6
     want = {"ADAL": 1.02972185, "ADAR": 1.004604, "AVBR": 0.19890829, "AVAR": 0.12133068, "AVBL": 0.08618064}
     assert all(abs(x[name] - value) < 1e-6 for name, value in want.items())
     assert abs(x.sum() - 3.78386721) < 1e-6 and (x == 0).sum() == 30
+    strong = read(*worm, threshold=5)
+    assert len(strong) == 289 and len(strong.edges) == 1218
+    for weights, eigenvalue in (("count", 93.712577), ("fraction", 1)):
+        some = influence(read(*worm, threshold=5, weights=weights), source="ADAL", scale=0.5)
+        assert abs(some.attrs["eigenvalue"] - eigenvalue) < 1e-6
+
+
+@needs_worm
+def test_the_numbers_of_the_calculators_own_transmitters_and_norms():
     signed = influence(read(*WORM, signs={"gaba": -1}), source=["ADAL", "ADAR"], scale=0.5)
     assert abs(signed.attrs["eigenvalue"] - 104.902183) < 1e-6
     assert abs(signed.set_index("id").loc["AVBR", "influence"] - 0.20161271) < 1e-6
-    strong = read(*WORM, threshold=5)
-    assert len(strong) == 289 and len(strong.edges) == 1218
-    for weights, eigenvalue in (("count", 93.712577), ("norm", 0.798995), ("fraction", 1)):
-        some = influence(read(*WORM, threshold=5, weights=weights), source="ADAL", scale=0.5)
-        assert abs(some.attrs["eigenvalue"] - eigenvalue) < 1e-6
+    some = influence(read(*WORM, threshold=5, weights="norm"), source="ADAL", scale=0.5)
+    assert abs(some.attrs["eigenvalue"] - 0.798995) < 1e-6
 
 
 @pytest.mark.parametrize("loop", (0, 4))
@@ -522,9 +529,8 @@ def test_exact_effects_without_a_stable_state_are_nan():
     assert np.isfinite(table.loc["e", "silencing_exact"])
 
 
-@needs_worm
 def test_one_adjoint_is_every_neurons_own_solve():
-    c = read(*WORM)
+    c = read(*files("worm"))
     on = influence(c, target=["AVAL"], scale=0.9).set_index("id")["influence"]
     G = np.linalg.inv(np.eye(len(c)) - 0.9 / 106.08342967543872 * dense(c))
     (place,) = c.index("AVAL")
@@ -725,9 +731,8 @@ def test_bad_rewards_are_said(edges, how, said):
         importance(read(edges), "a", **how)
 
 
-@needs_worm
 def test_rank_one_silencing_of_every_neuron_of_the_worm():
-    c = read(*WORM)
+    c = read(*files("worm"))
     found = importance(c, source=["ADAL", "ADAR"], target=["AVAL"], scale=0.5, exact=300)
     A, (place,) = found.attrs["alpha"] * dense(c), c.index("AVAL")
     b = np.isin(c.ids, ["ADAL", "ADAR"]).astype(float)
