@@ -69,6 +69,8 @@ def truth(name, W, b, x, dR_dx):
         u = W @ x + b
         step = np.linalg.solve((eye - slope(u)[:, None] * W).astype(float), (f(u) - x).astype(float))
         x = x + step
+        if size(step) <= 1e-18 * size(x):
+            break
     if not size(step) <= 1e-16 * size(x):
         return None
     D, g = slope(W @ x + b), dR_dx(x)
@@ -80,9 +82,10 @@ def truth(name, W, b, x, dR_dx):
 
 
 def error(x, s, exact):
-    """The relative error of s xᵀ."""
+    """The relative error of s xᵀ; of one that is 0, infinite unless 0 was found."""
     of_x, of_s = exact
-    return float(size(np.outer(long(s), long(x)) - np.outer(of_s, of_x)) / (size(of_s) * size(of_x)))
+    off, whole = size(np.outer(long(s), long(x)) - np.outer(of_s, of_x)), size(of_s) * size(of_x)
+    return float(off / whole) if whole else float(np.inf if off else 0)
 
 
 def networks(count):
@@ -112,15 +115,15 @@ def looked_at(count, curved, first=0, **how):
             yield W.dtype, state.receipt, error(state.x, b.grad, exact)
 
 
-def test_the_estimate_bounds_the_true_error_and_is_not_empty():
-    for curved in (False, True):
-        rows = [(receipt, true, torch.finfo(dtype).eps) for dtype, receipt, true in looked_at(56, curved)]
-        estimates = np.array([float(receipt.error_estimate) for receipt, _, _ in rows])
-        true, eps = np.array([row[1:] for row in rows]).T
-        assert len(rows) > 35 and all(receipt.converged for receipt, _, _ in rows)
-        assert np.mean(true <= WITHIN * estimates) >= 0.99
-        assert np.mean(estimates <= WITHIN * np.maximum(true, eps)) >= 0.7
-        assert np.median(estimates / np.maximum(true, eps)) < 3
+@pytest.mark.parametrize(("curved", "count"), [(False, 1000), (True, 100)])
+def test_the_estimate_bounds_the_true_error_and_is_not_empty(curved, count):
+    rows = [(receipt, true, torch.finfo(dtype).eps) for dtype, receipt, true in looked_at(count, curved)]
+    estimates = np.array([float(receipt.error_estimate) for receipt, _, _ in rows])
+    true, eps = np.array([row[1:] for row in rows]).T
+    assert len(rows) > 0.6 * count and all(receipt.converged for receipt, _, _ in rows)
+    assert np.mean(true <= WITHIN * estimates) >= 0.99
+    assert np.mean(estimates <= WITHIN * np.maximum(true, eps)) >= 0.7
+    assert np.median(estimates / np.maximum(true, eps)) < 3
 
 
 @pytest.mark.parametrize("f", ["identity", "tanh"])
