@@ -228,6 +228,13 @@ def test_a_table_that_memory_would_not_hold(edges, tmp_path, monkeypatch, suffix
     assert re.search(r"about [67],\d{3} rows, to read which takes [\d.e+]+ GB of memory; 0.001 GB are free", line), line
 
 
+def test_a_table_of_neurons_that_memory_would_not_hold(edges, monkeypatch):
+    neurons = pd.DataFrame({"id": [f"n{k}" for k in range(50_000)], "type": "T"})
+    monkeypatch.setattr(memory, "available", lambda: 1e6)
+    with pytest.raises(ValueError, match="neurons: about 50,000 rows, to read which takes"):
+        read(edges, neurons)
+
+
 def test_groups_that_memory_would_not_hold(edges, monkeypatch):
     c = read(edges)
     influence(c, target={"one": ["a"], "other": ["b"]}, scale=0.5)

@@ -189,6 +189,8 @@ def test_the_command_says_where_no_synapse_can_be_ranked(tmp_path):
     pd.DataFrame({"pre": list("abcd"), "post": list("badc"), "count": 1}).to_csv(tmp_path / "twice.csv", index=False)
     run = CliRunner().invoke(app, ["stability", str(tmp_path / "twice.csv")])
     assert run.exit_code == 0 and "no synapses are ranked" in run.output
+    run = CliRunner().invoke(app, ["stability", str(tmp_path / "twice.csv"), "--table", "synapses"])
+    assert run.exit_code == 1 and "have no derivative" in run.output
 
 
 @pytest.mark.skipif(not FLY[0].is_file(), reason=f"{FLY[0].name} is not there")

@@ -235,7 +235,17 @@ def test_a_table_that_no_answer_has_is_an_error_before_anything_is_read(said):
     assert done.exit_code == 2 and f"among {TITLES[said]}" in message and "no such file" not in message
 
 
+def test_json_leaves_what_was_read_on_the_standard_error():
+    done = CliRunner().invoke(app, ["influence", *WORM, "--target", "AVAL", "--json"])
+    assert done.exit_code == 0 and len(json.loads(done.stdout)) == 300
+    assert "3,539  rows read" in done.stderr and "Cook" in done.stderr
+
+
 def test_all_figures_are_drawn_into_a_folder(tmp_path):
+    done = CliRunner().invoke(app, ["influence", *WORM, "--target", "AVAL", "--figure", str(tmp_path)])
+    assert done.exit_code == 0 and (tmp_path / "the-strongest-paths.svg").is_file()
+    for each in tmp_path.iterdir():
+        each.unlink()
     done = CliRunner().invoke(app, ["stability", *WORM, "--figure", str(tmp_path)])
     names = ["if-a-synapse-were-cut.svg", "leading-eigenvalues.svg", "where-the-leading-mode-is.svg"]
     assert done.exit_code == 0 and f"3 figures in {tmp_path}" in done.output.replace("\n", "")

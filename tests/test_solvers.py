@@ -6,6 +6,7 @@ from helpers import assert_close, tolerance
 from problems import ADJOINTS, DTYPE, SOLVERS, STRUCTURES, each_adjoint, each_solver, manufactured, not_normal, randn
 
 import retrograde as rg
+from retrograde.defaults import default_adjoint
 from retrograde.solvers import Problem, gmres, relative_residual
 from retrograde.solvers.base import Iteration
 
@@ -449,3 +450,26 @@ def test_a_large_state_is_right_or_told_to_overflow(f, dtype, below, beyond, pla
     state = rg.steady_state(W, beyond * u, f, throw=False)
     assert not state.converged.any()
     assert "squares" in rg.Status(int(state.status[0])).message
+
+
+@pytest.mark.parametrize("seed", [5, 10, 21])
+def test_a_cascade_goes_on_from_the_start_where_the_iterates_have_grown(seed):
+    # By 1e18 and more, with a relative residual of 3, which the start's exceeds: in float32 nothing comes back from there.
+    n, random = 24, torch.Generator().manual_seed(seed)
+    W = torch.randn(n, n, generator=random, dtype=DTYPE) * (torch.rand(n, n, generator=random) < 0.34)
+    W, g = (3.6 * n**0.5 * W / W.norm()).float(), torch.randn(4, n, generator=random)
+    plain = rg.FixedPoint(max_steps=100, hasty=True)
+    net, x = rg.Network(W, f="identity", b=False), torch.zeros(4, n)
+    grown = rg.recurrent_backpropagation(net, x, g, adjoint=plain, throw=False)
+    unseen = grown.receipt.status == rg.Status.MAX_STEPS
+    assert ((grown.s.abs().amax(-1) > 1e15) & unseen & (grown.receipt.residual < 10)).any()
+    found = rg.recurrent_backpropagation(net, x, g, adjoint=rg.Cascade(plain, rg.Krylov()))
+    assert_close(found.s, torch.linalg.solve(torch.eye(n) - W.T, g.T).T, conditioning=100)
+
+
+def test_the_default_adjoint_of_few_neurons_ends_with_factors():
+    for W in (rg.Sparse.from_edges([0, 1, 2], [1, 2, 0], torch.ones(3), 3), rg.Convolution(torch.ones(1, 1, 3), (9,))):
+        assert isinstance(default_adjoint(W.bind()).solvers[-1], rg.Direct)
+    ends = torch.arange(600)
+    large = default_adjoint(rg.Sparse.from_edges(ends, ends.roll(1), torch.ones(600), 600).bind())
+    assert not any(isinstance(each, rg.Direct) for each in large.solvers)

@@ -574,7 +574,7 @@ def normal_matrix(pairs):
 @pytest.mark.parametrize("angle", [0.0, 1.2345, 2.0, math.pi])
 @pytest.mark.parametrize("continuous", [False, True])
 def test_a_radius_at_a_narrow_place_of_the_boundary_is_found(angle, continuous):
-    # Others are near all along it, and one is nearer, in a place far narrower than what is looked at first.
+    # Others are near all along it, and one is a thousand times nearer.
     others = np.linspace(0, math.pi, 19)
     if continuous:
         pairs = [(0.9, 10 * each) for each in others] + [(0.9999, 10 * angle)]

@@ -106,12 +106,14 @@ def steady_gradients(
     state_residual: Tensor | None = None,
     warm: Visit | None = None,
     grad_rtol: float | None = None,
+    rounded: torch.dtype | None = None,
     **about_state: Any,
 ) -> Gradients:
     """Recurrent backpropagation at x (..., n): s, dR/dW = s xᵀ, and a receipt.
 
     How steady x is, `state_residual` (...,), goes into the receipt; where it is not known it is found from b.
-    `grad_rtol` is the relative error that s xᵀ may have. What else is known `about_state` goes into the receipt too.
+    `grad_rtol` is the relative error that s xᵀ may have; x may have been `rounded` to a dtype that is not its own. What
+    else is known `about_state` goes into the receipt too.
     """
     W = net.W.bind()
     n, batch = x.shape[-1], x.shape[:-1]
@@ -160,6 +162,6 @@ def steady_gradients(
     if throw and (done is None or grad_rtol is not None) and receipt.any_failed:
         advice = "I - DW may be nearly singular there, as at a bifurcation; try adjoint=Direct() or a longer Krylov()."
         if grad_rtol is not None:
-            advice = f"{told_short(receipt, grad_rtol, x.dtype)} {advice}"
+            advice = f"{told_short(receipt, grad_rtol, rounded or x.dtype)} {advice}"
         raise convergence_error("adjoint of the steady state", receipt, adjoint.tolerance(x.dtype), advice, gradients)
     return gradients

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from retrograde.recurrence import Recurrence
 from retrograde.result import Gradients, Inputs
 from retrograde.solvers import Solver
 from retrograde.solvers.given import check_solver, check_throw
-from retrograde.targeting import check_grad_rtol
+from retrograde.targeting import asks_for_float64, check_grad_rtol
 from retrograde.through_time import trajectory_gradients
 from retrograde.transforms import precisely
 
@@ -82,7 +82,12 @@ def recurrent_backpropagation(
         )
     with torch.no_grad():
         x = x if b is None else on_its_side(equations, x, b)
-        found = steady_gradients(equations, x, b, dR_dx, adjoint=adjoint, throw=throw, grad_rtol=grad_rtol)
+        how: dict[str, Any] = {"adjoint": adjoint, "throw": throw, "grad_rtol": grad_rtol}
+        if asks_for_float64(grad_rtol, x.dtype):
+            precise = equations.to(torch.float64), x.double(), None if b is None else b.double(), dR_dx.double()
+            found = steady_gradients(*precise, rounded=x.dtype, **how).to(x.dtype)
+        else:
+            found = steady_gradients(equations, x, b, dR_dx, **how)
     if b is not None and found.receipt is not None and not isinstance(net, Recurrence):
         found.receipt.judged_by(net.judge_at(x, b))
     return found

@@ -24,6 +24,8 @@ _RTOL, _QUICK_RTOL = 1e-4, 3e-2
 
 _EPS = torch.finfo(torch.float64).eps
 
+_FEW = 512  # neurons, of which I - DW of any structure is factored where nothing else leads there
+
 
 class Correction(NamedTuple):
     """What one Newton step changes, for each sample, and what that says.
@@ -222,7 +224,8 @@ def solver_for(n: int, factored: bool, quick: bool, settles: bool = True, large:
     settle = (plain,) if settles else ()
     if factored:
         return Cascade(*settle, Direct(rtol=rtol))
-    return Cascade(*settle, Krylov(rtol=rtol, max_steps=300), FixedPoint(rtol=rtol))
+    last = Direct(rtol=rtol) if n <= _FEW else FixedPoint(rtol=rtol)
+    return Cascade(*settle, Krylov(rtol=rtol, max_steps=300), last)
 
 
 def _relative(change: Tensor, z: Tensor, samples: int, tiny: float = 0.0) -> Tensor:

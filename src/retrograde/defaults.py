@@ -86,24 +86,28 @@ _SOON = FixedPoint(max_steps=100, hasty=True)
 _FACTOR_OR_SETTLE = Cascade(Direct(), FixedPoint(), Krylov())
 _SETTLE_OR_FACTOR = Cascade(_SOON, Direct())
 _SETTLE_OR_SEARCH = Cascade(_SOON, Krylov(), FixedPoint())
+_SETTLE_SEARCH_OR_FACTOR = Cascade(_SOON, Krylov(), Direct())
 # Where acceleration fails the dynamics need longer still, if they settle at all.
 _ACCELERATE_OR_SEARCH = Cascade(Anderson(max_steps=100), Krylov(), FixedPoint())
-_BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH)
-_SETTLE_OR_BY_LEVELS = Cascade(_SETTLE, _BY_LEVELS)
+_BY_LEVELS, _OF_FEW_BY_LEVELS = Blockwise(_SETTLE_OR_SEARCH), Blockwise(_SETTLE_SEARCH_OR_FACTOR)
 
 
 def default_adjoint(W: Operator) -> Solver:
     """The network's own dynamics first; where they do not converge, a factorisation for a small full W.
 
-    For any other W, GMRES, and then the dynamics again: what passes along a chain of neurons arrives after as many
-    steps, which a restarted GMRES may not see. Of a low rank, the factorisation is the cheapest, and comes first; of a
-    sparse W of very many connections, acceleration, as for the state.
+    For any other W, GMRES, and then a factorisation if there are few neurons, else the dynamics again: what passes
+    along a chain of neurons arrives after as many steps, which a restarted GMRES may not see. Of a low rank, the
+    factorisation is the cheapest, and comes first; of a sparse W of very many connections, acceleration, as for the
+    state.
     """
     if is_low_rank(W) and factor_size(W) <= _LOW and W.like.dtype in (torch.float32, torch.float64):
         return _FACTOR_OR_SETTLE
     blocks = blocks_of(W)
     if blocks is not None:
-        return _BY_LEVELS if len(blocks.levels) <= _FEW_LEVELS else _SETTLE_OR_BY_LEVELS
+        by_levels = _OF_FEW_BY_LEVELS if is_factorable(W) else _BY_LEVELS
+        return by_levels if len(blocks.levels) <= _FEW_LEVELS else Cascade(_SETTLE, by_levels)
     if is_small(W):
         return _SETTLE_OR_FACTOR
+    if is_factorable(W):
+        return _SETTLE_SEARCH_OR_FACTOR
     return _ACCELERATE_OR_SEARCH if kernels.is_large(W) else _SETTLE_OR_SEARCH

@@ -40,6 +40,12 @@ class Recurrence:
     f: Nonlinearity
     leak: float | Tensor | None = None
 
+    def to(self, dtype: torch.dtype) -> Recurrence:
+        """The same equations in that dtype, connected with W and the leak by their history."""
+        W, leak = self.W.bind(), self.leak
+        leak = leak.to(dtype) if isinstance(leak, Tensor) else leak
+        return Recurrence(W.bind(*(weight.to(dtype) for weight in W.weights)), self.f, leak)
+
     def step(self, x: Tensor, b: Tensor) -> Tensor:
         """x ← f(Wx + b). A steady state is left where it is."""
         return self.f(self.W @ x + b)

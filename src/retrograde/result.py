@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
+import torch
 from torch import Tensor
 
 from retrograde.tables import Row, as_html, as_text
@@ -239,6 +240,12 @@ class Gradients:
     receipt: Receipt | None = None
     dx0: Tensor | None = None
     dleak: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> Gradients:
+        """The same numbers in that dtype."""
+        s, db, dx0, dleak = (None if z is None else z.to(dtype) for z in (self.s, self.db, self.dx0, self.dleak))
+        assert s is not None
+        return Gradients(s, tuple(z.to(dtype) for z in self.dW), db, self.receipt, dx0, dleak)
 
 
 class Inputs(NamedTuple):

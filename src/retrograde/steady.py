@@ -26,7 +26,7 @@ from retrograde.solvers.at_once import begin, go_on
 from retrograde.solvers.factors import Factors
 from retrograde.solvers.given import check_solver, check_throw, parts_of
 from retrograde.structure import SMALL, factor_size
-from retrograde.targeting import check_grad_rtol, for_the_state, settle
+from retrograde.targeting import asks_for_float64, check_grad_rtol, for_the_state, settle
 from retrograde.transforms import from_autocast, opaque, transformed, uncompiled
 from retrograde.warm import Visit, WarmStart
 
@@ -101,8 +101,12 @@ def solved(
     throw: bool,
     warm: WarmStart | None,
     grad_rtol: float | None,
+    rounded: torch.dtype | None = None,
 ) -> SteadyState:
-    """`steady_state`, where b was made from what is to be `looked_at`, tensors that have to be finite, by name."""
+    """`steady_state`, where b was made from what is to be `looked_at`, tensors that have to be finite, by name.
+
+    x is `rounded` to what it is handed over in, so that the gradient's error tells of that too.
+    """
     W, n = net.W.bind(), net.W.shape[0]
     check_real("W", W.like)
     b = check_last_axis("b", check_like("b", from_autocast(b, W.like.dtype), W.like), n)
@@ -114,6 +118,11 @@ def solved(
     if warm is not None and not isinstance(warm, WarmStart):
         raise TypeError(f"warm: expected a WarmStart, got {type(warm).__name__}")
     check_grad_rtol(grad_rtol, solver=solver, adjoint=adjoint)
+    if asks_for_float64(grad_rtol, b.dtype):
+        how: dict[str, Any] = {"solver": solver, "adjoint": adjoint, "throw": throw, "warm": warm}
+        precise, x0 = net.to(torch.float64), None if x0 is None else x0.double()
+        state = solved(precise, b.double(), looked_at, x0=x0, grad_rtol=grad_rtol, rounded=b.dtype, **how)
+        return replace(state, x=state.x.to(b.dtype))
     solver = solver or default_solver(W, net.f)
     if grad_rtol is not None:
         solver = for_the_state(solver, grad_rtol, b.dtype)
@@ -133,11 +142,13 @@ def solved(
                 net, b, x0, solver, factors, None, visit, grad_rtol, looked_at
             )
         known = residual
+    if rounded is not None:
+        x, known = x.to(rounded).to(x), None
 
     receipts: list[Receipt] = []
 
     def gradients(net: Recurrence, x: Tensor, b: Tensor | None, g: Tensor, wants: Wants) -> Gradients:
-        about = {"state_solver": solver, "state_steps": steps}
+        about: dict[str, Any] = {"state_solver": solver, "state_steps": steps, "rounded": rounded}
         answer = steady_gradients(net, x, b, g, adjoint, factors, throw, wants, known, visit, grad_rtol, **about)
         assert answer.receipt is not None  # of a steady state there is one
         receipts[:] = [answer.receipt]

@@ -63,6 +63,11 @@ def for_the_adjoint(solver: Solver, grad_rtol: float, dtype: torch.dtype) -> Sol
     return with_rtol(solver, min(rtol * grad_rtol, _LOOSEST), dtype)
 
 
+def asks_for_float64(grad_rtol: float | None, dtype: torch.dtype) -> bool:
+    """Whether so much is asked of float32 that all is solved in float64, which takes less than to mend it would."""
+    return grad_rtol is not None and dtype == torch.float32 and not _is_far(grad_rtol, dtype)
+
+
 def _is_far(grad_rtol: float, dtype: torch.dtype) -> bool:
     """Whether that is so much more than rounding that residuals may be computed in the dtype."""
     return grad_rtol > _FAR * torch.finfo(dtype).eps

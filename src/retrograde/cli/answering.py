@@ -21,7 +21,7 @@ import typer.core
 from rich.markup import escape
 from rich.table import Table
 
-from retrograde.cli.reading import Asked, the_title
+from retrograde.cli.reading import Asked, the_name
 from retrograde.cli.telling import err, out, telling
 from retrograde.cli.wording import as_options
 from retrograde.connectome.writing import written
@@ -50,7 +50,8 @@ def question(ask: Callable[..., Answer]) -> Callable[..., None]:
             with asked.steps:
                 answer = ask(asked, **given)
                 notes = [as_options(note, context) for note in answer.notes]
-                answer = replace(answer, source=asked.source, notes=notes, tables=_by_title(asked.table, answer.tables))
+                tables = _named_first(asked.table, answer.tables)
+                answer = replace(answer, source=asked.source, notes=notes, tables=tables)
                 _write(asked, answer, as_typed(context))
             _print(asked, answer)
 
@@ -144,11 +145,11 @@ def use_threads(threads: int) -> None:
     threadpool_limits(threads, user_api="blas")
 
 
-def _by_title(part: str | None, tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The tables, that of which the title has this part first."""
+def _named_first(part: str | None, tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables, that of which the name has this part first."""
     if part is None:
         return dict(tables)
-    first = the_title(part, tables)
+    first = the_name(part, tables)
     return {first: tables[first], **tables}
 
 

@@ -87,7 +87,7 @@ def influence(
         title = f"influence of groups on groups, by {by}"
     if "influence" in found and "id" in found:
         figures = _figures(found)
-        if asked.report is not None:
+        if asked.report is not None or (asked.figure is not None and asked.figure.is_dir()):
             asked.step("looking for the strongest paths")
             figures += _paths(c, found, source or [], target or [], how)
     else:

@@ -69,6 +69,8 @@ def stability(
     try:
         ranked = found.synapses(max(LISTED, asked.rows) if asked.rows and asked.out is None else None)
     except ConvergenceError as error:
+        if asked.wants(SYNAPSES, (SYNAPSES, VALUES, NEURONS)):
+            raise
         notes.append(f"no synapses are ranked: {error}")
         tables = {NEURONS: found.neurons, VALUES: found.eigenvalues}
     else:

@@ -72,7 +72,9 @@ class Asked:
     ] = None
     top: Annotated[int | None, _answer("How many rows to print. \\[default: 20, as JSON all]", min=1)] = None
     out: Annotated[Path | None, _answer("Write all rows, as CSV or Parquet by its suffix.")] = None
-    json: Annotated[bool, _answer("Print the rows as JSON; notes go to the standard error.", "--json")] = False
+    json: Annotated[
+        bool, _answer("Print the rows as JSON; what was read, and notes, go to the standard error.", "--json")
+    ] = False
     figure: Annotated[
         Path | None, _answer("Draw the first figure, as PNG, SVG or PDF by its suffix; or all, into a folder.")
     ] = None
@@ -86,14 +88,14 @@ class Asked:
         """How many to print, None for all."""
         return 20 if self.top is None and not self.json else self.top
 
-    def check_table(self, *titles: str) -> None:
-        """InputError unless ``--table`` is a part of one of these titles: before any work is done."""
+    def check_table(self, *names: str) -> None:
+        """InputError unless ``--table`` is a part of one of these names: before any work is done."""
         if self.table is not None:
-            the_title(self.table, titles)
+            the_name(self.table, names)
 
-    def wants(self, title: str, titles: Collection[str]) -> bool:
-        """Whether ``--table`` names this one of them."""
-        return self.table is not None and the_title(self.table, titles) == title
+    def wants(self, name: str, names: Collection[str]) -> bool:
+        """Whether ``--table`` means this one of them."""
+        return self.table is not None and the_name(self.table, names) == name
 
     def step(self, what: str, done: int | None = None, total: int | None = None) -> None:
         """Tell the progress bar what is being done, and how far it is where that is known."""
@@ -140,11 +142,11 @@ class Asked:
         )
 
 
-def the_title(part: str, titles: Collection[str]) -> str:
-    """The title of which this is a part."""
-    found = [title for title in titles if part.lower() in title.lower()]
+def the_name(part: str, names: Collection[str]) -> str:
+    """The name of a table of which this is a part."""
+    found = [name for name in names if part.lower() in name.lower()]
     if len(found) != 1:
-        raise InputError(f"--table: expected a part of one title among {'; '.join(titles)}; got {part!r}")
+        raise InputError(f"--table: expected a part of one name among {'; '.join(names)}; got {part!r}")
     return found[0]
 
 

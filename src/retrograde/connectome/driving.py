@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -74,6 +74,7 @@ class Steady:
         self.allowed, self.place = torch.from_numpy(allowed), torch.from_numpy(targets.place)
         self.wanted = torch.from_numpy(targets.activity).to(bias)
         self.x: Tensor | None = None
+        self.found: dict[str, Any] = {}
         self.by_drive = True
 
     def by_activity(self) -> Steady:

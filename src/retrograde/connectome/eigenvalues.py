@@ -63,7 +63,7 @@ def largest_real_eigenvalue(W: Operator) -> float:
     few = few[np.argsort(label[few], kind="stable")]
     blocks, end = A[few][:, few], 0
     with one_blas_thread():
-        for many in np.bincount(label[few])[np.unique(label[few])].tolist():
+        for many in sizes[(sizes > 1) & (sizes <= SMALL)].tolist():
             end += many
             block = blocks[end - many : end, end - many : end]
             largest = max(largest, np.linalg.eigvals(block.toarray()).real.max())
@@ -88,7 +88,7 @@ def _by_arnoldi(A: scipy.sparse.csr_array, inside: np.ndarray) -> float:
     """The largest real part, of the component of these neurons alone.
 
     The others are cut off where they are: to take them out of the array takes longer than half of the search. Its
-    products are SciPy's, on one thread, as those of two wait for each other on a machine that others use too.
+    products are SciPy's, on one thread: those of two wait for one another.
     """
     if not inside.all():
         here = np.repeat(inside, np.diff(A.indptr)) & inside[A.indices]

@@ -103,10 +103,10 @@ def adjoints(net: Recurrence, g: Tensor) -> tuple[np.ndarray, dict[str, Any]]:
     return gradient.s.double().numpy(), how_found(gradient.receipt)
 
 
-def how_found(solved: Solved, what: str = "") -> dict[str, Any]:
-    """The largest residual, the most steps and the solvers, for the attrs of an answer; `what` stands before each."""
+def how_found(solved: Solved, prefix: str = "") -> dict[str, Any]:
+    """The largest residual, the most steps and the solvers, for the attrs of an answer."""
     return {
-        f"{what}residual": float(solved.residual.max()),
-        f"{what}steps": int(solved.steps.max()),
-        f"{what}solver": "; ".join(solved.found_by),
+        f"{prefix}residual": float(solved.residual.max()),
+        f"{prefix}steps": int(solved.steps.max()),
+        f"{prefix}solver": "; ".join(solved.found_by),
     }

@@ -138,6 +138,8 @@ def check_number(name: str, value: Any, kind: type = Real) -> Any:
 class Solver(ABC):
     """Finds z = step(z). Subclasses are frozen dataclasses."""
 
+    before: ClassVar[str] = ""  # what went before it, as a receipt says it
+
     @abstractmethod
     def solve(self, problem: Problem, z: Tensor) -> Solution:
         """The solution reached from z, (samples, n), sample by sample."""

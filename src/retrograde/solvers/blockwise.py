@@ -21,7 +21,7 @@ class Blockwise(Solver):
     """
 
     solver: Solver
-    before: ClassVar[str] = ", after a pass level by level"  # what a receipt says of it
+    before: ClassVar[str] = ", after a pass level by level"
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """That of its solver."""

@@ -10,12 +10,15 @@ from torch import Tensor
 from retrograde.result import Status
 from retrograde.solvers.base import Problem, Solution, Solver, relative_residual
 
+_MUCH = 100  # times as long a step as the first one tells that the iterates grow without limit
+
 
 @dataclass(frozen=True, init=False)
 class Cascade(Solver):
     """The cheapest solver first; the samples on which it fails, and they alone, go on to the next.
 
-    They begin where they were left, or where the caller starts if the residual is smaller there. Of a sample on which
+    They begin where they were left, or where the caller starts if the residual is smaller there, relative to what is
+    solved for or much smaller by itself: what grows without limit has no large relative residual. Of a sample on which
     all fail, the answer of the smallest residual is kept. The solution's `method` counts which solver that was; those
     before it failed.
 
@@ -47,16 +50,20 @@ class Cascade(Solver):
         found = first.solve(problem, z) if found is None else found
         method = torch.zeros_like(found.status)
         solution = Solution(found.value, found.status, found.residual, found.steps, method)
-        at_start: Tensor | None = None
+        at_start = away = None
         for index, solver in enumerate(others, start=1):
             rows = solution.status.nonzero()[:, 0]  # of those that are not Status.CONVERGED
             if not len(rows):
                 break
             left = problem.take(rows)
-            if at_start is None:
-                at_start = torch.full_like(solution.residual, torch.inf)
-                at_start[rows] = relative_residual(left.step(z[rows]), z[rows])
-            better = at_start[rows] < solution.residual[rows].nan_to_num(nan=torch.inf)
+            if at_start is None or away is None:
+                at_start, away = torch.full((2, len(z)), torch.inf, dtype=z.dtype, device=z.device)
+                step = left.step(z[rows])
+                at_start[rows] = relative_residual(step, z[rows])
+                away[rows] = torch.linalg.vector_norm(step - z[rows], dim=-1)
+            residual = solution.residual[rows].nan_to_num(nan=torch.inf)
+            better = at_start[rows] < residual
+            better |= residual * torch.linalg.vector_norm(solution.value[rows], dim=-1) > _MUCH * away[rows]
             better |= solution.status[rows] == Status.DIVERGED
             again = solver.solve(left, torch.where(better[:, None], z[rows], solution.value[rows]))
             solution.steps[rows] += again.steps

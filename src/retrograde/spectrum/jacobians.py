@@ -32,10 +32,7 @@ def cast_to(
     dtype: torch.dtype, net: Recurrence, x: Tensor, b: Tensor | None
 ) -> tuple[Recurrence, Tensor, Tensor | None]:
     """The same network and state in that dtype, connected with what was given by their history."""
-    W, leak = net.W.bind(), net.leak
-    leak = leak.to(dtype) if isinstance(leak, Tensor) else leak
-    net = replace(net, W=W.bind(*(weight.to(dtype) for weight in W.weights)), leak=leak)
-    return net, x.to(dtype), None if b is None else b.to(dtype)
+    return net.to(dtype), x.to(dtype), None if b is None else b.to(dtype)
 
 
 def slopes(net: Recurrence, x: Tensor, b: Tensor | None) -> Tensor:

@@ -9,10 +9,13 @@ rows tells by its eigenvalues. So from the least that is known, one goes down to
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from retrograde.result import ConvergenceError
 from retrograde.spectrum.first_order import Differential, Linear
 from retrograde.spectrum.pairs import Pair
 
@@ -22,25 +25,45 @@ _FEW = 8  # points that are looked at together
 _LEVELS = 50
 
 
-class Boundary:
-    """|z| = 1, z = exp(it), about the eigenvalues of one real J; by symmetry 0 <= t <= π are all."""
+class Boundary(ABC):
+    """Beyond it the eigenvalues of one real J are unstable; by symmetry t >= 0 is all of it."""
 
     def __init__(self, J: Tensor):
         self.J = J
         self.one = torch.eye(len(J), dtype=J.dtype, device=J.device)
+
+    @abstractmethod
+    def at(self, t: Tensor) -> Tensor:
+        """The points z."""
+
+    @abstractmethod
+    def begin(self) -> Tensor:
+        """Where to look first: beside the eigenvalues that are nearest to it, and where it crosses the real axis."""
+
+    @abstractmethod
+    def passed(self, level: float) -> Tensor:
+        """Where a singular value may be of that level, which is below σ on the real axis."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """σ at each of the points t."""
+        return torch.linalg.svdvals(self.at(t)[:, None, None] * self.one - self.J)[:, -1]
+
+
+class Circle(Boundary):
+    """|z| = 1, z = exp(it), t <= π."""
 
     def at(self, t: Tensor) -> Tensor:
         """The points z."""
         return torch.polar(torch.ones_like(t), t)
 
     def begin(self) -> Tensor:
-        """Where to look first: beside the eigenvalues that are nearest to it, and at both ends."""
+        """Where to look first."""
         values = torch.linalg.eigvals(self.J)
         leading = values[values.abs().argsort(descending=True)[:_FEW]]
         return torch.cat([leading.angle().abs(), self.J.new_tensor([0.0, torch.pi])])
 
     def passed(self, level: float) -> Tensor:
-        """Where a singular value may be of that level, for a level below σ at both ends.
+        """Where a singular value may be of that level.
 
         With (zI - J) v = γu and its adjoint, z [[I, 0], [γI, Jᵀ]] (v, u) = [[J, γI], [0, I]] (v, u). Of that pencil
         (A, B), A - B and A + B have the eigenvalues μ = (z - 1) / (z + 1), which are imaginary where |z| = 1.
@@ -52,13 +75,9 @@ class Boundary:
         mu = mu[(mu.real.abs() <= _NEAR * (1 + mu.abs())) & (mu.imag > 0)]
         return ((1 + mu) / (1 - mu)).angle()
 
-    def sigma(self, t: Tensor) -> Tensor:
-        """σ at each of the points t."""
-        return torch.linalg.svdvals(self.at(t)[:, None, None] * self.one - self.J)[:, -1]
-
 
 class Line(Boundary):
-    """Re z = 1, z = 1 + it, 0 <= t."""
+    """Re z = 1, z = 1 + it."""
 
     def at(self, t: Tensor) -> Tensor:
         """The points z."""
@@ -89,7 +108,7 @@ def stability_radius(J: Linear, stable: Tensor, continuous: bool) -> Differentia
     p, v = torch.zeros(2, samples, 1, n, dtype=torch.complex128, device=J.d.device)
     for k in stable.nonzero()[:, 0].tolist():
         M = J.rows(torch.tensor([k], device=J.d.device)).dense()[0]
-        boundary = Line(M) if continuous else Boundary(M)
+        boundary = Line(M) if continuous else Circle(M)
         values[k, 0], p[k, 0], v[k, 0], simple[k, 0] = _there(boundary, _nearest(boundary))
     return Differential(values, p, v, simple)
 
@@ -116,8 +135,8 @@ def _nearest(boundary: Boundary) -> Tensor:
                 here, least = some[s.argmin()], s.min()
                 break
         else:
-            break
-    return _bottom(boundary, here, 1e-3 * float(least))
+            return _bottom(boundary, here, 1e-3 * float(least))
+    raise ConvergenceError(f"radius: after {_LEVELS} levels there are still lower ones than {float(least):.3g}", here)
 
 
 def _bottom(boundary: Boundary, here: Tensor, width: float) -> Tensor:

@@ -54,14 +54,14 @@ _BIFURCATIONS = {
 
 @dataclass(frozen=True, eq=False)
 class _Computed(Holder):
-    """DW and the Jacobian of the network's own dynamics, of the weights that W has, not of copies."""
+    """DW and the Jacobian of the network's own dynamics; in float64 of the weights that W has, not of copies."""
 
     DW: Linear
     own: Linear
 
     def held(self) -> Iterable[object]:
-        """All that the two are made of."""
-        return self.DW.d, self.own.c, self.own.d, *self.DW.W.weights
+        """What may be overwritten: slopes and leak are their own."""
+        return self.DW.W.weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,8 +145,9 @@ class Stability(Readable):
 
         Raises:
             NotImplementedError: of more than 512 neurons.
-            RuntimeError: W or the leak was overwritten since.
-            ConvergenceError: in a backward, where two singular values coincide.
+            RuntimeError: W, in float64, was overwritten since; of float32 there is a copy.
+            ConvergenceError: the search for the nearest point did not end; or, in a backward, two singular values
+                coincide there, or the radius is 0 to rounding.
 
         References:
             D. Hinrichsen and A. J. Pritchard, Systems and Control Letters 7 (1986); R. Byers, SIAM J. Sci. Stat.
@@ -159,7 +160,7 @@ class Stability(Readable):
         (tensor(0.1000), tensor(0.8000), tensor(0.8000))
         """
         if self._computed_from.changed:
-            raise RuntimeError("radius: W, or x, was overwritten since; ask before the optimiser takes its step")
+            raise RuntimeError("radius: W was overwritten since; ask before the optimiser takes its step")
         J = self._computed_from.DW if continuous else self._computed_from.own
         if J.W.shape[0] > SMALL:
             raise NotImplementedError(f"radius: expected at most {SMALL} neurons, got {J.W.shape[0]}")
