@@ -454,7 +454,7 @@ def test_a_large_state_is_right_or_told_to_overflow(f, dtype, below, beyond, pla
 
 @pytest.mark.parametrize("seed", [5, 10, 21])
 def test_a_cascade_goes_on_from_the_start_where_the_iterates_have_grown(seed):
-    # By 1e18 and more, with a relative residual of 3, which that of the start exceeds: float32 never comes back from there.
+    # To 1e18 and more, with a relative residual of 3, which that of the start exceeds: float32 has no way back.
     n, random = 24, torch.Generator().manual_seed(seed)
     W = torch.randn(n, n, generator=random, dtype=DTYPE) * (torch.rand(n, n, generator=random) < 0.34)
     W, g = (3.6 * n**0.5 * W / W.norm()).float(), torch.randn(4, n, generator=random)

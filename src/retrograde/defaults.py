@@ -45,6 +45,11 @@ def is_factorable(W: Operator) -> bool:
     return is_small(W) or W.shape[0] <= _FEW
 
 
+def is_accelerated(W: Operator) -> bool:
+    """Whether acceleration comes first: of a sparse W of very many connections one mode is often far slower."""
+    return kernels.is_large(W)
+
+
 _SETTLE = FixedPoint(max_steps=100)
 
 _AHEAD = Anderson(max_steps=100, delay=5)
@@ -65,7 +70,7 @@ def default_solver(W: Operator, f: Nonlinearity) -> Solver:
     settle = _BY_FACTORS if is_small(W) else _BY_PRODUCTS if is_factorable(W) else _OF_MANY
     blocks = blocks_of(W)
     if blocks is None:
-        ahead = kernels.is_large(W) and kernels.why_plain(W, f) is None
+        ahead = is_accelerated(W) and kernels.why_plain(W, f) is None
         if ahead and isinstance(f, Identity):  # one state, however it is found
             return _LINEAR
         return Cascade(_AHEAD, *settle.solvers) if ahead else settle
@@ -110,4 +115,4 @@ def default_adjoint(W: Operator) -> Solver:
         return _SETTLE_OR_FACTOR
     if is_factorable(W):
         return _SETTLE_SEARCH_OR_FACTOR
-    return _ACCELERATE_OR_SEARCH if kernels.is_large(W) else _SETTLE_OR_SEARCH
+    return _ACCELERATE_OR_SEARCH if is_accelerated(W) else _SETTLE_OR_SEARCH

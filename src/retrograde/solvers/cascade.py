@@ -57,10 +57,10 @@ class Cascade(Solver):
                 break
             left = problem.take(rows)
             if at_start is None or away is None:
-                at_start, away = torch.full((2, len(z)), torch.inf, dtype=z.dtype, device=z.device)
+                at_start, away = (torch.full_like(solution.residual, torch.inf) for _ in range(2))
                 step = left.step(z[rows])
                 at_start[rows] = relative_residual(step, z[rows])
-                away[rows] = torch.linalg.vector_norm(step - z[rows], dim=-1)
+                away[rows] = torch.linalg.vector_norm(step - z[rows], dim=-1).to(away)
             residual = solution.residual[rows].nan_to_num(nan=torch.inf)
             better = at_start[rows] < residual
             better |= residual * torch.linalg.vector_norm(solution.value[rows], dim=-1) > _MUCH * away[rows]
