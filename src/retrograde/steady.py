@@ -60,8 +60,9 @@ def steady_state(
             factored Homotopy and Multistart. A sparse W in which most connections lead one way is solved level by
             level.
         adjoint: the solver of the backward; None for the default: FixedPoint, then a factorisation (the one that Newton
-            left, where there is one) for such a W, else GMRES, and for up to 512 neurons a factorisation after it; up to
-            rank 64 the factorisation at once; level by level likewise. Neurons of slope 0 are left out where they are many.
+            left, where there is one) for such a W, else GMRES, and after it, of up to 512 neurons, a factorisation; up
+            to rank 64 the factorisation at once; level by level likewise. Neurons of slope 0 are left out where they
+            are many.
         throw: whether a sample that fails, forward or backward, raises. If not, ``converged`` and ``receipt`` tell.
         warm: a WarmStart, which starts x and its adjoint from the last ones of the same samples.
         grad_rtol: the relative error that the gradient may have. It chooses both tolerances, so no solver may have an
