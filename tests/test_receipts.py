@@ -472,6 +472,27 @@ def test_a_slow_mode_that_faster_ones_hide_at_first_is_solved_all_the_same(gap):
         assert (state.x - p.x[0]).norm() <= grad_rtol * p.x[0].norm() and state.receipt.converged
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_near_the_rounding_of_float32_all_is_solved_in_float64_and_handed_over_in_float32(by_hand):
+    M, b, g = not_normal(40, norm=0.97), randn(3, 40, seed=1), randn(3, 40, seed=2)
+    M, b, g = (each.float().double() for each in (M, b, g))  # which float32 holds
+    net, precise = rg.Network(M.float(), b=False), rg.Network(M, b=False)
+    exact = precise.steady_state(b, solver=rg.Newton()).x.detach()
+    s = dense_adjoint(precise.W, precise.f, exact, b, g)
+    drive = b.float().requires_grad_()
+    state = net.steady_state(drive, grad_rtol=2e-6)
+    if by_hand:
+        found = rg.recurrent_backpropagation(net, state.x.detach(), g.float(), input=drive.detach(), grad_rtol=2e-6)
+        got, dW, receipt = found.s, found.dW[0], found.receipt
+    else:
+        got, dW = torch.autograd.grad((g.float() * state.x).sum(), (drive, net.W.weight))
+        receipt = state.receipt
+    assert state.x.dtype == got.dtype == dW.dtype == torch.float32 and receipt.residual.dtype == torch.float64
+    assert receipt.converged.all() and (receipt.state_residual > 1e-9).all()  # x is told of as it was rounded
+    assert (receipt.state_error > 1e-9).all() and (receipt.error_estimate <= 2e-6).all()
+    assert ((got.double() - s).norm(dim=-1) <= 2e-6 * s.norm(dim=-1)).all()
+
+
 def test_what_the_dtype_cannot_give_is_told():
     net, input = rg.Network(not_normal(6, dtype=torch.float32)), randn(3, 6, dtype=torch.float32)
     state = net.steady_state(input, grad_rtol=1e-8)
