@@ -129,8 +129,8 @@ def importance(
     if not found.neurons[["silencing"]].to_numpy().any() and found.reward == 0:
         notes.append("No path leads from the sources to the targets: nothing here changes the reward.")
     if "silencing" in table:
-        names, beside = table.iloc[:, 0], table.get("silencing_exact")
-        bars = drawings.bars(names, table["silencing"], "change of the reward", beside, "exactly")
+        exactly = table.get("silencing_exact")
+        bars = drawings.bars(table.iloc[:, 0], table["silencing"], "change of the reward", exactly, "exactly")
         told = "Red: the reward rises without it; blue: it falls. To first order."
         figures = [Figure("If its output were silenced", bars, told)]
     else:
