@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retrograde.corrections import Correction, Inner, Samples, StateCorrection, correct, correct_state, solver_for
-from retrograde.defaults import is_accelerated
+from retrograde.defaults import is_accelerated, is_factorable
 from retrograde.held import Holder
 from retrograde.recurrence import Recurrence
 from retrograde.singular import Maps, Spectrum, extreme_values
@@ -94,7 +94,7 @@ class Evidence(Holder):
         dtype = low if quick and not rounded else torch.float64
         inner = W.bind(*(w.detach().to(low if quick else dtype) for w in W.weights))
         W = W.bind(*(w.detach().to(dtype) for w in W.weights))
-        solver = solver_for(n, self.factored, quick, settles, is_accelerated(W))
+        solver = solver_for(n, self.factored, quick, settles, is_accelerated(W), is_factorable(W))
         at_once = max(1, _ROOM // (dtype.itemsize * n * max(150, 9 * n if self.factored else 0)))
         turns = []
         with torch.no_grad():

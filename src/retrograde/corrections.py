@@ -24,8 +24,6 @@ _RTOL, _QUICK_RTOL = 1e-4, 3e-2
 
 _EPS = torch.finfo(torch.float64).eps
 
-_FEW = 512  # neurons, of which I - DW of any structure is factored where nothing else leads there
-
 
 class Correction(NamedTuple):
     """What one Newton step changes, for each sample, and what that says.
@@ -213,18 +211,21 @@ class _Noise:
         return _EPS * (signs * size.reshape(self._turns, self._samples, n)).reshape(-1, n)
 
 
-def solver_for(n: int, factored: bool, quick: bool, settles: bool = True, large: bool = False) -> Solver:
+def solver_for(
+    n: int, factored: bool, quick: bool, settles: bool = True, large: bool = False, factorable: bool = False
+) -> Solver:
     """Iteration, as long as it costs less than a factorisation would; then that, or a search.
 
     Where nothing `settles` the iteration is left out: what is slow would hide from it. Factors take no longer for more.
-    For a `large` W, of which one mode is often far slower than all others, it is accelerated.
+    For a `large` W, of which one mode is often far slower than all others, it is accelerated. What is `factorable` is
+    factored where the search fails.
     """
     rtol = _QUICK_RTOL if quick and (settles or not factored) else _RTOL
     plain = Anderson(rtol=rtol, max_steps=100) if large else FixedPoint(rtol=rtol, max_steps=30 + n // 4)
     settle = (plain,) if settles else ()
     if factored:
         return Cascade(*settle, Direct(rtol=rtol))
-    last = Direct(rtol=rtol) if n <= _FEW else FixedPoint(rtol=rtol)
+    last = Direct(rtol=rtol) if factorable else FixedPoint(rtol=rtol)
     return Cascade(*settle, Krylov(rtol=rtol, max_steps=300), last)
 
 

@@ -10,12 +10,16 @@ rows tells by its eigenvalues. So from the least that is known, one goes down to
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from retrograde.held import Holder
 from retrograde.result import ConvergenceError
+from retrograde.spectrum.extremes import SMALL
 from retrograde.spectrum.first_order import Differential, Linear
 from retrograde.spectrum.pairs import Pair
 
@@ -95,6 +99,29 @@ class Line(Boundary):
         H = torch.cat([torch.cat([A, level * self.one], -1), torch.cat([-level * self.one, -A.T], -1)])
         values = torch.linalg.eigvals(H)
         return values.imag[(values.real.abs() <= _NEAR * (1 + values.abs())) & (values.imag > 0)]
+
+
+@dataclass(frozen=True, eq=False)
+class Jacobians(Holder):
+    """DW and the Jacobian of the network's own dynamics; in float64 of the weights that W has, not of copies."""
+
+    DW: Linear
+    own: Linear
+
+    def held(self) -> Iterable[object]:
+        """What may be overwritten: slopes and leak are their own."""
+        return self.DW.W.weights
+
+    def radius(self, stable: Tensor, continuous: bool) -> Tensor:
+        """That of each sample, of the shape of `stable`: `Stability.radius`."""
+        if self.changed:
+            raise RuntimeError("radius: W was overwritten since; ask before the optimiser takes its step")
+        J = self.DW if continuous else self.own
+        if J.W.shape[0] > SMALL:
+            raise NotImplementedError(f"radius: expected at most {SMALL} neurons, got {J.W.shape[0]}")
+        with torch.no_grad():
+            found = stability_radius(J.detached(), stable.reshape(-1), continuous)
+        return found.attached(J, once)[:, 0].reshape(stable.shape)
 
 
 def stability_radius(J: Linear, stable: Tensor, continuous: bool) -> Differential:

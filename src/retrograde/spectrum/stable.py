@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from numbers import Integral
@@ -12,17 +11,16 @@ import torch
 from torch import Tensor
 
 from retrograde.checks import broadcast_shapes, check_finite, check_last_axis, check_like
-from retrograde.held import Holder
 from retrograde.recurrence import Recurrence
 from retrograde.result import ConvergenceError
 from retrograde.spectrum import pairs
 from retrograde.spectrum.components import within_components
 from retrograde.spectrum.eigen import Modes
-from retrograde.spectrum.extremes import SMALL, Found, decomposed, decomposes, decomposes_after_all, searched
+from retrograde.spectrum.extremes import Found, decomposed, decomposes, decomposes_after_all, searched
 from retrograde.spectrum.first_order import Linear, of_modes
 from retrograde.spectrum.jacobians import cast_to, equations_of, jacobians
 from retrograde.spectrum.normal_form import three_meet
-from retrograde.spectrum.radius import once, stability_radius
+from retrograde.spectrum.radius import Jacobians
 from retrograde.tables import Readable, Row
 from retrograde.transforms import precisely, transformed
 
@@ -50,18 +48,6 @@ _BIFURCATIONS = {
     Bifurcation.FLIP: "a flip: an eigenvalue reaches -1, and the activity alternates from step to step",
     Bifurcation.PITCHFORK: "a pitchfork, as with a symmetry: an eigenvalue reaches 1, and three steady states meet",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class _Computed(Holder):
-    """DW and the Jacobian of the network's own dynamics; in float64 of the weights that W has, not of copies."""
-
-    DW: Linear
-    own: Linear
-
-    def held(self) -> Iterable[object]:
-        """What may be overwritten: slopes and leak are their own."""
-        return self.DW.W.weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +81,7 @@ class Stability(Readable):
     numerical_abscissa: Tensor
     distance: Tensor | None
     three_meet: Tensor
-    _computed_from: _Computed
+    _jacobians: Jacobians
 
     @property
     def spectral_radius(self) -> Tensor:
@@ -159,15 +145,8 @@ class Stability(Readable):
         >>> found.radius().detach(), found.radius(continuous=True).detach(), found.distance.detach()
         (tensor(0.1000), tensor(0.8000), tensor(0.8000))
         """
-        if self._computed_from.changed:
-            raise RuntimeError("radius: W was overwritten since; ask before the optimiser takes its step")
-        J = self._computed_from.DW if continuous else self._computed_from.own
-        if J.W.shape[0] > SMALL:
-            raise NotImplementedError(f"radius: expected at most {SMALL} neurons, got {J.W.shape[0]}")
-        holds = self.stable_continuous if continuous else self.stable
-        with torch.no_grad():
-            found = stability_radius(J.detached(), holds.reshape(-1), continuous)
-        return found.attached(J, once)[:, 0].reshape(holds.shape).to(self.margin.dtype)
+        stable = self.stable_continuous if continuous else self.stable
+        return self._jacobians.radius(stable, continuous).to(self.margin.dtype)
 
     @property
     def near(self) -> Tensor:
@@ -328,5 +307,5 @@ def _told(
         numerical_abscissa=one(abscissa.attached(DW, pairs.of_symmetric if decomposed else None), real) - 1,
         distance=None if distance is None else one(distance.attached(DW, pairs.of_singular), real),
         three_meet=meet.reshape(batch),
-        _computed_from=_Computed(DW, own),
+        _jacobians=Jacobians(DW, own),
     )
